@@ -1,0 +1,278 @@
+"""Import a checked program into MLIR: run as ``python -m lowc.compiler.importer SPEC OUT``.
+
+It runs in a process of its own, because PyTorch and torch-mlir may crash, loop or eat memory on a
+hostile program, and because nothing else in lowc needs PyTorch.  Weights never come here: every
+parameter, buffer and constant is an argument of the function, and only its type matters.
+
+``SPEC`` is a JSON file with the cleaned program and its tensors (see ``program.py``).  ``OUT``
+gets ``module.mlirbc`` and ``result.json``::
+
+    {"inputs":  [{"kind": "parameter", "target": "encoder.weight"},
+                 {"kind": "user", "name": "x"}, ...],         one per function argument, in order
+     "outputs": [{"kind": "mutation", "target": "cache"},
+                 {"kind": "user"}, {"kind": "constant", "value": 3}, ...]}
+
+or ``{"error": {"what": …, "where": …, "hint": …}}``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+SMALL_CONSTANT_BYTES = 1 << 20
+_SOURCE_LINE = re.compile(r'File "([^"]+)", line (\d+), in')
+
+
+class ImportRefusal(Exception):
+    """A program that cannot be imported; holds what, where and hint for the error."""
+
+    def __init__(self, what: str, where: str = "", hint: str = "") -> None:
+        super().__init__(what)
+        self.fields = {"what": what, "where": where, "hint": hint}
+
+
+def main(spec_path: str, out_folder: str) -> None:
+    """Import the program of `spec_path`; write the module and the result into `out_folder`."""
+    out = Path(out_folder)
+    spec = json.loads(Path(spec_path).read_bytes())
+    try:
+        result = _import(spec, out)
+    except ImportRefusal as refusal:
+        result = {"error": refusal.fields}
+    (out / "result.json").write_text(json.dumps(result))
+
+
+def _import(spec: dict[str, Any], out: Path) -> dict[str, Any]:
+    import torch  # noqa: PLC0415  (a second of loading, only in this process)
+
+    torch.set_num_threads(1)
+    program = _deserialise(spec)
+    inputs = _describe_inputs(program)
+    program = _decompose(program)
+    module = _lower(program)
+    with (out / "module.mlirbc").open("wb") as file:
+        module.operation.write_bytecode(file)
+    return {"inputs": inputs, "outputs": _describe_outputs(program)}
+
+
+def _deserialise(spec: dict[str, Any]) -> Any:
+    import torch  # noqa: PLC0415
+    from torch._export.serde import schema  # noqa: PLC0415
+    from torch._export.serde.serialize import (  # noqa: PLC0415
+        ExportedProgramDeserializer,
+        _bytes_to_dataclass,
+    )
+
+    state, constants = {}, {}
+    for tensor in spec["tensors"]:
+        value = _placeholder_tensor(tensor, spec["archive"])
+        if tensor["is_parameter"]:
+            value = torch.nn.Parameter(value, requires_grad=False)
+        (state if tensor["kind"] == "weights" else constants)[tensor["name"]] = value
+    try:
+        serialised = _bytes_to_dataclass(
+            schema.ExportedProgram, json.dumps(spec["exported"]).encode()
+        )
+        return ExportedProgramDeserializer().deserialize(serialised, state, constants, None)
+    except Exception as error:
+        raise ImportRefusal(
+            f"PyTorch cannot read the program ({type(error).__name__}: {_first_line(error)})",
+            hint="save it again with PyTorch 2.13",
+        ) from error
+
+
+def _placeholder_tensor(tensor: dict[str, Any], archive: str) -> Any:
+    """Return memory of the tensor's type that nobody touches, so that it costs no real memory.
+
+    Small constants get their bytes, because PyTorch may look at a scalar while it decomposes.
+    """
+    import torch  # noqa: PLC0415
+
+    dtype = getattr(torch, tensor["dtype"])
+    if tensor["kind"] == "constants" and 0 < tensor["nbytes"] <= SMALL_CONSTANT_BYTES:
+        with open(archive, "rb") as file:
+            file.seek(tensor["offset"])
+            storage = torch.frombuffer(bytearray(file.read(tensor["nbytes"])), dtype=dtype)
+        return torch.as_strided(
+            storage, tensor["sizes"], tensor["strides"], tensor["storage_offset"]
+        )
+    return torch.empty_strided(tensor["sizes"], tensor["strides"], dtype=dtype)
+
+
+def _describe_inputs(program: Any) -> list[dict[str, Any]]:
+    kinds = {
+        "PARAMETER": "parameter",
+        "BUFFER": "buffer",
+        "CONSTANT_TENSOR": "constant",
+        "USER_INPUT": "user",
+    }
+    inputs = []
+    for spec in program.graph_signature.input_specs:
+        kind = kinds.get(spec.kind.name)
+        if kind is None:
+            raise ImportRefusal(
+                f"an input of kind '{spec.kind.name}' is not supported", f"input '{spec.arg.name}'"
+            )
+        entry = {"kind": kind, "target": spec.target, "name": spec.arg.name}
+        if kind == "user":
+            entry |= _describe_user_input(program, spec)
+        inputs.append(entry)
+    return inputs
+
+
+def _describe_user_input(program: Any, spec: Any) -> dict[str, Any]:
+    import torch  # noqa: PLC0415
+
+    if type(spec.arg).__name__ == "ConstantArgument":
+        return {"kind": "literal", "value": spec.arg.value}
+    if type(spec.arg).__name__ != "TensorArgument":
+        raise ImportRefusal(
+            "a dynamic number as input is not supported, only tensors and constants",
+            f"input '{spec.arg.name}'",
+            "pass it as a tensor, or export the model with a constant",
+        )
+    node = next(node for node in program.graph.nodes if node.name == spec.arg.name)
+    value = node.meta["val"]
+    shape = [int(size) if isinstance(size, int) else str(size) for size in value.shape]
+    if value.dtype not in _SUPPORTED_INPUTS():
+        raise ImportRefusal(
+            f"the data type {value.dtype} is not supported", f"input '{spec.arg.name}'"
+        )
+    assert isinstance(value, torch.Tensor)
+    return {"shape": shape, "dtype": str(value.dtype).removeprefix("torch.")}
+
+
+def _SUPPORTED_INPUTS() -> frozenset[Any]:  # noqa: N802
+    import torch  # noqa: PLC0415
+
+    return frozenset(
+        {
+            torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32,
+            torch.int16, torch.int8, torch.uint8, torch.bool, torch.float8_e4m3fn,
+            torch.float8_e5m2,
+        }
+    )  # fmt: skip
+
+
+def _describe_outputs(program: Any) -> list[dict[str, Any]]:
+    outputs = []
+    for spec in program.graph_signature.output_specs:
+        kind, argument = spec.kind.name, type(spec.arg).__name__
+        if kind == "BUFFER_MUTATION":
+            outputs.append({"kind": "mutation", "target": spec.target})
+        elif kind == "USER_INPUT_MUTATION":
+            outputs.append({"kind": "input-mutation", "target": spec.target})
+        elif kind == "USER_OUTPUT" and argument == "TensorArgument":
+            outputs.append({"kind": "user"})
+        elif kind == "USER_OUTPUT" and argument == "ConstantArgument":
+            outputs.append({"kind": "literal", "value": spec.arg.value})
+        else:
+            raise ImportRefusal(
+                f"an output of kind '{kind}' ({argument}) is not supported",
+                f"output '{getattr(spec.arg, 'name', len(outputs))}'",
+                "return tensors from the model",
+            )
+    return outputs
+
+
+def _decompose(program: Any) -> Any:
+    import torch  # noqa: PLC0415
+    from torch_mlir.extras.fx_decomp_util import get_decomposition_table  # noqa: PLC0415
+
+    try:
+        with torch.no_grad():
+            return program.run_decompositions(get_decomposition_table())
+    except Exception as error:
+        raise ImportRefusal(
+            f"PyTorch cannot decompose the program ({type(error).__name__}: {_first_line(error)})",
+            hint="export the model again, with strict=True if it was exported without",
+        ) from error
+
+
+def _lower(program: Any) -> Any:
+    from torch_mlir import ir  # noqa: PLC0415
+    from torch_mlir.compiler_utils import OutputType, lower_mlir_module  # noqa: PLC0415
+    from torch_mlir.dialects import torch as torch_dialect  # noqa: PLC0415
+    from torch_mlir.extras.fx_importer import ContextCache, FxImporter  # noqa: PLC0415
+    from torch_mlir.passmanager import PassManager  # noqa: PLC0415
+
+    class ModulePaths(ContextCache):
+        """Locations that are the module path in the PyTorch model, then the source line."""
+
+        def get_node_location(self, node: Any) -> Any:
+            stack = node.meta.get("nn_module_stack") or {}
+            path = next((entry[0] for entry in reversed(stack.values())), "")
+            lines = _SOURCE_LINE.findall(node.meta.get("stack_trace") or "")
+            if lines:
+                source = ir.Location.file(lines[-1][0], int(lines[-1][1]), 0, context=self._c)
+            else:
+                source = ir.Location.unknown(context=self._c)
+            return ir.Location.name(_module_path(path), source, context=self._c)
+
+    context = ir.Context()
+    torch_dialect.register_dialect(context)
+    importer = FxImporter(context=context)
+    importer._cc = ModulePaths(context)  # noqa: SLF001  (the importer has no other hook for names)
+    messages: list[Any] = []
+    context.attach_diagnostic_handler(lambda found: bool(messages.append(_flatten(found)) or True))
+    try:
+        importer.import_stateless_graph(program.graph, func_name="main")
+        pipeline = (
+            "builtin.module(func.func(torch-match-quantized-custom-ops),"
+            "torchdynamo-export-to-torch-backend-pipeline)"
+        )
+        PassManager.parse(pipeline, context).run(importer.module.operation)
+        return lower_mlir_module(False, OutputType.LINALG_ON_TENSORS, importer.module)
+    except Exception as error:
+        raise _refusal_of_lowering(error, messages, program) from error
+
+
+def _flatten(diagnostic: Any) -> tuple[str, str]:
+    return str(diagnostic.message), str(diagnostic.location)
+
+
+def _refusal_of_lowering(
+    error: Exception, messages: list[tuple[str, str]], program: Any
+) -> ImportRefusal:
+    """Name the operator, the module path and the source line that torch-mlir stopped at."""
+    text, location = next(
+        ((message, place) for message, place in messages if "torch." in message),
+        messages[0] if messages else (_first_line(error), ""),
+    )
+    for found in getattr(error, "error_diagnostics", None) or []:
+        text, location = str(found.message), str(found.location)
+        break
+    operator = re.search(r"torch\.operator' .*?\"(torch\.[\w.]+)\"|'(torch\.[\w.]+)'", text)
+    name = next((group for group in operator.groups() if group), "") if operator else ""
+    named = re.search(r'"torch\.(aten|prims|[a-z_]+)\.[\w.]+"', text)
+    if name in ("", "torch.operator") and named:
+        name = named[0].strip('"')
+    what = f"the operator '{name.removeprefix('torch.')}' cannot be lowered by torch-mlir"
+    if not name:
+        what = f"torch-mlir cannot lower the program ({text.splitlines()[0][:300]})"
+    return ImportRefusal(what, _place(location), "rewrite the model without it")
+
+
+def _place(location: str) -> str:
+    """Turn ``loc("encoder.layer.0"("model.py":12:0))`` into words."""
+    parts = re.findall(r'"([^"]*)"(?::(\d+))?', location)
+    module = next((text for text, line in parts if not line), "")
+    source = next((f"{text}, line {line}" for text, line in parts if line), "")
+    return ", ".join(part for part in (f"module '{module}'" if module else "", source) if part)
+
+
+def _module_path(path: str) -> str:
+    """Drop what torch.export wraps around a path: ``L['self'].encoder`` is ``encoder``."""
+    return re.sub(r"^L\['self'\]\.?|^self\.?", "", path)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])

@@ -1,0 +1,125 @@
+"""What a compiled module says about itself.
+
+The manifest travels inside the ``.vmfb`` as the reflection attribute ``lowc.manifest`` of its entry
+function, as JSON.  :func:`Manifest.from_json` treats it as hostile.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..errors import UserError
+from . import tree as trees
+
+FORMAT = 1
+REFLECTION_KEY = "lowc.manifest"
+ENTRY_POINT = "main"
+RESET_POINT = "reset"
+PARAMETER_SCOPE = "model"
+
+Dimension = int | str  # a fixed size, or the symbol of a dynamic one
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One tensor (or fixed value) of the inputs or outputs.
+
+    ``shape`` counts elements; a string is the symbol of a dynamic dimension.  ``dtype`` is
+    PyTorch's name (``float32``, ``bfloat16``, ``bool`` …).  A leaf with ``literal`` set is no
+    tensor: the exported program was specialised on that value.
+    """
+
+    name: str
+    shape: tuple[Dimension, ...] = ()
+    dtype: str = ""
+    literal: bool = False
+    value: Any = None
+
+    def __str__(self) -> str:
+        if self.literal:
+            return f"{self.name}={self.value!r}"
+        dims = "x".join(str(dim) for dim in self.shape)
+        return f"{self.name}: {dims + 'x' if dims else ''}{self.dtype}"
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The parameter archive beside the module: file name, size in bytes, SHA-256."""
+
+    file: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that loading and calling a module needs to know; see the module docstring."""
+
+    inputs: tuple[Leaf, ...]
+    outputs: tuple[Leaf, ...]
+    args_tree: Any
+    kwargs_tree: Any
+    out_tree: Any
+    argument_names: tuple[str, ...]
+    ranges: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
+    recipe: str = ""
+    target: str = ""
+    device: str = ""
+    entry_point: str = ENTRY_POINT
+    has_state: bool = False
+    parameters: Parameters | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Return the manifest as JSON text."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> Manifest:
+        """Read a manifest; `where` names the file in errors.
+
+        Raises
+        ------
+        UserError
+            When the text is not a manifest of a format that this version reads.
+        """
+        try:
+            data = json.loads(text)
+            version = data.pop("format")
+            if version != FORMAT:
+                raise UserError(
+                    f"the module's manifest has format {version}, this lowc reads {FORMAT}",
+                    where=where,
+                    hint="compile the model again",
+                )
+            data["inputs"] = tuple(_leaf(leaf) for leaf in data["inputs"])
+            data["outputs"] = tuple(_leaf(leaf) for leaf in data["outputs"])
+            data["argument_names"] = tuple(data["argument_names"])
+            data["ranges"] = {name: tuple(ends) for name, ends in data["ranges"].items()}
+            if data["parameters"] is not None:
+                data["parameters"] = Parameters(**data["parameters"])
+            manifest = cls(**data)
+            manifest._check()
+        except UserError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(
+                f"the module's manifest is damaged ({type(error).__name__}: {error})",
+                where=where,
+                hint="compile the model again",
+            ) from error
+        return manifest
+
+    def _check(self) -> None:
+        given = trees.leaf_count(self.args_tree) + trees.leaf_count(self.kwargs_tree)
+        if given != len(self.inputs) or trees.leaf_count(self.out_tree) != len(self.outputs):
+            raise ValueError("trees and leaves differ in number")
+        if self.parameters is not None and "/" in self.parameters.file.replace("\\", "/"):
+            raise ValueError("the parameter file is not beside the module")
+
+
+def _leaf(data: dict[str, Any]) -> Leaf:
+    return Leaf(**{**data, "shape": tuple(data["shape"])})
