@@ -1,0 +1,95 @@
+"""What passes write onto operations for later passes and the report, in one place.
+
+============================ ============ =========================================================
+attribute                    on           meaning
+============================ ============ =========================================================
+``lowc.matmul = "name"``     contraction  its name: module path in the PyTorch model
+``lowc.kind = "weight"``     contraction  ``weight`` or ``product`` (of two activations)
+``lowc.shape = "128x384x…"`` contraction  batch x M x N x K as it was found; ``?`` is dynamic
+``lowc.form = {…}``          contraction  the form that the recipe assigns (:class:`.forms.Form`)
+``lowc.lowering = "…"``      contraction  what became of it, and why, for the report
+``lowc.bits = 5.0``          contraction  stored bits per weight, scales counted
+``lowc.derivation = {…}``    util.global  how its bytes follow from another parameter
+============================ ============ =========================================================
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from iree.compiler import ir
+
+MATMUL = "lowc.matmul"
+KIND = "lowc.kind"
+SHAPE = "lowc.shape"
+FORM = "lowc.form"
+LOWERING = "lowc.lowering"
+BITS = "lowc.bits"
+DERIVATION = "lowc.derivation"
+MATMUL_ATTRIBUTES = (MATMUL, KIND, SHAPE, FORM, LOWERING, BITS)
+
+
+def operations(root: Any) -> Iterator[Any]:
+    """Yield every operation below `root`, outermost first, as a list taken before any change."""
+    found: list[Any] = []
+
+    def visit(op: ir.Operation) -> ir.WalkResult:
+        found.append(op)
+        return ir.WalkResult.ADVANCE
+
+    root.operation.walk(visit, ir.WalkOrder.PRE_ORDER)
+    yield from found
+
+
+def matmuls(module: ir.Module) -> list[Any]:
+    """Return the contractions that ``lowc-name-matmuls`` named."""
+    return [op for op in operations(module) if MATMUL in op.attributes]
+
+
+def text(op: Any, name: str) -> str:
+    """Return a string attribute, or ``""``."""
+    return ir.StringAttr(op.attributes[name]).value if name in op.attributes else ""
+
+
+def set_text(op: Any, name: str, value: str) -> None:
+    """Set a string attribute."""
+    op.attributes[name] = ir.StringAttr.get(value, op.context)
+
+
+def copy_annotations(source: Any, target: Any) -> None:
+    """Carry what is known of a matmul over to the operation that replaces it."""
+    for name in MATMUL_ATTRIBUTES:
+        if name in source.attributes:
+            target.attributes[name] = source.attributes[name]
+
+
+def to_attribute(values: dict[str, Any], context: ir.Context) -> ir.Attribute:
+    """Turn strings, booleans, integers and JSON lists into a ``DictAttr``."""
+    with context:
+        return ir.DictAttr.get({key: _attribute(value) for key, value in values.items()})
+
+
+def _attribute(value: Any) -> ir.Attribute:
+    if isinstance(value, bool):
+        return ir.BoolAttr.get(value)
+    if isinstance(value, int):
+        return ir.IntegerAttr.get(ir.IntegerType.get_signless(64), value)
+    if isinstance(value, str):
+        return ir.StringAttr.get(value)
+    return ir.StringAttr.get(json.dumps(value, separators=(",", ":")))
+
+
+def from_attribute(attribute: ir.Attribute) -> dict[str, Any]:
+    """Undo :func:`to_attribute` (JSON lists stay text)."""
+    result: dict[str, Any] = {}
+    for named in ir.DictAttr(attribute):
+        value = named.attr
+        if isinstance(value, ir.BoolAttr):
+            result[named.name] = value.value
+        elif isinstance(value, ir.IntegerAttr):
+            result[named.name] = value.value
+        else:
+            result[named.name] = ir.StringAttr(value).value
+    return result

@@ -1,0 +1,152 @@
+"""The forms that a matmul can take, and the rules that assign them.
+
+A form says how a product is calculated; a rule gives a form to the matmuls whose name matches its
+glob.  Recipes (TOML files, ``compiler/recipe.py``) are lists of rules.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import UserError, nearest
+
+FORMS = {
+    "exact": "the multiplication that the model was exported with",
+    "dequant": "weights in few bits, made floats again inside the product",
+}
+WEIGHT_BITS = {"i4": 4, "i8": 8}
+ACTIVATIONS = ("f32",)
+METHODS = ("rtn",)
+
+
+@dataclass(frozen=True)
+class Form:
+    """How one matmul is calculated.
+
+    Attributes
+    ----------
+    form : str
+        A key of :data:`FORMS`.
+    weights : str
+        Storage of the weight: a key of :data:`WEIGHT_BITS`.
+    group : int
+        Weights along K that share one scale; 0 means all of K.
+    symmetric : bool
+        Without a zero point, if true.
+    activations : str
+        What the other operand is rounded to; ``f32`` leaves it as it is.
+    method : str
+        How the codes are chosen; ``rtn`` rounds to nearest.
+    """
+
+    form: str = "exact"
+    weights: str = ""
+    group: int = 32
+    symmetric: bool = True
+    activations: str = "f32"
+    method: str = "rtn"
+
+    @property
+    def bits(self) -> int:
+        """Bits of one stored weight, without its scale."""
+        return WEIGHT_BITS[self.weights]
+
+    def check(self, where: str) -> None:
+        """Raise a UserError, located at `where`, unless this is a possible form."""
+        _known(self.form, FORMS, "form", where)
+        if self.form == "exact":
+            return
+        _known(self.weights, WEIGHT_BITS, "weights", where)
+        _known(self.activations, ACTIVATIONS, "activations", where)
+        _known(self.method, METHODS, "method", where)
+        if self.group < 0 or self.group % 2:
+            raise UserError(
+                f"group = {self.group} is not an even number of weights",
+                where=where,
+                hint="16, 32, 64 and 128 are usual; 0 means one group for all of K",
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields that this form uses."""
+        return {"form": "exact"} if self.form == "exact" else dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`form` for every matmul whose name matches the glob `match`."""
+
+    match: str
+    form: Form
+
+    @classmethod
+    def from_dict(cls, data: Any, where: str) -> Rule:
+        """Read a rule as it stands in a recipe; `where` names file and line.
+
+        Raises
+        ------
+        UserError
+            Unknown key, form, or word; wrong type; impossible combination.
+        """
+        if not isinstance(data, dict):
+            raise UserError("a rule is a table", where=where)
+        fields = {field.name.replace("_", "-"): field for field in dataclasses.fields(Form)}
+        values: dict[str, Any] = {}
+        for key, value in data.items():
+            if key == "match":
+                continue
+            if key not in fields:
+                hint = nearest(key, [*fields, "match"])
+                raise UserError(f"the key '{key}' is unknown", where=where, hint=hint)
+            field = fields[key]
+            if type(value).__name__ != field.type:
+                raise UserError(
+                    f"{key} = {value!r} has the type {type(value).__name__}, not {field.type}",
+                    where=where,
+                )
+            values[field.name] = value
+        match = data.get("match")
+        if not isinstance(match, str) or not match:
+            raise UserError("the rule has no 'match' glob", where=where, hint='match = "*"')
+        if "form" not in values:
+            raise UserError("the rule has no 'form'", where=where, hint="known: " + ", ".join(FORMS))
+        form = Form(**values)
+        form.check(where)
+        extra = [key for key in values if key != "form"]
+        if form.form == "exact" and extra:
+            raise UserError(f"form 'exact' takes no '{extra[0]}'", where=where)
+        return cls(match, form)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the rule as :meth:`from_dict` reads it."""
+        return {"match": self.match, **self.form.to_dict()}
+
+
+def first_match(rules: Sequence[Rule], name: str) -> Rule | None:
+    """Return the first rule whose glob matches `name`."""
+    return next((rule for rule in rules if fnmatch.fnmatchcase(name, rule.match)), None)
+
+
+def rules_to_text(rules: Sequence[Rule]) -> str:
+    """Return rules as one line of JSON, the text form of a pass option."""
+    return json.dumps([rule.to_dict() for rule in rules], separators=(",", ":"))
+
+
+def rules_from_text(text: str, where: str) -> tuple[Rule, ...]:
+    """Undo :func:`rules_to_text`; raises UserError."""
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"the rules are not JSON ({error})", where=where) from error
+    if not isinstance(data, list):
+        raise UserError("the rules are not a list", where=where)
+    return tuple(Rule.from_dict(rule, f"{where}, rule {i + 1}") for i, rule in enumerate(data))
+
+
+def _known(word: str, words: Any, key: str, where: str) -> None:
+    if word not in words:
+        raise UserError(f"{key} = '{word}' is unknown", where=where, hint=nearest(word, words))

@@ -1,0 +1,47 @@
+"""The passes that lowc has: kebab-case name → ``module:Class``, loaded when asked for."""
+
+from __future__ import annotations
+
+import importlib
+import re
+
+from ..errors import UserError, nearest
+from .base import PREFIX, Pass
+
+PASSES = {
+    "lowc-name-matmuls": "name_matmuls:NameMatmuls",
+    "lowc-assign-forms": "assign_forms:AssignForms",
+    "lowc-quantize-weights": "quantize_weights:QuantizeWeights",
+    "lowc-fuse-dequant": "fuse_dequant:FuseDequant",
+    "lowc-strip-annotations": "strip_annotations:StripAnnotations",
+}
+
+_ELEMENT = re.compile(r"([\w-]+)\s*(?:\{(.*)\})?\s*", re.DOTALL)
+
+
+def pass_class(name: str) -> type[Pass]:
+    """Return the class of the pass called `name`.
+
+    Raises
+    ------
+    UserError
+        When there is none; names the nearest.
+    """
+    if name not in PASSES:
+        raise UserError(f"there is no pass '{name}'", hint=nearest(name, PASSES))
+    module, _, class_name = PASSES[name].partition(":")
+    found: type[Pass] = getattr(importlib.import_module(f".{module}", __package__), class_name)
+    return found
+
+
+def parse_pass(text: str) -> Pass:
+    """Build a pass of ours from its text form, ``lowc-name{key=value}``."""
+    match = _ELEMENT.fullmatch(text.strip())
+    if match is None:
+        raise UserError(f"'{text}' is not a pass", hint="a pass looks like lowc-name{key=value}")
+    return pass_class(match[1]).parse_options(match[2] or "")
+
+
+def is_ours(element: str) -> bool:
+    """Whether a pipeline element names a pass of lowc's, known or not."""
+    return element.strip().startswith(PREFIX)
