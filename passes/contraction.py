@@ -164,6 +164,20 @@ def _loop_sizes(
     return tuple(sizes.get(loop) for loop in range(maps[0].n_dims))
 
 
+def simplify_layout(steps: Sequence[LayoutStep]) -> tuple[LayoutStep, ...]:
+    """Merge neighbouring transpositions and reshapes, and drop what changes nothing."""
+    kept: list[LayoutStep] = []
+    for step in steps:
+        if kept and kept[-1][0] == step[0] == "transpose":
+            inner = kept.pop()[1]
+            step = ["transpose", [inner[axis] for axis in step[1]]]
+        elif kept and kept[-1][0] == step[0] == "reshape":
+            kept.pop()
+        if step[0] != "transpose" or step[1] != sorted(step[1]):
+            kept.append(step)
+    return tuple(kept)
+
+
 # -- from an operand back to its global ------------------------------------------------------------
 
 

@@ -1,0 +1,195 @@
+"""``lowc.compile``: the whole road from a model to an artifact."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from iree.compiler import ir
+
+from ..errors import LowcError, UserError
+from ..passes import instruments
+from ..passes.runner import PassFailure, Runner, format_pipeline
+from ..passes.strip_annotations import StripAnnotations
+from ..runtime.manifest import Manifest
+from . import backend, report
+from .artifact import Artifact, Staging, embed_manifest, staging
+from .frontend import Model, entry_function, open_model
+from .parameters import plan_parameters, write_parameters
+from .pipeline import passes_for
+from .recipe import Recipe, load_recipe
+from .target import Target, load_target
+
+STAGES = ("import", "passes", "parameters", "compile")
+
+
+def compile(  # noqa: A001  (the name that users expect: lowc.compile)
+    model: Any,
+    recipe: str | os.PathLike[str] | Recipe = "f32",
+    target: str | Target = "cpu",
+    *,
+    calibration: Iterable[Any] | str | os.PathLike[str] | None = None,
+    output: str | os.PathLike[str] | None = None,
+    save_temps: str | os.PathLike[str] | None = None,
+    progress: Callable[[str], object] | None = None,
+) -> Artifact:
+    """Compile a model.
+
+    Parameters
+    ----------
+    model : path or torch.export.ExportedProgram
+        ``.pt2`` as ``torch.export.save`` writes it, ``.mlir``, ``.mlirbc``, or the program itself.
+    recipe : str, path or Recipe
+        A built-in name (``f32``, ``w4a16`` …), a ``.toml`` file, or a :class:`Recipe`.
+    target : str or Target
+        ``cpu``, ``vulkan``, ``cuda``, or one of them with a chip: ``cpu:skylake-avx512``.
+    calibration : iterable of input tuples, or path, optional
+        Inputs for methods that look at activations; no built-in method does yet.
+    output : path, optional
+        Where the ``.vmfb`` goes; the ``.irpa`` goes beside it.  Without one, the files live in a
+        temporary folder as long as the artifact does.
+    save_temps : path, optional
+        A folder for the IR after every pass and the module that ``iree-compile`` gets.
+    progress : callable, optional
+        Called with the name of each stage (:data:`STAGES`) as it begins.
+
+    Returns
+    -------
+    Artifact
+        The files, and a report on every matmul.
+
+    Raises
+    ------
+    UserError
+        The model, recipe or target is at fault, or the machine (a full disk).
+    InternalError
+        A pass or a tool failed; the message says where the reproducer lies.
+    """
+    chosen, goal = load_recipe(recipe), load_target(target)
+    if calibration is not None:
+        raise UserError(
+            f"the recipe '{chosen.name}' has no method that uses calibration data",
+            hint="leave calibration out",
+        )
+    folder = None
+    if output is None:
+        folder = tempfile.TemporaryDirectory(prefix="lowc-artifact-")
+        output = Path(folder.name) / "model.vmfb"
+    temps = Path(save_temps) if save_temps is not None else None
+    with staging(Path(output).absolute()) as stage:
+        road = _Road(chosen, goal, stage, temps, progress or (lambda _stage: None))
+        artifact = road.travel(model)
+        stage.publish()
+    artifact._folder = folder  # noqa: SLF001
+    return artifact
+
+
+class _Road:
+    def __init__(
+        self, recipe: Recipe, target: Target, stage: Staging, temps: Path | None, progress: Any
+    ) -> None:
+        self.recipe, self.target, self.stage, self.temps = recipe, target, stage, temps
+        self.progress = progress
+        self.seconds: dict[str, float] = {}
+
+    def travel(self, model: Any) -> Artifact:
+        begun = self._begin("import")
+        with open_model(model) as imported:
+            self._end("import", begun)
+            rows, remarks, timing = self._passes(imported)
+            manifest = self._parameters(imported, rows, remarks)
+            self._backend(imported.module, manifest)
+        sizes = {path.name: path.stat().st_size for path in self._files()}
+        facts = manifest.report | {
+            "notes": imported.notes,
+            "bytes": sizes,
+            "seconds": self.seconds,
+            "pass_seconds": dict(timing.rows),
+        }
+        return Artifact(self.stage.output, manifest, facts)
+
+    def _files(self) -> list[Path]:
+        return [path for path in (self.stage.module, self.stage.parameters) if path.exists()]
+
+    def _begin(self, name: str) -> float:
+        self.progress(name)
+        return time.perf_counter()
+
+    def _end(self, name: str, begun: float) -> None:
+        self.seconds[name] = time.perf_counter() - begun
+
+    def _passes(self, model: Model) -> tuple[list[Any], list[Any], instruments.Timing]:
+        begun = self._begin("passes")
+        timing = instruments.Timing()
+        hooks: list[Any] = [timing]
+        if self.temps is not None:
+            hooks.append(instruments.DumpIR(self.temps))
+        runner = Runner(passes_for(self.recipe, self.target), hooks)
+        try:
+            runner.run(model.module)
+        except PassFailure as failure:
+            raise self._with_reproducer(
+                failure.cause,
+                failure.input_ir,
+                ["lowc", "opt", "{input}", f"--pass-pipeline={format_pipeline([failure.element])}"],
+            ) from failure
+        rows = report.matmul_rows(model.module)
+        self._end("passes", begun)
+        return rows, report.remark_rows(runner.remarks), timing
+
+    def _parameters(self, model: Model, rows: list[Any], remarks: list[Any]) -> Manifest:
+        begun = self._begin("parameters")
+        plan = plan_parameters(model.module)
+        written = None
+        if not plan.is_empty:
+            written = write_parameters(plan, model.tensors, model.source, self.stage.parameters)
+        self._end("parameters", begun)
+        return dataclasses.replace(
+            model.interface,
+            recipe=self.recipe.name,
+            target=self.target.name,
+            device=self.target.device,
+            parameters=written,
+            versions=_versions(),
+            report={"matmuls": rows, "remarks": remarks},
+        )
+
+    def _backend(self, module: ir.Module, manifest: Manifest) -> None:
+        begun = self._begin("compile")
+        embed_manifest(module, entry_function(module), manifest)
+        Runner([StripAnnotations()]).run(module)
+        source = self.stage.folder / "module.mlirbc"
+        with source.open("wb") as file:
+            module.operation.write_bytecode(file)
+        if self.temps is not None:
+            (self.temps / "module.mlir").write_text(instruments.readable_ir(module))
+        try:
+            backend.compile_module(source, self.stage.module, self.target)
+        except LowcError as error:
+            text = module.operation.get_asm(enable_debug_info=True)
+            raise self._with_reproducer(
+                error, text, backend.replay_command(self.target)
+            ) from error
+        self._end("compile", begun)
+
+    def _with_reproducer(self, error: LowcError, text: str, command: list[str]) -> LowcError:
+        reproducer = backend.write_reproducer(text, command, self.temps)
+        hint = f"{error.hint}\n  {reproducer}" if error.hint else str(reproducer)
+        return type(error)(error.what, where=error.where, hint=hint, detail=error.detail)
+
+
+def _versions() -> dict[str, str]:
+    names = ("lowc", "iree-base-compiler", "iree-base-runtime", "torch", "torch-mlir", "numpy")
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

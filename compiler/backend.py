@@ -1,0 +1,113 @@
+"""Drive ``iree-compile`` in a process of its own, with limits."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import iree.compiler
+
+from ..errors import InternalError, LowcError, UserError
+from . import subprocesses
+from .target import Target
+
+LIMITS = subprocesses.Limits(seconds=1800, memory=16 << 30)
+_MESSAGE_LENGTH = 400
+
+
+@dataclass(frozen=True)
+class Reproducer:
+    """A fresh folder with the IR that failed, and the one line that replays it."""
+
+    folder: Path
+    command: str
+
+    def __str__(self) -> str:
+        return f"reproducer in {self.folder}; replay with:\n    {self.command}"
+
+
+def iree_compile() -> Path:
+    """Return the path of the ``iree-compile`` that belongs to the installed IREE."""
+    return Path(iree.compiler.__file__).parent / "_mlir_libs" / "iree-compile"
+
+
+def compile_module(
+    source: Path, output: Path, target: Target, limits: subprocesses.Limits = LIMITS
+) -> None:
+    """Compile the MLIR file `source` for `target` into the ``.vmfb`` file `output`.
+
+    Raises
+    ------
+    UserError
+        IREE does not know the target's chip, or cannot lower an operation of the model.
+    InternalError
+        ``iree-compile`` crashed or ran into a limit.
+    """
+    command = [iree_compile(), source, "-o", output, *target.flags]
+    child = subprocesses.run(command, limits, environment={"LLVM_DISABLE_CRASH_REPORT": "1"})
+    if child.ok and output.exists():
+        return
+    output.unlink(missing_ok=True)
+    raise _failure(child, target, limits)
+
+
+def write_reproducer(text: str, command: list[str], folder: Path | None = None) -> Reproducer:
+    """Write `text` as ``input.mlir`` into a fresh folder; `command` names it as ``{input}``."""
+    parent = None if folder is None else str(folder)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix="lowc-reproducer-", dir=parent))
+    (fresh / "input.mlir").write_text(text)
+    line = shlex.join(part.format(input=fresh / "input.mlir") for part in command)
+    (fresh / "replay.sh").write_text(f"#!/bin/sh\nexec {line}\n")
+    return Reproducer(fresh, line)
+
+
+def _failure(
+    child: subprocesses.Finished, target: Target, limits: subprocesses.Limits
+) -> LowcError:
+    where = f"target '{target}'"
+    detail = short_errors(child.stderr)
+    if child.timed_out:
+        return InternalError(
+            f"iree-compile took more than {limits.seconds:.0f} s and was stopped", where=where
+        )
+    if "out of memory" in child.stderr.lower() or "bad_alloc" in child.stderr:
+        return InternalError(
+            f"iree-compile needed more than its limit of {limits.memory >> 20} MiB", where=where
+        )
+    if child.signal:
+        return InternalError(
+            f"iree-compile was ended by {child.signal}", where=where, detail=detail,
+            hint="this is a crash of the compiler, or somebody killed it",
+        )  # fmt: skip
+    if "No space left on device" in child.stderr:
+        return UserError("the disk is full", where=where, detail=detail)
+    if re.search(r"unknown (target|CPU)|unrecognized|not a recognized processor|target attr", detail):
+        return UserError("iree-compile does not know this chip", where=where, detail=detail)
+    operation = re.search(r"'([\w.]+)' op", detail)
+    what = f"iree-compile cannot lower '{operation[1]}'" if operation else "iree-compile failed"
+    return UserError(
+        what, where=where, detail=detail,
+        hint="the messages name the place in the model; another target or recipe may do",
+    )  # fmt: skip
+
+
+def short_errors(stderr: str) -> str:
+    """Return the first two errors of a tool that prints whole modules, a line each."""
+    found = [
+        line.strip()
+        for line in stderr.splitlines()
+        if re.search(r"\berror: |Assertion|LLVM ERROR|terminate called", line)
+    ]
+    lines = found[:2] or [line for line in stderr.strip().splitlines()[-2:] if line.strip()]
+    return "\n".join(line[:_MESSAGE_LENGTH] for line in lines)
+
+
+def replay_command(target: Target) -> list[str]:
+    """Return the command of :func:`write_reproducer` for a failed ``iree-compile``."""
+    return [os.fspath(iree_compile()), "{input}", "-o", os.devnull, *target.flags]

@@ -1,0 +1,233 @@
+"""Stream the parameters of a module into an ``.irpa`` archive.
+
+Nothing here holds more than one block of one tensor in memory: tensors that stay as they are go
+from the model's file to the archive by file handle, derived ones through a spool file.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import math
+import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import iree.runtime as rt
+import ml_dtypes
+import numpy as np
+from iree.compiler import ir
+from numpy.typing import NDArray
+
+from ..errors import InternalError, UserError
+from ..passes import annotations
+from ..passes.parameters import parameter_key
+from ..runtime.manifest import Parameters
+from .derivations import Derivation, derive
+from .program import Tensor
+
+ALIGNMENT = 64
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+NUMPY_TYPES: dict[str, Any] = {
+    "bfloat16": ml_dtypes.bfloat16,
+    "float8_e4m3fn": ml_dtypes.float8_e4m3fn,
+    "float8_e5m2": ml_dtypes.float8_e5m2,
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The parameters that a module reads: originals by key, derived ones by derivation and part."""
+
+    originals: tuple[str, ...]
+    derived: dict[Derivation, dict[str, tuple[str, int]]] = field(default_factory=dict)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the module has no parameters."""
+        return not self.originals and not self.derived
+
+
+def plan_parameters(module: ir.Module) -> Plan:
+    """Read from the globals of `module` which parameters it needs."""
+    originals: dict[str, None] = {}
+    derived: dict[Derivation, dict[str, tuple[str, int]]] = defaultdict(dict)
+    for op in module.body.operations:
+        if op.operation.name != "util.global":
+            continue
+        if annotations.DERIVATION in op.attributes:
+            values = annotations.from_attribute(op.attributes[annotations.DERIVATION])
+            derivation, part = Derivation.from_attribute(values)
+            key, size = annotations.text(op, "sym_name"), _bytes_of(op)
+            derived[derivation][part] = (key, size)
+        elif (found := parameter_key(op, mutable=True)) is not None:
+            originals[found] = None
+    return Plan(tuple(originals), dict(derived))
+
+
+def _bytes_of(op: Any) -> int:
+    type_ = ir.RankedTensorType(ir.TypeAttr(op.attributes["type"]).value)
+    bits = type_.element_type.width
+    return math.prod(type_.shape) * bits // 8
+
+
+def write_parameters(
+    plan: Plan, tensors: dict[str, Tensor], source: Path | None, output: Path
+) -> Parameters:
+    """Write the archive `output`; return its name, size and hash.
+
+    Raises
+    ------
+    UserError
+        When the disk is full, the source is gone, or a weight cannot be quantised.
+    """
+    if source is None:
+        missing = next(iter((*plan.originals, *(d.source for d in plan.derived))))
+        raise UserError(f"the module reads the parameter '{missing}', which no file holds")
+    with _disk_errors(output), source.open("rb") as file, _spool_beside(output) as spool:
+        index = rt.ParameterIndex()
+        index.reserve(len(plan.originals) + 3 * len(plan.derived))
+        originals = rt.FileHandle.wrap_fd(os.dup(file.fileno()))
+        for key in plan.originals:
+            tensor = _find(tensors, key)
+            span = _plain_span(tensor)
+            if span is not None:
+                index.add_from_file_handle(key, originals, span[1], span[0])
+            else:
+                start, size = spool.append(np.ascontiguousarray(_view(tensor, source)))
+                spool.entries.append((key, start, size))
+        for derivation, parts in plan.derived.items():
+            _spool_derived(spool, _find(tensors, derivation.source), source, derivation, parts)
+        spool.flush()
+        spooled = rt.FileHandle.wrap_fd(os.dup(spool.file.fileno()))
+        for key, start, size in spool.entries:
+            index.add_from_file_handle(key, spooled, size, start)
+        try:
+            index.create_archive_file(str(output))
+        except (RuntimeError, ValueError) as error:
+            if "disk space" in str(error) or "RESOURCE_EXHAUSTED" in str(error):
+                raise OSError(errno.ENOSPC, "No space left on device") from error
+            raise InternalError(f"the archive cannot be written: {error}", where=str(output)) from error
+        output.chmod(0o666 & ~_umask())
+        with output.open("rb") as written:
+            digest = hashlib.file_digest(written, "sha256").hexdigest()
+    return Parameters(file=output.name, size=output.stat().st_size, sha256=digest)
+
+
+def _find(tensors: dict[str, Tensor], key: str) -> Tensor:
+    if key not in tensors:
+        raise UserError(f"the module reads the parameter '{key}', which the model does not hold")
+    return tensors[key]
+
+
+def numpy_type(dtype: str) -> np.dtype[Any]:
+    """Return NumPy's type for PyTorch's name of it."""
+    return np.dtype(NUMPY_TYPES.get(dtype, dtype))
+
+
+def _plain_span(tensor: Tensor) -> tuple[int, int] | None:
+    """Return (offset, bytes) in the file when the tensor is contiguous there, else None."""
+    expected = 1
+    for size, stride in zip(reversed(tensor.sizes), reversed(tensor.strides), strict=True):
+        if size != 1 and stride != expected:
+            return None
+        expected *= size
+    itemsize = numpy_type(tensor.dtype).itemsize
+    size = math.prod(tensor.sizes) * itemsize
+    return (tensor.offset + tensor.storage_offset * itemsize, size) if size else None
+
+
+def _view(tensor: Tensor, source: Path) -> NDArray[Any]:
+    """Map the tensor's bytes in the file as an array; reads nothing yet."""
+    dtype = numpy_type(tensor.dtype)
+    if not math.prod(tensor.sizes):
+        return np.zeros(tensor.sizes, dtype)
+    count = tensor.nbytes // dtype.itemsize
+    flat = np.memmap(source, mode="r", dtype=np.uint8, offset=tensor.offset, shape=tensor.nbytes)
+    storage = flat[: count * dtype.itemsize].view(dtype)
+    strides = tuple(stride * dtype.itemsize for stride in tensor.strides)
+    return np.lib.stride_tricks.as_strided(
+        storage[tensor.storage_offset :], tensor.sizes, strides, writeable=False
+    )
+
+
+def _spool_derived(
+    spool: _Spool,
+    tensor: Tensor,
+    source: Path,
+    derivation: Derivation,
+    parts: dict[str, tuple[str, int]],
+) -> None:
+    places = {part: spool.allocate(size) for part, (_, size) in parts.items()}
+    written = dict.fromkeys(parts, 0)
+    for part, data in derive(_view(tensor, source), derivation):
+        if part not in parts:  # nothing reads it any more
+            continue
+        spool.write_at(places[part] + written[part], data)
+        written[part] += data.nbytes
+    for part, (key, size) in parts.items():
+        if written[part] != size:
+            raise InternalError(
+                f"the derived parameter '{key}' has {written[part]} bytes, its type {size}"
+            )
+        spool.entries.append((key, places[part], size))
+
+
+@dataclass
+class _Spool:
+    """A temporary file that parts of derived tensors are written into."""
+
+    file: Any
+    end: int = 0
+    entries: list[tuple[str, int, int]] = field(default_factory=list)
+
+    def allocate(self, size: int) -> int:
+        start = self.end
+        self.end += -(-size // ALIGNMENT) * ALIGNMENT
+        return start
+
+    def write_at(self, offset: int, data: NDArray[Any]) -> None:
+        view = memoryview(np.ascontiguousarray(data).view(np.uint8).reshape(-1))
+        while view:
+            count = os.pwrite(self.file.fileno(), view, offset)
+            view, offset = view[count:], offset + count
+
+    def append(self, data: NDArray[Any]) -> tuple[int, int]:
+        start = self.allocate(data.nbytes)
+        self.write_at(start, data.reshape(-1))
+        return start, data.nbytes
+
+    def flush(self) -> None:
+        self.file.truncate(self.end)
+
+
+@contextmanager
+def _spool_beside(output: Path) -> Iterator[_Spool]:
+    with tempfile.TemporaryFile(dir=output.parent, prefix=".lowc-spool-") as file:
+        yield _Spool(file)
+
+
+@contextmanager
+def _disk_errors(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise UserError(
+                "the disk is full", where=str(output), hint="free some space or write elsewhere"
+            ) from error
+        raise UserError(f"{error.strerror or error}", where=str(error.filename or output)) from error
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+

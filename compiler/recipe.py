@@ -1,0 +1,131 @@
+"""Recipes: which matmul gets which form, as TOML.
+
+A recipe is an ordered list of rules, and the first whose glob matches a matmul's name decides::
+
+    description = "4-bit weights, float activations"
+
+    [[rules]]
+    match = "*"
+    form = "dequant"
+    weights = "i4"
+    group = 32
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from ..errors import UserError, nearest
+from ..passes.forms import Rule
+
+_FOLDER = "recipes"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Rules in order, under a name; build one with :func:`load_recipe` or directly."""
+
+    name: str
+    rules: tuple[Rule, ...]
+    description: str = ""
+
+
+def built_in_names() -> list[str]:
+    """Return the names of the recipes that come with lowc."""
+    folder = resources.files(__package__) / _FOLDER
+    return sorted(
+        entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")
+    )
+
+
+def load_recipe(recipe: str | os.PathLike[str] | Recipe) -> Recipe:
+    """Return a recipe from a built-in name, a path to a ``.toml``, or a :class:`Recipe`.
+
+    Raises
+    ------
+    UserError
+        Unknown name, unreadable file, or a rule that is not possible; names file and line.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    name = os.fspath(recipe)
+    if name in built_in_names():
+        text = (resources.files(__package__) / _FOLDER / f"{name}.toml").read_text()
+        return parse_recipe(text, name, f"recipe '{name}'")
+    path = Path(name)
+    if path.suffix != ".toml" and not path.exists():
+        raise UserError(
+            f"there is no recipe '{name}'",
+            hint=f"{nearest(name, built_in_names())} A path to a recipe ends in .toml",
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError("the recipe file does not exist", where=name) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the recipe file cannot be read ({error})", where=name) from error
+    return parse_recipe(text, path.stem, name)
+
+
+def parse_recipe(text: str, name: str, where: str) -> Recipe:
+    """Read the TOML of a recipe; `where` stands in front of line numbers in errors."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"the recipe is not valid TOML: {error}", where=where) from error
+    for key in data:
+        if key not in ("rules", "description"):
+            raise UserError(
+                f"the key '{key}' is unknown", where=f"{where}:{_line_of_key(text, key)}",
+                hint=nearest(key, ("rules", "description")),
+            )  # fmt: skip
+    rules = data.get("rules")
+    if not isinstance(rules, list) or not rules:
+        raise UserError("the recipe has no [[rules]]", where=where)
+    lines = _rule_lines(text)
+    lines += [1] * (len(rules) - len(lines))
+    return Recipe(
+        name,
+        tuple(_rule(rule, text, where, line) for rule, line in zip(rules, lines, strict=False)),
+        str(data.get("description", "")),
+    )
+
+
+def _rule(data: object, text: str, where: str, line: int) -> Rule:
+    try:
+        return Rule.from_dict(data, where)
+    except UserError as error:
+        # The rule knows the key that is wrong; the line is found in the text below its header.
+        named = re.search(r"'([\w-]+)'|^([\w-]+) =", error.what)
+        candidates = [group for group in (named.groups() if named else ()) if group]
+        key_line = next((found for key in candidates if (found := _line_in_rule(text, line, key))), line)
+        raise UserError(error.what, where=f"{where}:{key_line}", hint=error.hint) from error
+
+
+def _rule_lines(text: str) -> list[int]:
+    return [
+        number
+        for number, content in enumerate(text.splitlines(), 1)
+        if re.match(r"\s*\[\[\s*rules\s*\]\]", content)
+    ]
+
+
+def _line_in_rule(text: str, start: int, key: str) -> int | None:
+    for number, content in enumerate(text.splitlines()[start:], start + 1):
+        if content.lstrip().startswith("[["):
+            return None
+        if re.match(rf"\s*\"?{re.escape(key)}\"?\s*=", content):
+            return number
+    return None
+
+
+def _line_of_key(text: str, key: str) -> int:
+    for number, content in enumerate(text.splitlines(), 1):
+        if re.match(rf"\s*\[*\s*\"?{re.escape(key)}\b", content):
+            return number
+    return 1

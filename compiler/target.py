@@ -1,0 +1,62 @@
+"""Targets: what code is generated for, as data (``targets.toml``)."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from ..errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a module will run: its name, IREE's flags, and the runtime's device."""
+
+    name: str
+    backend: str
+    device: str
+    flags: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@cache
+def _table() -> dict[str, dict[str, Any]]:
+    text = (resources.files(__package__) / "targets.toml").read_text()
+    return tomllib.loads(text)
+
+
+def target_names() -> dict[str, str]:
+    """Return the known targets with their descriptions."""
+    return {name: entry["description"] for name, entry in _table().items()}
+
+
+def load_target(target: str | Target) -> Target:
+    """Return the target called ``cpu``, ``vulkan``, ``cuda``, or one of them with ``:chip``.
+
+    Raises
+    ------
+    UserError
+        For a target that is not known, or a chip name that cannot be one.
+    """
+    if isinstance(target, Target):
+        return target
+    backend, colon, chip = target.partition(":")
+    table = _table()
+    if backend not in table:
+        raise UserError(f"there is no target '{target}'", hint=nearest(backend, table))
+    if colon and not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", chip):
+        raise UserError(f"'{chip}' is no chip name", where=f"target '{target}'")
+    entry = table[backend]
+    chip = chip or entry["default"]
+    return Target(
+        name=target,
+        backend=backend,
+        device=entry["device"],
+        flags=tuple(flag.format(cpu=chip) for flag in entry["flags"]),
+    )

@@ -1,0 +1,170 @@
+"""Build linalg and tensor operations without writing their attributes out each time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from iree.compiler import ir
+from iree.compiler.dialects import arith, linalg, tensor
+
+DYNAMIC = ir.ShapedType.get_dynamic_size()
+
+
+def tensor_type(shape: Sequence[int], element: ir.Type) -> ir.RankedTensorType:
+    """Return a tensor type; :data:`DYNAMIC` stands for an unknown size."""
+    return ir.RankedTensorType.get(list(shape), element)
+
+
+def shape_of(value: ir.Value) -> list[int]:
+    """Return the sizes of a tensor, :data:`DYNAMIC` where unknown."""
+    return list(ir.RankedTensorType(value.type).shape)
+
+
+def element_of(value: ir.Value) -> ir.Type:
+    """Return the element type of a tensor."""
+    return ir.RankedTensorType(value.type).element_type
+
+
+def index(value: int) -> ir.Value:
+    """Return an index constant."""
+    return arith.constant(ir.IndexType.get(), value)
+
+
+def dim(value: ir.Value, axis: int) -> ir.Value:
+    """Return the size of `value` along `axis` as an index."""
+    return tensor.dim(value, index(axis))
+
+
+def empty(shape: Sequence[int], element: ir.Type, dynamic: Sequence[ir.Value] = ()) -> ir.Value:
+    """Return ``tensor.empty``; `dynamic` gives the unknown sizes in order."""
+    return ir.Operation.create(
+        "tensor.empty", results=[tensor_type(shape, element)], operands=list(dynamic)
+    ).result
+
+
+def generic(
+    inputs: Sequence[ir.Value],
+    init: ir.Value,
+    maps: Sequence[ir.AffineMap],
+    iterators: Sequence[str],
+    body: Callable[..., ir.Value],
+) -> Any:
+    """Return a ``linalg.generic`` with one result.
+
+    ``body`` gets the scalar of each input and of `init`, and returns the scalar to yield.
+    """
+    kinds = ir.ArrayAttr.get(
+        [ir.Attribute.parse(f"#linalg.iterator_type<{kind}>") for kind in iterators]
+    )
+    op = linalg.GenericOp(
+        [init.type], list(inputs), [init], ir.ArrayAttr.get([ir.AffineMapAttr.get(m) for m in maps]),
+        kinds,
+    )  # fmt: skip
+    scalars = [element_of(value) for value in (*inputs, init)]
+    block = op.regions[0].blocks.append(*scalars)
+    with ir.InsertionPoint(block):
+        linalg.YieldOp([body(*block.arguments)])
+    return op
+
+
+def collapse(value: ir.Value, groups: Sequence[Sequence[int]]) -> ir.Value:
+    """Return ``tensor.collapse_shape``; static sizes only in groups of several."""
+    shape = shape_of(value)
+    sizes = []
+    for group in groups:
+        size = 1
+        for axis in group:
+            size = DYNAMIC if DYNAMIC in (size, shape[axis]) else size * shape[axis]
+        sizes.append(size)
+    return ir.Operation.create(
+        "tensor.collapse_shape",
+        results=[tensor_type(sizes, element_of(value))],
+        operands=[value],
+        attributes={"reassociation": _reassociation(groups)},
+    ).result
+
+
+def expand_last(value: ir.Value, outer: int, inner: int, axis: int) -> ir.Value:
+    """Split the static dimension `axis` of `value` into ``outer x inner``."""
+    shape = shape_of(value)
+    result = [*shape[:axis], outer, inner, *shape[axis + 1 :]]
+    groups = [
+        [d] if d < axis else [d, d + 1] if d == axis else [d + 1] for d in range(len(shape))
+    ]
+    dynamic = [dim(value, d) for d, size in enumerate(shape) if size == DYNAMIC]
+    return ir.Operation.create(
+        "tensor.expand_shape",
+        results=[tensor_type(result, element_of(value))],
+        operands=[value, *dynamic],
+        attributes={
+            "reassociation": _reassociation(groups),
+            "static_output_shape": ir.DenseI64ArrayAttr.get(result),
+        },
+    ).result
+
+
+def pad_end(value: ir.Value, axis: int, count: int) -> ir.Value:
+    """Append `count` zeros along the static dimension `axis`."""
+    shape = shape_of(value)
+    element = element_of(value)
+    result = [size + count if d == axis else size for d, size in enumerate(shape)]
+    low, high = [0] * len(shape), [count if d == axis else 0 for d in range(len(shape))]
+    op = ir.Operation.create(
+        "tensor.pad",
+        results=[tensor_type(result, element)],
+        operands=[value],
+        attributes={
+            "static_low": ir.DenseI64ArrayAttr.get(low),
+            "static_high": ir.DenseI64ArrayAttr.get(high),
+            "operandSegmentSizes": ir.DenseI32ArrayAttr.get([1, 0, 0]),
+        },
+        regions=1,
+    )
+    block = op.regions[0].blocks.append(*[ir.IndexType.get()] * len(shape))
+    with ir.InsertionPoint(block):
+        zero = arith.constant(element, ir.FloatAttr.get(element, 0.0))
+        ir.Operation.create("tensor.yield", operands=[zero])
+    return op.result
+
+
+def with_static_size(value: ir.Value, axis: int, size: int) -> ir.Value:
+    """Return `value` with the size of `axis` known; the caller knows that it is `size`."""
+    shape = shape_of(value)
+    if shape[axis] == size:
+        return value
+    shape[axis] = size
+    return tensor.cast(tensor_type(shape, element_of(value)), value)
+
+
+def load_global(symbol: str, type_: ir.Type) -> ir.Value:
+    """Return ``util.global.load @symbol``."""
+    return ir.Operation.create(
+        "util.global.load",
+        results=[type_],
+        attributes={"global": ir.FlatSymbolRefAttr.get(symbol)},
+    ).result
+
+
+def barrier(value: ir.Value) -> ir.Value:
+    """Return `value` behind ``util.optimization_barrier``, which nothing folds or hoists across."""
+    return ir.Operation.create(
+        "util.optimization_barrier", results=[value.type], operands=[value]
+    ).result
+
+
+def loop_index(loop: int) -> ir.Value:
+    """Return the index of `loop` inside the body of a linalg op."""
+    return linalg.index(loop)
+
+
+def dims_map(loops: int, dims: Sequence[int]) -> ir.AffineMap:
+    """Return the map that picks `dims` out of `loops` loop indices."""
+    return ir.AffineMap.get(loops, 0, [ir.AffineDimExpr.get(d) for d in dims])
+
+
+def _reassociation(groups: Sequence[Sequence[int]]) -> ir.ArrayAttr:
+    i64 = ir.IntegerType.get_signless(64)
+    return ir.ArrayAttr.get(
+        [ir.ArrayAttr.get([ir.IntegerAttr.get(i64, axis) for axis in group]) for group in groups]
+    )

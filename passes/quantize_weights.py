@@ -1,0 +1,283 @@
+"""``lowc-quantize-weights``: store weights in few bits, and make them floats where they are used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from iree.compiler import ir
+from iree.compiler.dialects import arith
+
+from . import annotations, build, parameters
+from .assign_forms import form_of
+from .base import Pass, Refusal, RemarkKind
+from .contraction import (
+    Contraction,
+    Weight,
+    dims_of,
+    find_weight,
+    match_contraction,
+    simplify_layout,
+)
+from .forms import Form
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the rewrite needs: the contraction, its weight in ``[batch…, free…, K]`` order."""
+
+    contraction: Contraction
+    weight: Weight
+    source: str
+    layout: tuple[Any, ...]
+    rows: tuple[int, ...]
+    row_dims: tuple[int, ...]
+    k: int
+    group: int
+    groups: int
+
+
+@dataclass(frozen=True)
+class QuantizeWeights(Pass):
+    """Give each matmul of form ``dequant`` a weight of codes and scales, dequantised before it.
+
+    The codes are stored ``[batch…, N…, G, g]``: K cut into G groups of g, the last one padded with
+    codes that mean 0, and the activation padded with zeros to match.  How the bytes follow from
+    the model's weight is a derivation on the new globals; no byte is read here.
+
+    Before::
+
+        %w = util.global.load @"fc.weight" : tensor<8x64xf32>
+        %t = linalg.transpose ins(%w) … permutation = [1, 0]
+        %y = linalg.matmul {lowc.form = {form = "dequant", weights = "i4", group = 32, …}}
+               ins(%x, %t : tensor<2x64xf32>, tensor<64x8xf32>) outs(%zero)
+
+    After::
+
+        %q = util.global.load @"fc.weight.i4g32.codes" : tensor<8x2x32xi4>
+        %s = util.global.load @"fc.weight.i4g32.scales" : tensor<8x2xf32>
+        %d = linalg.generic ins(%q, %s) … { sitofp, mulf }          // tensor<8x2x32xf32>
+        %w = tensor.collapse_shape %d [[0], [1, 2]]                 // tensor<8x64xf32>
+        %y = linalg.generic {lowc.matmul = …} (m, n, k) ins(%x, %w) … { mulf, addf }
+
+    Parameters
+    ----------
+    packing : str
+        ``bits`` stores codes as ``iN``; ``words`` stores the same bytes as i32 and takes them apart
+        by shifts, for targets whose code generator has no 4-bit elements (Vulkan).
+    """
+
+    packing: Literal["bits", "words"] = "bits"
+    name: ClassVar[str] = "lowc-quantize-weights"
+
+    def run(self, module: ir.Module, remark: Callable[..., None]) -> None:
+        """Rewrite every matmul of form ``dequant`` whose weight can be found."""
+        for op in annotations.matmuls(module):
+            form = form_of(op)
+            if form.form != "dequant":
+                continue
+            name = annotations.text(op, annotations.MATMUL)
+            plan = match(module, op, form, 32 // form.bits if self.packing == "words" else 2)
+            if isinstance(plan, Refusal):
+                annotations.set_text(op, annotations.LOWERING, f"exact ({plan.reason})")
+                remark(RemarkKind.REFUSED, op, name, f"not quantised: {plan.reason}")
+                continue
+            bits = _rewrite(module, plan, form, words=self.packing == "words")
+            remark(
+                RemarkKind.APPLIED, op, name,
+                f"{form.weights}, {plan.groups} groups of {plan.group}, {bits:.3g} bits a weight",
+            )  # fmt: skip
+            op.operation.erase()
+
+
+def match(module: ir.Module, op: Any, form: Form, align: int = 2) -> Plan | Refusal:
+    """Describe how the weight of `op` would be quantised, or say why not.  Changes nothing.
+
+    Groups are padded to a multiple of `align` codes, so that they fill bytes or words.
+    """
+    found = match_contraction(op)
+    if isinstance(found, Refusal):
+        return found
+    weight = find_weight(found)
+    if isinstance(weight, Refusal):
+        return weight
+    holder = parameters.find_global(module, weight.symbol)
+    source = parameters.parameter_key(holder) if holder is not None else None
+    if source is None:
+        return Refusal(f"the global '{weight.symbol}' is no parameter, or the model writes to it")
+    if len(found.k) != 1:
+        return Refusal(f"it sums over {len(found.k)} dimensions")
+    if not isinstance(weight.element, (ir.F32Type, ir.F16Type, ir.BF16Type, ir.F64Type)):
+        return Refusal(f"the weight is of type {weight.element}")
+    k_loop = found.k[0]
+    if k_loop not in weight.dims:
+        return Refusal("the weight does not have the summed dimension")
+    order = [*(d for d in weight.dims if d in found.batch)]
+    order += [d for d in weight.dims if d not in found.batch and d != k_loop]
+    order += [k_loop]
+    axes = [weight.dims.index(d) for d in order]
+    shape = [weight.shape[axis] for axis in axes]
+    if 0 in shape:
+        return Refusal("the weight is empty")
+    layout = simplify_layout([*weight.layout, ["transpose", axes]])
+    k = shape[-1]
+    group = min(form.group or k, k)
+    if group % align and group < k:
+        return Refusal(f"groups of {group} do not fill whole words of {align} codes")
+    group = -(-group // align) * align  # padding behind a group that is all of K
+    return Plan(
+        contraction=found,
+        weight=weight,
+        source=source,
+        layout=layout,
+        rows=tuple(shape[:-1]),
+        row_dims=tuple(order[:-1]),
+        k=k,
+        group=group,
+        groups=-(-k // group),
+    )
+
+
+def _rewrite(module: ir.Module, plan: Plan, form: Form, *, words: bool) -> float:
+    """Build the new matmul before the old one and replace it; return its bits per weight."""
+    op = plan.contraction.op
+    with ir.InsertionPoint(op), op.location:
+        weight = _dequantised(module, plan, form, words=words)
+        rank = len(build.shape_of(weight))
+        rows = len(plan.rows)
+        weight = build.collapse(weight, [[d] for d in range(rows)] + [list(range(rows, rank))])
+        new = _contraction(plan, weight)
+    bits = _bits_per_weight(plan, form)
+    annotations.copy_annotations(op, new.operation)
+    annotations.set_text(
+        new.operation, annotations.LOWERING, f"dequantised {form.weights}, then exact"
+    )
+    new.operation.attributes[annotations.BITS] = ir.FloatAttr.get(
+        ir.F64Type.get(module.context), bits
+    )
+    op.operation.results[0].replace_all_uses_with(new.operation.results[0])
+    return bits
+
+
+def _dequantised(module: ir.Module, plan: Plan, form: Form, *, words: bool) -> ir.Value:
+    """Return the weight ``[rows…, G, g]`` (``[rows…, G, words, codes a word]``) as floats."""
+    rows, f32 = [*plan.rows], ir.F32Type.get()
+    per_word = 32 // form.bits
+    inner = [plan.group // per_word, per_word] if words else [plan.group]
+    if words:
+        shape, element = [*rows, plan.groups, inner[0]], ir.IntegerType.get_signless(32)
+    else:
+        shape, element = [*rows, plan.groups, *inner], ir.IntegerType.get_signless(form.bits)
+    # The barrier keeps IREE from dequantising once at load time, which would store floats.
+    codes = build.barrier(_load_part(module, plan, form, "codes", shape, element))
+    inputs = [codes, _load_part(module, plan, form, "scales", [*rows, plan.groups], f32)]
+    if not form.symmetric:
+        # A zero point has as many bits as a code, but is a byte, so that rows start on bytes.
+        zero = ir.IntegerType.get_signless(8)
+        inputs.append(_load_part(module, plan, form, "zeros", [*rows, plan.groups], zero))
+    rank = len(rows) + 1 + len(inner)
+    init = build.empty([*rows, plan.groups, *inner], plan.weight.element)
+    per_group = build.dims_map(rank, range(len(rows) + 1))
+    per_code = build.dims_map(rank, range(len(shape)))
+    maps = [per_code, *[per_group] * (len(inputs) - 1), build.dims_map(rank, range(rank))]
+
+    def body(q: ir.Value, s: ir.Value, *rest: ir.Value) -> ir.Value:
+        zero = rest[0] if len(rest) > 1 else None
+        if words:
+            q = _code_of_word(q, form, position=build.loop_index(rank - 1))
+        value = arith.mulf(integer_value(q, zero), s)
+        if isinstance(plan.weight.element, ir.F32Type):
+            return value
+        cast = arith.extf if isinstance(plan.weight.element, ir.F64Type) else arith.truncf
+        return cast(plan.weight.element, value)
+
+    return build.generic(inputs, init, maps, ["parallel"] * rank, body).result
+
+
+def _code_of_word(word: ir.Value, form: Form, position: ir.Value) -> ir.Value:
+    """Return code `position` of an i32 that holds several, lowest bits first, as i32."""
+    i32 = word.type
+    shift = arith.muli(arith.index_cast(i32, position), arith.constant(i32, form.bits))
+    if not form.symmetric:
+        return arith.andi(arith.shrui(word, shift), arith.constant(i32, 2**form.bits - 1))
+    top = arith.constant(i32, 32 - form.bits)
+    return arith.shrsi(arith.shli(word, arith.subi(top, shift)), top)
+
+
+def integer_value(code: ir.Value, zero: ir.Value | None) -> ir.Value:
+    """Return ``f32(code - zero)``: signed codes without a zero point, unsigned ones with."""
+    f32 = ir.F32Type.get()
+    if zero is None:
+        return arith.sitofp(f32, code)
+    i32 = ir.IntegerType.get_signless(32)
+    wide = code if code.type == i32 else arith.extui(i32, code)
+    return arith.sitofp(f32, arith.subi(wide, arith.extui(i32, zero)))
+
+
+def _load_part(
+    module: ir.Module, plan: Plan, form: Form, part: str, shape: list[int], element: ir.Type
+) -> ir.Value:
+    type_ = build.tensor_type(shape, element)
+    kind = f"{form.weights}g{plan.group}" + ("" if form.symmetric else "z")
+    layout = json.dumps(plan.layout, separators=(",", ":"))
+    # Two uses of one weight in different layouts are two derived parameters.
+    view = "" if not plan.layout else f".{_digest(layout)}"
+    derivation = {
+        "kind": form.method,
+        "part": part,
+        "source": plan.source,
+        "layout": layout,
+        "bits": form.bits,
+        "group": plan.group,
+        "symmetric": form.symmetric,
+    }
+    holder = parameters.find_global(module, plan.weight.symbol)
+    symbol = f"{plan.source}.{kind}{view}.{part}"
+    return build.load_global(
+        parameters.derived_global(module, holder, symbol, type_, derivation), type_
+    )
+
+
+def _digest(text: str) -> str:
+    """Return a short stable name for a layout: ``t10`` for a transposition, else a checksum."""
+    steps = json.loads(text)
+    if len(steps) == 1 and steps[0][0] == "transpose":
+        return "t" + "".join(str(axis) for axis in steps[0][1])
+    return f"v{sum((i + 1) * byte for i, byte in enumerate(text.encode())) % 16**8:08x}"
+
+
+def _contraction(plan: Plan, weight: ir.Value) -> Any:
+    """Return the same contraction over the laid out weight, K padded to whole groups."""
+    found, position = plan.contraction, plan.weight.position
+    other, other_map = found.operands[1 - position], found.maps[1 - position]
+    loops = found.maps[0].n_dims
+    k_axis = dims_of(other_map).index(found.k[0])
+    other = build.with_static_size(other, k_axis, plan.k)
+    missing = plan.groups * plan.group - plan.k
+    if missing:
+        other = build.pad_end(other, k_axis, missing)
+    weight_map = build.dims_map(loops, [*plan.row_dims, found.k[0]])
+    inputs, maps = [other, weight], [other_map, weight_map]
+    if position == 0:
+        inputs.reverse()
+        maps.reverse()
+    iterators = ["reduction" if d in found.k else "parallel" for d in range(loops)]
+    return build.generic(inputs, found.init, [*maps, found.maps[2]], iterators, multiply_add)
+
+
+def multiply_add(a: ir.Value, b: ir.Value, acc: ir.Value) -> ir.Value:
+    """Return ``acc + a * b`` in the accumulator's type."""
+    a, b = widen(a, acc.type), widen(b, acc.type)
+    return arith.addf(acc, arith.mulf(a, b))
+
+
+def widen(value: ir.Value, type_: ir.Type) -> ir.Value:
+    """Extend a float to a wider type, or return it as it is."""
+    return value if value.type == type_ else arith.extf(type_, value)
+
+
+def _bits_per_weight(plan: Plan, form: Form) -> float:
+    per_group = form.bits * plan.group + 32 + (0 if form.symmetric else 8)
+    return per_group * plan.groups / plan.k

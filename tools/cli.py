@@ -1,0 +1,162 @@
+"""The command ``lowc``: subcommands, exit codes, and how errors are shown.
+
+Exit codes: 0 fine, 1 lowc's fault, 2 the user's, 130 after Ctrl-C, 141 when the reader of stdout
+went away.  ``LOWC_DEBUG=1`` adds the traceback to an error.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from ..errors import LowcError, UserError, nearest
+
+# Subcommand → where it is, and its line in ``lowc --help``.  A module is loaded when it is asked
+# for: ``lowc --help`` must not wait for MLIR.
+COMMANDS = {
+    "compile": ("compile:compile_command", "Compile a model to a .vmfb."),
+    "run": ("run:run_command", "Run a compiled model on inputs from files or text."),
+    "opt": ("opt:opt_command", "Run passes over MLIR and print what they leave."),
+    "passes": ("passes:passes_command", "List the passes, their options and what they do."),
+    "bench": ("bench:bench", "Measure side by side with named opponents."),
+    "doctor": ("doctor:doctor_command", "Tell what this machine has and what it lacks."),
+}
+
+# An OSError that names a file and one of these is about the user's files, not about lowc.
+_USERS_ERRNOS = frozenset(
+    {
+        errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EISDIR, errno.ENAMETOOLONG,
+        errno.ENOENT, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS,
+    }
+)  # fmt: skip
+
+
+class LazyGroup(click.Group):
+    """A group that imports a subcommand when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names, in the order of :data:`COMMANDS`."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a subcommand."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        loaded = importlib.import_module(f".{module}", __package__)
+        command: click.Command = getattr(loaded, attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the subcommands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the subcommand, or name the nearest one."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            raise UserError(f"there is no subcommand '{name}'", hint=nearest(name, COMMANDS))
+        return super().resolve_command(ctx, args)
+
+
+def _show_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if not wanted or ctx.resilient_parsing:
+        return
+    from importlib.metadata import version
+
+    click.echo(f"lowc {version('lowc')}")
+    ctx.exit()
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version,
+    help="Show the version and exit.",
+)  # fmt: skip
+def cli() -> None:
+    """Compile PyTorch models to cheap arithmetic, run them, and look inside.
+
+    Results go to stdout; progress, remarks and errors to stderr.  Exit codes: 0 fine, 1 lowc's
+    fault, 2 yours, 130 after Ctrl-C.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line `arguments` (``sys.argv[1:]`` if None); return the exit code."""
+    try:
+        code = cli.main(
+            args=None if arguments is None else list(arguments),
+            prog_name="lowc",
+            standalone_mode=False,
+        )
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _reader_gone()
+    except (KeyboardInterrupt, click.Abort):
+        return _complain("interrupted", 130)
+    except LowcError as error:
+        return _complain(str(error), error.exit_code)
+    except click.UsageError as error:
+        return _complain(_usage_text(error), 2)
+    except click.ClickException as error:
+        return _complain(error.format_message(), 2)
+    except OSError as error:
+        if error.errno in _USERS_ERRNOS and error.filename is not None:
+            return _complain(f"{os.fsdecode(error.filename)}: {error.strerror}", 2)
+        return _complain(_unexpected(error), 1)
+    except Exception as error:
+        return _complain(_unexpected(error), 1)
+    return code if isinstance(code, int) else 0
+
+
+def _complain(text: str, code: int) -> int:
+    if os.environ.get("LOWC_DEBUG") == "1":
+        traceback.print_exc()
+    try:
+        sys.stdout.flush()
+        sys.stderr.write(f"lowc: {'' if code == 130 else 'error: '}{text}\n")
+        sys.stderr.flush()
+    except BrokenPipeError:
+        return _reader_gone()
+    return code
+
+
+def _reader_gone() -> int:
+    """Keep the interpreter from complaining when it flushes at its end."""
+    silent = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(silent, stream.fileno())
+    return 141
+
+
+def _unexpected(error: Exception) -> str:
+    said = " ".join(str(error).split())
+    text = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    return f"{text[:400]} (this is a fault of lowc; LOWC_DEBUG=1 shows where)"
+
+
+def _usage_text(error: click.UsageError) -> str:
+    command = error.ctx.command_path if error.ctx else "lowc"
+    if isinstance(error, click.NoSuchOption):
+        known = [
+            name
+            for parameter in (error.ctx.command.get_params(error.ctx) if error.ctx else [])
+            for name in (*parameter.opts, *parameter.secondary_opts)
+            if name.startswith("--")
+        ]
+        what = f"there is no option '{error.option_name}'"
+        return str(UserError(what, where=command, hint=nearest(error.option_name, known)))
+    what = error.format_message().rstrip(".")
+    return str(UserError(what, where=command, hint=f"'{command} --help' shows what it takes"))

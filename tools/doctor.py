@@ -1,0 +1,119 @@
+"""``lowc doctor``: what this machine has, what it lacks, and how to get that."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import LowcError
+from . import machine, output
+
+# Device driver → how to get it when IREE finds no device.
+_GET_DRIVER = {
+    "vulkan": "install a Vulkan loader and driver (Debian: libvulkan1 and mesa-vulkan-drivers, "
+    "which also has a driver that runs on the CPU)",
+    "cuda": "install NVIDIA's driver",
+}
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor_command(as_json: bool) -> None:
+    """Tell what this machine has (CPU, memory, packages, devices), and how to get what it lacks."""
+    found = examine()
+    if as_json:
+        output.result_json(found)
+    else:
+        _print(found)
+
+
+def examine() -> dict[str, Any]:
+    """Return what this machine has, as plain data; ``advice`` is a list of sentences."""
+    cpuinfo = machine.read_text(Path("/proc/cpuinfo"))
+    architecture = platform.machine()
+    memory = machine.memory_here()
+    devices, problem = _devices()
+    found = {
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "cpu": {
+            "model": machine.cpu_model(cpuinfo),
+            "architecture": architecture,
+            "features": machine.cpu_features(cpuinfo, architecture) if cpuinfo else None,
+            "cores": machine.usable_cores(),
+        },
+        "memory": {"total": memory[0], "available": memory[1]} if memory else None,
+        "packages": machine.package_versions(),
+        "devices": devices,
+    }
+    return {**found, "advice": [*([problem] if problem else []), *advice(found)]}
+
+
+def _devices() -> tuple[list[dict[str, str]], str]:
+    """Return IREE's devices, and what went wrong in finding them."""
+    try:
+        from ..runtime.devices import list_devices
+    except ImportError as error:
+        return [], f"devices are unknown, IREE's runtime does not load: {error}"
+    try:
+        return [_device(device) for device in list_devices()], ""
+    except LowcError as error:
+        return [], f"devices are unknown: {error.what}"
+
+
+def _device(device: Any) -> dict[str, str]:
+    if isinstance(device, dict):
+        return {key: str(value) for key, value in device.items()}
+    return {"uri": str(device)}
+
+
+def advice(found: dict[str, Any]) -> list[str]:
+    """Return what the machine described by :func:`examine` lacks and how to get it."""
+    said = [
+        f"{name} is missing: {machine.PACKAGES[name]}"
+        for name, version in found["packages"].items()
+        if version is None and machine.PACKAGES[name]
+    ]
+    compiler, runtime = (found["packages"].get(f"iree-base-{part}") for part in ("compiler", "runtime"))
+    if compiler and runtime and compiler != runtime:
+        said.append(
+            f"iree-base-compiler {compiler} and iree-base-runtime {runtime} differ: "
+            f"pip install iree-base-runtime=={compiler}"
+        )
+    features = found["cpu"]["features"] or {}
+    if features.get("avx2") is False or features.get("fma") is False:
+        said.append("the CPU lacks AVX2 or FMA: compiled code will be slow here")
+    drivers = {device.get("uri", "").partition(":")[0] for device in found["devices"]}
+    if found["devices"]:
+        said.extend(
+            f"no {driver} device: {how}"
+            for driver, how in _GET_DRIVER.items()
+            if driver not in drivers
+        )
+    return said
+
+
+def _print(found: dict[str, Any]) -> None:
+    cpu, memory = found["cpu"], found["memory"]
+    cores = f"{cpu['cores']:g} core{'' if cpu['cores'] == 1 else 's'} usable"
+    features = [
+        f"{'yes' if present else 'no':3} {name}: {machine.CPU_FEATURES[name][1]}"
+        for name, present in (cpu["features"] or {}).items()
+    ]
+    _block("system", [f"{found['system']}, Python {found['python']}"])
+    _block("cpu", [f"{cpu['model']} ({cpu['architecture']}), {cores}", *features])
+    if memory:
+        total, available = (output.size_text(memory[key]) for key in ("total", "available"))
+        _block("memory", [f"{total}, {available} available"])
+    versions = found["packages"].items()
+    _block("packages", [f"{name:18} {version or 'missing'}" for name, version in versions])
+    _block("devices", ["  ".join(device.values()) for device in found["devices"]])
+    _block("advice", found["advice"])
+
+
+def _block(label: str, lines: list[str]) -> None:
+    for index, line in enumerate(lines):
+        output.result(f"{label if index == 0 else '':9} {line}")

@@ -1,0 +1,108 @@
+"""What this machine is: processor, memory, packages.  Reads files and metadata, runs nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from importlib import metadata
+from pathlib import Path
+
+# Feature → the names that Linux gives it in /proc/cpuinfo, and what lowc gains from it.
+CPU_FEATURES = {
+    "avx2": (("avx2",), "256-bit vectors"),
+    "fma": (("fma",), "fused multiply and add"),
+    "avx512f": (("avx512f",), "512-bit vectors"),
+    "avx512_vnni": (("avx512_vnni",), "8-bit dot products"),
+    "avx512_bf16": (("avx512_bf16",), "bfloat16 dot products"),
+    "amx": (("amx_tile", "amx_int8"), "8-bit and bfloat16 matrix tiles"),
+    "neon dotprod": (("asimddp",), "8-bit dot products (Arm)"),
+    "i8mm": (("i8mm",), "8-bit matrix products (Arm)"),
+    "sve": (("sve",), "scalable vectors (Arm)"),
+}
+_ARM_ONLY = ("neon dotprod", "i8mm", "sve")
+
+# Package → what needs it, and how to get it.
+PACKAGES = {
+    "lowc": "",
+    "iree-base-compiler": "pip install iree-base-compiler",
+    "iree-base-runtime": "pip install iree-base-runtime",
+    "numpy": "pip install numpy",
+    "torch": "pip install 'lowc[torch]' (imports PyTorch models)",
+    "torch-mlir": "pip install 'lowc[torch]' (imports PyTorch models)",
+}
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def cpu_model(cpuinfo: str) -> str:
+    """Return the processor's name from the text of ``/proc/cpuinfo``, or the architecture."""
+    found = re.search(r"^(?:model name|Model|Processor)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def cpu_features(cpuinfo: str, architecture: str) -> dict[str, bool]:
+    """Return which of :data:`CPU_FEATURES` that concern `architecture` the processor has."""
+    found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    flags = set(found[1].split()) if found else set()
+    is_arm = architecture in ("aarch64", "arm64")
+    return {
+        name: all(flag in flags for flag in needed)
+        for name, (needed, _) in CPU_FEATURES.items()
+        if (name in _ARM_ONLY) == is_arm
+    }
+
+
+def usable_cores() -> float:
+    """Return the cores that this process may use: its affinity, cut by its cgroup's quota."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if has_affinity else (os.cpu_count() or 1)
+    return min(float(cores), cpu_quota(read_text(_CGROUP / "cpu.max")) or float(cores))
+
+
+def cpu_quota(cpu_max: str) -> float | None:
+    """Return the cores that ``cpu.max`` of a cgroup allows; None when it sets no limit."""
+    parts = cpu_max.split()
+    if len(parts) != 2 or not all(part.isdigit() for part in parts) or parts[1] == "0":
+        return None
+    return int(parts[0]) / int(parts[1])
+
+
+def memory_bytes(meminfo: str, memory_max: str = "") -> tuple[int, int] | None:
+    """Return total and available bytes from ``/proc/meminfo``; a cgroup's limit lowers the total.
+
+    None when the text says nothing, as on systems that have no such file.
+    """
+    found = {
+        name: int(kilobytes) * 1024
+        for name, kilobytes in re.findall(r"^(\w+):\s+(\d+) kB$", meminfo, re.MULTILINE)
+    }
+    if "MemTotal" not in found:
+        return None
+    limit = int(memory_max) if memory_max.strip().isdigit() else found["MemTotal"]
+    total = min(found["MemTotal"], limit)
+    return total, min(found.get("MemAvailable", total), total)
+
+
+def memory_here() -> tuple[int, int] | None:
+    """Return total and available bytes of memory on this machine."""
+    return memory_bytes(read_text(Path("/proc/meminfo")), read_text(_CGROUP / "memory.max"))
+
+
+def package_versions() -> dict[str, str | None]:
+    """Return the version of each of :data:`PACKAGES`, None where it is missing; imports none."""
+    found: dict[str, str | None] = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a system file, or nothing where it does not exist."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
