@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import tempfile
 import time
@@ -14,10 +15,10 @@ from typing import Any
 from iree.compiler import ir
 
 from ..errors import LowcError, UserError
-from ..passes import instruments
+from ..passes import annotations, instruments
 from ..passes.runner import PassFailure, Runner, format_pipeline
 from ..passes.strip_annotations import StripAnnotations
-from ..runtime.manifest import Manifest
+from ..runtime.manifest import Leaf, Manifest
 from . import backend, report
 from .artifact import Artifact, Staging, embed_manifest, staging
 from .frontend import Model, entry_function, open_model
@@ -152,6 +153,7 @@ class _Road:
         self._end("parameters", begun)
         return dataclasses.replace(
             model.interface,
+            inputs=_with_bounds(model),
             recipe=self.recipe.name,
             target=self.target.name,
             device=self.target.device,
@@ -182,6 +184,18 @@ class _Road:
         reproducer = backend.write_reproducer(text, command, self.temps)
         hint = f"{error.hint}\n  {reproducer}" if error.hint else str(reproducer)
         return type(error)(error.what, where=error.where, hint=hint, detail=error.detail)
+
+
+def _with_bounds(model: Model) -> tuple[Leaf, ...]:
+    """Return the inputs with the table sizes that ``lowc-clamp-indices`` found."""
+    function = entry_function(model.module)
+    text = annotations.text(function, annotations.INDEX_BOUNDS) or "[]"
+    below = dict(json.loads(text))
+    numbers = iter(range(len(model.interface.inputs)))
+    return tuple(
+        leaf if leaf.literal else dataclasses.replace(leaf, below=below.get(next(numbers)))
+        for leaf in model.interface.inputs
+    )
 
 
 def _versions() -> dict[str, str]:

@@ -127,16 +127,7 @@ def _read_pt2(path: Path) -> Model:
 
 def _import(program: Program, folder: Path) -> dict[str, Any]:
     """Run the importer as a child; return its result."""
-    weights = program.archive.weights
-    spec = {
-        "archive": str(program.archive.path.resolve()),
-        "exported": program.exported,
-        "tensors": [
-            dataclasses.asdict(tensor) | {"kind": "weights" if name in weights else "constants"}
-            for name, tensor in program.tensors.items()
-        ],
-    }
-    (folder / "spec.json").write_text(json.dumps(spec))
+    (folder / "spec.json").write_text(json.dumps(import_spec(program)))
     command = [sys.executable, "-m", "lowc.compiler.importer", folder / "spec.json", folder]
     environment = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "PYTHONSAFEPATH": "1"}
     child = subprocesses.run(command, IMPORT_LIMITS, environment=environment)
@@ -164,6 +155,19 @@ def _import(program: Program, folder: Path) -> dict[str, Any]:
         place = ", ".join(part for part in (where, error["where"]) if part)
         raise UserError(error["what"], where=place, hint=error["hint"])
     return result
+
+
+def import_spec(program: Program) -> dict[str, Any]:
+    """Return what the importer gets to read: the clean program, and its tensors' types."""
+    weights = program.archive.weights
+    return {
+        "archive": str(program.archive.path.resolve()),
+        "exported": program.exported,
+        "tensors": [
+            dataclasses.asdict(tensor) | {"kind": "weights" if name in weights else "constants"}
+            for name, tensor in program.tensors.items()
+        ],
+    }
 
 
 def _tail(text: str, lines: int) -> str:

@@ -47,29 +47,33 @@ def main(spec_path: str, out_folder: str) -> None:
 
 
 def _import(spec: dict[str, Any], out: Path) -> dict[str, Any]:
-    import torch  # noqa: PLC0415  (a second of loading, only in this process)
+    import torch  # a second of loading, only in this process
 
     torch.set_num_threads(1)
-    program = _deserialise(spec)
+    program = deserialise(spec)
     inputs = _describe_inputs(program)
     program = _decompose(program)
+    _drop_literals(program)
     module = _lower(program)
     with (out / "module.mlirbc").open("wb") as file:
         module.operation.write_bytecode(file)
     return {"inputs": inputs, "outputs": _describe_outputs(program)}
 
 
-def _deserialise(spec: dict[str, Any]) -> Any:
-    import torch  # noqa: PLC0415
-    from torch._export.serde import schema  # noqa: PLC0415
-    from torch._export.serde.serialize import (  # noqa: PLC0415
+def deserialise(spec: dict[str, Any], *, with_weights: bool = False) -> Any:
+    """Return the ``ExportedProgram`` of `spec`, with its weights or with memory of their types."""
+    import torch
+    from torch._export.serde import schema
+    from torch._export.serde.serialize import (
         ExportedProgramDeserializer,
         _bytes_to_dataclass,
     )
 
-    state, constants = {}, {}
+    _check_operators(spec["exported"]["graph_module"]["graph"])
+    state: dict[str, Any] = {}
+    constants: dict[str, Any] = {}
     for tensor in spec["tensors"]:
-        value = _placeholder_tensor(tensor, spec["archive"])
+        value = _tensor(tensor, spec["archive"], with_bytes=with_weights)
         if tensor["is_parameter"]:
             value = torch.nn.Parameter(value, requires_grad=False)
         (state if tensor["kind"] == "weights" else constants)[tensor["name"]] = value
@@ -85,16 +89,58 @@ def _deserialise(spec: dict[str, Any]) -> Any:
         ) from error
 
 
-def _placeholder_tensor(tensor: dict[str, Any], archive: str) -> Any:
+def _check_operators(graph: dict[str, Any]) -> None:
+    """Refuse a graph that calls what is not a registered operator, and name it.
+
+    PyTorch would resolve ``torch.ops.a.b`` to whatever attribute is there, and call it.
+    """
+    for node in graph.get("nodes", ()):
+        arguments = [argument.get("arg", {}) for argument in node.get("inputs", ())]
+        targets = [node["target"], *(part["as_operator"] for part in arguments
+                                     if "as_operator" in part)]  # fmt: skip
+        for target in targets:
+            if target.startswith("torch.ops.") and not _is_operator(target):
+                raise ImportRefusal(
+                    f"the operator '{target.removeprefix('torch.ops.')}' is not known to PyTorch",
+                    _place_of_json(node),
+                    "lowc cannot import the library that defines it: rewrite the model without it",
+                )
+        for part in arguments:
+            if "as_graph" in part:
+                _check_operators(part["as_graph"]["graph"])
+
+
+def _is_operator(target: str) -> bool:
+    import torch
+
+    found: Any = torch.ops
+    for name in target.removeprefix("torch.ops.").split("."):
+        found = getattr(found, name, None)
+    if isinstance(found, torch._ops.OpOverload):  # noqa: SLF001
+        # TorchScript's own operators are found too, but no dispatcher runs them.
+        name: str = found.name()  # type: ignore[no-untyped-call]
+        return torch._C._dispatch_has_kernel(name)  # noqa: SLF001
+    return isinstance(found, torch._ops.HigherOrderOperator)  # noqa: SLF001
+
+
+def _place_of_json(node: dict[str, Any]) -> str:
+    metadata = node.get("metadata", {})
+    path = metadata.get("nn_module_stack", "").rsplit(";", 1)[-1].split(",")
+    return _words(_module_path("".join(path[1:2])), _source_line(metadata.get("stack_trace")))
+
+
+def _tensor(tensor: dict[str, Any], archive: str, *, with_bytes: bool) -> Any:
     """Return memory of the tensor's type that nobody touches, so that it costs no real memory.
 
-    Small constants get their bytes, because PyTorch may look at a scalar while it decomposes.
+    Small constants get their bytes, because PyTorch may look at a scalar while it decomposes;
+    with `with_bytes` every tensor does.
     """
-    import torch  # noqa: PLC0415
+    import torch
 
     dtype = getattr(torch, tensor["dtype"])
-    if tensor["kind"] == "constants" and 0 < tensor["nbytes"] <= SMALL_CONSTANT_BYTES:
-        with open(archive, "rb") as file:
+    is_small = tensor["kind"] == "constants" and tensor["nbytes"] <= SMALL_CONSTANT_BYTES
+    if tensor["nbytes"] and (with_bytes or is_small):
+        with Path(archive).open("rb") as file:
             file.seek(tensor["offset"])
             storage = torch.frombuffer(bytearray(file.read(tensor["nbytes"])), dtype=dtype)
         return torch.as_strided(
@@ -125,7 +171,6 @@ def _describe_inputs(program: Any) -> list[dict[str, Any]]:
 
 
 def _describe_user_input(program: Any, spec: Any) -> dict[str, Any]:
-    import torch  # noqa: PLC0415
 
     if type(spec.arg).__name__ == "ConstantArgument":
         return {"kind": "literal", "value": spec.arg.value}
@@ -142,12 +187,11 @@ def _describe_user_input(program: Any, spec: Any) -> dict[str, Any]:
         raise ImportRefusal(
             f"the data type {value.dtype} is not supported", f"input '{spec.arg.name}'"
         )
-    assert isinstance(value, torch.Tensor)
     return {"shape": shape, "dtype": str(value.dtype).removeprefix("torch.")}
 
 
 def _SUPPORTED_INPUTS() -> frozenset[Any]:  # noqa: N802
-    import torch  # noqa: PLC0415
+    import torch
 
     return frozenset(
         {
@@ -180,8 +224,8 @@ def _describe_outputs(program: Any) -> list[dict[str, Any]]:
 
 
 def _decompose(program: Any) -> Any:
-    import torch  # noqa: PLC0415
-    from torch_mlir.extras.fx_decomp_util import get_decomposition_table  # noqa: PLC0415
+    import torch
+    from torch_mlir.extras.fx_decomp_util import get_decomposition_table
 
     try:
         with torch.no_grad():
@@ -193,34 +237,65 @@ def _decompose(program: Any) -> Any:
         ) from error
 
 
-def _lower(program: Any) -> Any:
-    from torch_mlir import ir  # noqa: PLC0415
-    from torch_mlir.compiler_utils import OutputType, lower_mlir_module  # noqa: PLC0415
-    from torch_mlir.dialects import torch as torch_dialect  # noqa: PLC0415
-    from torch_mlir.extras.fx_importer import ContextCache, FxImporter  # noqa: PLC0415
-    from torch_mlir.passmanager import PassManager  # noqa: PLC0415
+def _drop_literals(program: Any) -> None:
+    """Take inputs that are constants of the program out of the graph's arguments."""
+    literals = {
+        spec.arg.name: spec.arg.value
+        for spec in program.graph_signature.input_specs
+        if type(spec.arg).__name__ == "ConstantArgument"
+    }
+    for node in list(program.graph.nodes):
+        if node.op == "placeholder" and node.name in literals:
+            value = literals[node.name]
+            for user in list(node.users):
+                user.args = _replaced(user.args, node, value)
+                user.kwargs = _replaced(user.kwargs, node, value)
+            program.graph.erase_node(node)
 
-    class ModulePaths(ContextCache):
+
+def _replaced(arguments: Any, node: Any, value: Any) -> Any:
+    import torch
+
+    return torch.fx.node.map_arg(arguments, lambda part: value if part is node else part)
+
+
+def _lower(program: Any) -> Any:
+    from torch_mlir import ir
+    from torch_mlir.compiler_utils import OutputType, lower_mlir_module
+    from torch_mlir.dialects import torch as torch_dialect
+    from torch_mlir.extras.fx_importer import ContextCache, FxImporter
+    from torch_mlir.passmanager import PassManager
+
+    class ModulePaths(ContextCache):  # type: ignore[misc]
         """Locations that are the module path in the PyTorch model, then the source line."""
 
+        last_node: Any = None
+
         def get_node_location(self, node: Any) -> Any:
-            stack = node.meta.get("nn_module_stack") or {}
-            path = next((entry[0] for entry in reversed(stack.values())), "")
-            lines = _SOURCE_LINE.findall(node.meta.get("stack_trace") or "")
-            if lines:
-                source = ir.Location.file(lines[-1][0], int(lines[-1][1]), 0, context=self._c)
+            self.last_node = node
+            path, line = _place_of_node(node)
+            if line:
+                source = ir.Location.file(line[0], line[1], 0, context=self._c)
             else:
                 source = ir.Location.unknown(context=self._c)
-            return ir.Location.name(_module_path(path), source, context=self._c)
+            return ir.Location.name(path, source, context=self._c)
 
     context = ir.Context()
     torch_dialect.register_dialect(context)
     importer = FxImporter(context=context)
-    importer._cc = ModulePaths(context)  # noqa: SLF001  (the importer has no other hook for names)
-    messages: list[Any] = []
-    context.attach_diagnostic_handler(lambda found: bool(messages.append(_flatten(found)) or True))
+    importer._cc = paths = ModulePaths(context)  # noqa: SLF001  (the importer has no other hook for names)
+    messages: list[tuple[str, str]] = []
+
+    def keep(diagnostic: Any) -> bool:
+        messages.append((str(diagnostic.message), str(diagnostic.location)))
+        return True
+
+    context.attach_diagnostic_handler(keep)
     try:
         importer.import_stateless_graph(program.graph, func_name="main")
+    except Exception as error:
+        raise _refusal_of_node(error, paths.last_node) from error
+    try:
         pipeline = (
             "builtin.module(func.func(torch-match-quantized-custom-ops),"
             "torchdynamo-export-to-torch-backend-pipeline)"
@@ -228,16 +303,24 @@ def _lower(program: Any) -> Any:
         PassManager.parse(pipeline, context).run(importer.module.operation)
         return lower_mlir_module(False, OutputType.LINALG_ON_TENSORS, importer.module)
     except Exception as error:
-        raise _refusal_of_lowering(error, messages, program) from error
+        raise _refusal_of_lowering(error, messages) from error
 
 
-def _flatten(diagnostic: Any) -> tuple[str, str]:
-    return str(diagnostic.message), str(diagnostic.location)
+def _refusal_of_node(error: Exception, node: Any) -> ImportRefusal:
+    """Name the operator that torch-mlir has no counterpart of; its error names only itself."""
+    target = getattr(node, "target", "")
+    if "with_effects" in str(target):  # a wrapper that keeps the order of side effects
+        target = node.args[1]
+    name = target if isinstance(target, str) else str(target)
+    path, line = _place_of_node(node) if node is not None else ("", None)
+    return ImportRefusal(
+        f"the operator '{name}' cannot be imported by torch-mlir ({_first_line(error)})",
+        _words(path, line),
+        "rewrite the model without it",
+    )
 
 
-def _refusal_of_lowering(
-    error: Exception, messages: list[tuple[str, str]], program: Any
-) -> ImportRefusal:
+def _refusal_of_lowering(error: Exception, messages: list[tuple[str, str]]) -> ImportRefusal:
     """Name the operator, the module path and the source line that torch-mlir stopped at."""
     text, location = next(
         ((message, place) for message, place in messages if "torch." in message),
@@ -254,15 +337,37 @@ def _refusal_of_lowering(
     what = f"the operator '{name.removeprefix('torch.')}' cannot be lowered by torch-mlir"
     if not name:
         what = f"torch-mlir cannot lower the program ({text.splitlines()[0][:300]})"
-    return ImportRefusal(what, _place(location), "rewrite the model without it")
+    return ImportRefusal(what, _place_of_location(location), "rewrite the model without it")
 
 
-def _place(location: str) -> str:
+# -- places ----------------------------------------------------------------------------------------
+
+
+def _place_of_location(location: str) -> str:
     """Turn ``loc("encoder.layer.0"("model.py":12:0))`` into words."""
     parts = re.findall(r'"([^"]*)"(?::(\d+))?', location)
     module = next((text for text, line in parts if not line), "")
-    source = next((f"{text}, line {line}" for text, line in parts if line), "")
-    return ", ".join(part for part in (f"module '{module}'" if module else "", source) if part)
+    source = next(((text, int(line)) for text, line in parts if line), None)
+    return _words(module, source)
+
+
+def _place_of_node(node: Any) -> tuple[str, tuple[str, int] | None]:
+    stack = node.meta.get("nn_module_stack") or {}
+    path = next((entry[0] for entry in reversed(stack.values())), "")
+    return _module_path(path), _source_line(node.meta.get("stack_trace"))
+
+
+def _source_line(stack_trace: str | None) -> tuple[str, int] | None:
+    """Return the innermost line that is the model's own and not one of ``torch.nn``."""
+    lines = _SOURCE_LINE.findall(stack_trace or "")
+    own = [line for line in lines if not re.search(r"[/\\]torch[/\\]|^<", line[0])]
+    file, number = (own or lines or [("", "0")])[-1]
+    return (file, int(number[:9])) if file else None
+
+
+def _words(module: str, source: tuple[str, int] | None) -> str:
+    parts = [f"module '{module}'"] if module else []
+    return ", ".join(parts + ([f"{source[0]}, line {source[1]}"] if source else []))
 
 
 def _module_path(path: str) -> str:

@@ -1,51 +1,28 @@
 """Rebuild the exported program of a checked archive from the parts that lowc understands.
 
-The JSON of a ``.pt2`` is not passed to PyTorch as it came.  Some of its strings are looked up as
-Python attributes (operator names), evaluated (SymPy expressions) or imported (pytree types); so
-they are checked against what an exported graph can hold, and everything that the import does not
-need is left out.
+The JSON of a ``.pt2`` is not passed to PyTorch as it came: ``graph.py`` copies the graph field by
+field, the input and output trees become lowc's own with a flat tuple in their place, and everything
+that the import does not need is left out.
 """
 
 from __future__ import annotations
 
-import ast
 import json
 import math
-import re
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 from ..errors import UserError
 from ..runtime import tree as trees
+from . import expressions
 from .archive import Archive
+from .container import shown
+from .graph import Rebuilder
 
-MAX_EXPRESSION = 10_000
-MAX_DEPTH = 200
+MAX_TREE_DEPTH = 50
+# A tensor whose strides repeat elements is larger than its entry.  Masks are; this is a bound.
+MAX_REPEATED_BYTES = 256 << 20
 
-_OPERATOR = re.compile(r"torch\.ops\.(\w+)\.(\w+)(\.\w+)?")
-_SCALAR_FUNCTIONS = frozenset(
-    [f"_operator.{name}" for name in (
-        "abs add and_ eq floordiv ge getitem gt invert le lshift lt mod mul ne neg not_ or_ pos pow"
-        " rshift sub truediv xor"
-    ).split()]
-    + [f"math.{name}" for name in "ceil floor trunc sqrt log log2 exp pow".split()]
-    + [f"torch.{name}" for name in (
-        "sym_float sym_int sym_ite sym_max sym_min sym_not sym_sum sym_sqrt _sym_sqrt sym_fresh_size"
-    ).split()]
-)
-# These have a meaning that reaches outside of the graph even without running a kernel.
-_REFUSED_OPERATORS = frozenset({"from_file", "load_library", "_print", "print"})
-_SYMPY_NAMES = re.compile(
-    r"[a-z]{1,4}\d+|FloorDiv|ModularIndexing|Where|PythonMod|Mod|CleanDiv|CeilToInt|FloorToInt"
-    r"|CeilDiv|LShift|RShift|PowByNatural|FloatPow|FloatTrueDiv|IntTrueDiv|TruncToFloat|TruncToInt"
-    r"|RoundToInt|RoundDecimal|ToFloat|Identity|IsNonOverlappingAndDenseIndicator"
-    r"|Max|Min|Eq|Ne|Gt|Ge|Lt|Le|And|Or|Not|Abs|floor|ceiling|sqrt|Piecewise|Symbol|true|false"
-    r"|int_oo|oo"
-)
-_SYMPY_NODES = (
-    ast.Expression, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.Call, ast.Name, ast.Load,
-    ast.Constant, ast.Tuple, ast.operator, ast.unaryop, ast.boolop, ast.cmpop,
-)  # fmt: skip
 _CONTAINERS = {
     "builtins.tuple": "tuple",
     "builtins.list": "list",
@@ -117,6 +94,8 @@ _DTYPES = {
     10: ("complex64", 8), 11: ("complex128", 16), 12: ("bool", 1), 13: ("bfloat16", 2),
     28: ("uint16", 2), 29: ("float8_e4m3fn", 1), 30: ("float8_e5m2", 1),
 }  # fmt: skip
+_ITEM_SIZES = dict(_DTYPES.values())
+_STRIDED = 7
 
 
 def read_program(archive: Archive) -> Program:
@@ -133,9 +112,10 @@ def read_program(archive: Archive) -> Program:
     document = archive.read_json(entry)
     try:
         return _Reader(archive, where).read(document)
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError, RecursionError) as error:
+        reason = shown(f"{type(error).__name__}: {error}")
         raise UserError(
-            f"the program is not one that torch.export.save writes ({type(error).__name__}: {error})",
+            f"the program is not one that torch.export.save writes ({reason})",
             where=where,
             hint="save the model again with PyTorch 2.13",
         ) from error
@@ -144,11 +124,9 @@ def read_program(archive: Archive) -> Program:
 class _Reader:
     def __init__(self, archive: Archive, where: str) -> None:
         self.archive = archive
-        self.where = where
+        self.rebuild = Rebuilder(where)
+        self.refuse = self.rebuild.refuse
         self.namedtuples: dict[str, list[str]] = {}
-
-    def refuse(self, what: str, hint: str = "") -> NoReturn:
-        raise UserError(what, where=self.where, hint=hint)
 
     def read(self, document: dict[str, Any]) -> Program:
         module = document["graph_module"]
@@ -158,44 +136,44 @@ class _Reader:
             name: definition["field_names"]
             for name, definition in (module.get("treespec_namedtuple_fields") or {}).items()
         }
-        signature = module["module_call_graph"][0]["signature"]
-        inputs = self._tree(signature["in_spec"])
-        outputs = self._tree(signature["out_spec"])
-        args_tree, kwargs_tree = inputs["children"]
-        names = self._argument_names(signature.get("forward_arg_names"), args_tree, kwargs_tree)
+        call = module["module_call_graph"][0]["signature"]
+        inputs, outputs = self._tree(call["in_spec"]), self._tree(call["out_spec"])
+        args_tree, kwargs_tree = self._arguments(inputs)
+        names = self._argument_names(call.get("forward_arg_names"), args_tree, kwargs_tree)
+        signature = self.rebuild.build("GraphSignature", module["signature"])
+        self._check_leaves(signature, inputs, outputs)
+        ranges = {
+            self._range_key(name): (_bound(limits["min_val"]), _bound(limits["max_val"]))
+            for name, limits in document["range_constraints"].items()
+        }
+        spec = {
+            "inputs": [],
+            "outputs": [],
+            "in_spec": _flat_inputs(trees.leaf_count(inputs)),
+            "out_spec": _dump_spec(_flat_spec(trees.leaf_count(outputs))),
+            "forward_arg_names": None,
+        }
         exported = {
             "graph_module": {
-                "graph": self._clean(module["graph"], 0),
-                "signature": self._clean(module["signature"], 0),
-                "module_call_graph": [
-                    {
-                        "fqn": "",
-                        "signature": {
-                            "inputs": [],
-                            "outputs": [],
-                            "in_spec": _flat_inputs(trees.leaf_count(inputs)),
-                            "out_spec": _dump_spec(_flat_spec(trees.leaf_count(outputs))),
-                            "forward_arg_names": None,
-                        },
-                    }
-                ],
+                "graph": self.rebuild.build("Graph", module["graph"]),
+                "signature": signature,
+                "module_call_graph": [{"fqn": "", "signature": spec}],
                 "metadata": {},
                 "treespec_namedtuple_fields": {},
             },
-            "opset_version": {str(k): int(v) for k, v in document["opset_version"].items()},
+            "opset_version": {
+                self.rebuild.text(key): self.rebuild.integer(value)
+                for key, value in document["opset_version"].items()
+            },
             "range_constraints": {
-                self._expression(name): {
-                    "min_val": _bound(limits["min_val"]),
-                    "max_val": _bound(limits["max_val"]),
-                }
-                for name, limits in document["range_constraints"].items()
+                name: {"min_val": low, "max_val": high} for name, (low, high) in ranges.items()
             },
             "schema_version": {
-                "major": int(document["schema_version"]["major"]),
-                "minor": int(document["schema_version"]["minor"]),
+                key: self.rebuild.integer(document["schema_version"][key])
+                for key in ("major", "minor")
             },
             "verifiers": [],
-            "torch_version": str(document.get("torch_version", "")),
+            "torch_version": self.rebuild.text(document.get("torch_version", "")),
             "guards_code": [],
         }
         return Program(
@@ -206,92 +184,49 @@ class _Reader:
             kwargs_tree=kwargs_tree,
             out_tree=outputs,
             argument_names=names,
-            ranges={
-                name: (_bound(limits["min_val"]), _bound(limits["max_val"]))
-                for name, limits in document["range_constraints"].items()
-            },
+            ranges=ranges,
         )
 
+    def _range_key(self, text: Any) -> str:
+        return text if expressions.is_symbol(text) else self.rebuild.expression(text)
+
+    # -- the interface ---------------------------------------------------------------------------
+
+    def _arguments(self, inputs: Any) -> tuple[Any, Any]:
+        pair = [] if inputs == trees.LEAF else inputs["children"]
+        if len(pair) != 2 or [part != trees.LEAF and part["type"] for part in pair] != [
+            "tuple",
+            "dict",
+        ]:
+            self.refuse("the inputs are no tuple of arguments and dictionary of keyword arguments")
+        return pair[0], pair[1]
+
     def _argument_names(self, names: Any, args: Any, kwargs: Any) -> tuple[str, ...]:
-        keywords = [str(key) for key in kwargs.get("keys") or ()]
+        keywords = [self.rebuild.path(key) for key in kwargs.get("keys") or ()]
         count = len(args["children"])
-        positional = [str(name) for name in names or ()][:count]
+        positional = [self.rebuild.path(name) for name in names or ()][:count]
         positional += [f"arg{index}" for index in range(len(positional), count)]
         return (*positional, *keywords)
 
-    # -- the graph -------------------------------------------------------------------------------
-
-    def _clean(self, node: Any, depth: int) -> Any:
-        """Copy `node` with every string that PyTorch would resolve checked, the rest dropped."""
-        if depth > MAX_DEPTH:
-            self.refuse("the graph is nested too deeply")
-        if isinstance(node, list):
-            return [self._clean(item, depth + 1) for item in node]
-        if not isinstance(node, dict):
-            return node
-        result = {key: self._clean(value, depth + 1) for key, value in node.items()}
-        if "target" in node and "inputs" in node and "metadata" in node:
-            result["target"] = self._operator(node["target"])
-            kept = ("stack_trace", "nn_module_stack")
-            result["metadata"] = {k: str(v) for k, v in node["metadata"].items() if k in kept}
-        if "expr_str" in node:
-            result["expr_str"] = self._expression(node["expr_str"])
-        if isinstance(node.get("as_operator"), str):
-            result["as_operator"] = self._operator(node["as_operator"])
-        for key in ("as_custom_obj", "custom_obj"):
-            if node.get(key) is not None:
-                self.refuse("the program holds a TorchScript object, which only a pickle can load")
-        # A model that was exported on an accelerator is imported for the target, not for that.
-        if set(node) == {"type", "index"} and isinstance(node["type"], str):
-            result = {"type": "cpu", "index": None}
-        return result
-
-    def _operator(self, target: Any) -> str:
-        if not isinstance(target, str):
-            self.refuse(f"the operator name {target!r} is no string")
-        if target in _SCALAR_FUNCTIONS:
-            return target
-        match = _OPERATOR.fullmatch(target)
-        if match is None or match[2] in _REFUSED_OPERATORS or match[1].startswith("_"):
-            self.refuse(f"'{target}' is not an operator that an exported graph may call")
-        return target
-
-    def _expression(self, text: Any) -> str:
-        """Return `text` if it is arithmetic over dimension symbols; SymPy would evaluate it."""
-        if not isinstance(text, str) or len(text) > MAX_EXPRESSION:
-            self.refuse("a symbolic expression is no string, or too long")
-        try:
-            nodes = list(ast.walk(ast.parse(text, mode="eval")))
-        except (SyntaxError, ValueError, MemoryError, RecursionError):
-            nodes = [None]
-        for node in nodes:
-            if not isinstance(node, _SYMPY_NODES):
-                self.refuse(f"the symbolic expression '{text[:80]}' is not arithmetic")
-            if isinstance(node, ast.Name) and not _SYMPY_NAMES.fullmatch(node.id):
-                self.refuse(f"the symbolic expression '{text[:80]}' uses '{node.id}'")
-            if isinstance(node, ast.Call) and (node.keywords or not isinstance(node.func, ast.Name)):
-                self.refuse(f"the symbolic expression '{text[:80]}' is not arithmetic")
-            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
-                self._check_power(node, text)
-            if isinstance(node, ast.Constant) and not isinstance(node.value, (int, float)):
-                self.refuse(f"the symbolic expression '{text[:80]}' holds a string")
-        return text
-
-    def _check_power(self, node: ast.BinOp, text: str) -> None:
-        exponent = node.right.value if isinstance(node.right, ast.Constant) else None
-        if not isinstance(exponent, (int, float)) or not 0 <= exponent <= 16:
-            self.refuse(f"the symbolic expression '{text[:80]}' has too large a power")
-
-    # -- trees -----------------------------------------------------------------------------------
+    def _check_leaves(self, signature: dict[str, Any], inputs: Any, outputs: Any) -> None:
+        """Refuse trees that do not fit the graph; the caller's values could not be placed."""
+        wanted = (("input_specs", inputs, "inputs"), ("output_specs", outputs, "outputs"))
+        for key, tree, word in wanted:
+            kinds = ("user_input", "constant_input", "user_output")
+            found = sum(1 for spec in signature[key] if next(iter(spec)) in kinds)
+            if found != trees.leaf_count(tree):
+                self.refuse(
+                    f"the graph has {found} {word}, their nesting has {trees.leaf_count(tree)}"
+                )
 
     def _tree(self, text: str) -> Any:
         protocol, spec = json.loads(text)
         if protocol != 1:
-            self.refuse(f"the tree protocol {protocol} is unknown")
+            self.refuse(f"the tree protocol {protocol!r:.40} is unknown")
         return self._subtree(spec, 0)
 
     def _subtree(self, spec: dict[str, Any], depth: int) -> Any:
-        if depth > MAX_DEPTH:
+        if depth > MAX_TREE_DEPTH:
             self.refuse("an input or output is nested too deeply")
         name = spec["type"]
         if name is None:
@@ -303,11 +238,11 @@ class _Reader:
         if kind == "namedtuple" or name in self.namedtuples:
             name = str(context) if kind == "namedtuple" else name
             kind, keys = "namedtuple", self.namedtuples.get(name)
+        elif name == "collections.defaultdict":
+            kind, keys = "dict", context[1]
         elif kind in ("dict", "object") and isinstance(context, list):
             keys = context
-        if keys is not None and (
-            len(keys) != len(children) or not all(isinstance(key, (str, int)) for key in keys)
-        ):
+        if keys is not None and not self._are_keys(keys, len(children)):
             keys = None
         if kind == "dict" and keys is None:
             self.refuse("a dictionary of the inputs or outputs has keys that are no strings")
@@ -315,47 +250,78 @@ class _Reader:
         if keys is not None:
             result["keys"] = list(keys)
         if kind in ("namedtuple", "object"):
-            result["name"] = str(name)
+            result["name"] = self._class_name(name)
         return result
+
+    def _are_keys(self, keys: Any, count: int) -> bool:
+        return (
+            isinstance(keys, list)
+            and len(keys) == count
+            and all(type(key) is int or (type(key) is str and key.isprintable()) for key in keys)
+            and len(set(keys)) == count
+        )
+
+    def _class_name(self, name: Any) -> str:
+        if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
+            self.refuse(f"an input or output has the type '{shown(str(name), 80)}'")
+        return name
 
     # -- tensors ---------------------------------------------------------------------------------
 
     def _tensors(self) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
         tables = (("weights", self.archive.weights), ("constants", self.archive.constants))
-        return {
-            name: self._tensor(kind, name, value)
-            for kind, table in tables
-            for name, value in table.items()
-        }
+        for kind, table in tables:
+            for name, value in table.items():
+                if name in found:
+                    self.refuse(f"'{name}' is both a weight and a constant")
+                found[self.rebuild.path(name)] = self._tensor(kind, name, value)
+        unfolded = {t.storage: math.prod(t.sizes) * _ITEM_SIZES[t.dtype] for t in found.values()}
+        total = sum(unfolded.values())
+        allowed = 4 * sum(entry.size for entry in self.archive.entries.values())
+        if total > allowed + MAX_REPEATED_BYTES:
+            self.refuse(f"the tensors unfold to {total} bytes, far more than the archive holds")
+        return found
 
     def _tensor(self, kind: str, name: str, value: dict[str, Any]) -> Tensor:
         where = f"{self.archive.path}, tensor '{name}'"
-        meta = value["tensor_meta"]
+        meta = self.rebuild.build("TensorMeta", value["tensor_meta"])
         if meta["dtype"] not in _DTYPES:
             raise UserError(f"the data type number {meta['dtype']} is not supported", where=where)
-        if meta.get("layout", 7) != 7:
+        if meta["layout"] != _STRIDED:
             raise UserError("only dense (strided) tensors are supported", where=where)
         dtype, itemsize = _DTYPES[meta["dtype"]]
-        sizes = tuple(int(size["as_int"]) for size in meta["sizes"])
-        strides = tuple(int(stride["as_int"]) for stride in meta["strides"])
-        start = int(meta["storage_offset"]["as_int"])
+        sizes = tuple(size["as_int"] for size in meta["sizes"])
+        strides = tuple(stride["as_int"] for stride in meta["strides"])
+        start = meta["storage_offset"]["as_int"]
         entry = self.archive.entries[f"data/{kind}/{value['path_name']}"]
         if min((*sizes, *strides, start), default=0) < 0 or len(sizes) != len(strides):
             raise UserError("the tensor has a negative or uneven size or stride", where=where)
+        if entry.size % itemsize:
+            raise UserError(
+                f"its entry '{entry.name}' of {entry.size} bytes holds no whole number of {dtype}",
+                where=where,
+            )
+        count = math.prod(sizes)
         last = start + sum((n - 1) * s for n, s in zip(sizes, strides, strict=True))
-        if math.prod(sizes) and (last + 1) * itemsize > entry.size:
+        if count and (last + 1) * itemsize > entry.size:
             raise UserError(
                 f"the tensor needs {(last + 1) * itemsize} bytes, its entry '{entry.name}' has "
                 f"{entry.size}",
                 where=where,
             )
-        return Tensor(
-            name, dtype, sizes, strides, start, entry.offset, entry.size, bool(value["is_param"])
-        )
+        if count * itemsize > entry.size + MAX_REPEATED_BYTES or max(sizes, default=0) >= 1 << 62:
+            raise UserError(
+                f"the tensor repeats its {entry.size} bytes to {count * itemsize}", where=where
+            )
+        is_parameter = self.rebuild.build("bool", value["is_param"])
+        return Tensor(name, dtype, sizes, strides, start, entry.offset, entry.size, is_parameter)
 
 
 def _bound(value: Any) -> int | None:
-    return int(value) if value is not None else None
+    if value is not None and type(value) is not int:
+        raise TypeError(f"the bound {value!r:.40} of a size is no integer")
+    return value
 
 
 def _flat_spec(leaves: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ attribute                    on           meaning
 ``lowc.lowering = "…"``      contraction  what became of it, and why, for the report
 ``lowc.bits = 5.0``          contraction  stored bits per weight, scales counted
 ``lowc.derivation = {…}``    util.global  how its bytes follow from another parameter
+``lowc.index_bounds = "…"``  func.func    [argument, size] of inputs that index a table
 ============================ ============ =========================================================
 """
 
@@ -28,6 +29,7 @@ FORM = "lowc.form"
 LOWERING = "lowc.lowering"
 BITS = "lowc.bits"
 DERIVATION = "lowc.derivation"
+INDEX_BOUNDS = "lowc.index_bounds"
 MATMUL_ATTRIBUTES = (MATMUL, KIND, SHAPE, FORM, LOWERING, BITS)
 
 
@@ -69,6 +71,12 @@ def to_attribute(values: dict[str, Any], context: ir.Context) -> ir.Attribute:
     """Turn strings, booleans, integers and JSON lists into a ``DictAttr``."""
     with context:
         return ir.DictAttr.get({key: _attribute(value) for key, value in values.items()})
+
+
+def json_attribute(value: Any, context: ir.Context) -> ir.Attribute:
+    """Return a string attribute that holds `value` as JSON."""
+    with context:
+        return ir.StringAttr.get(json.dumps(value, separators=(",", ":")))
 
 
 def _attribute(value: Any) -> ir.Attribute:

@@ -87,7 +87,7 @@ def match_contraction(op: Any) -> Contraction | Refusal:
     for value in (lhs, rhs, init):
         if not isinstance(value.type, ir.RankedTensorType):
             return Refusal(f"{name} is not on ranked tensors")
-    if any(not _is_dim(result) for map_ in maps for result in map_.results):
+    if any(not is_dim(result) for map_ in maps for result in map_.results):
         return Refusal(f"{name} has an index that is not a plain dimension")
     return Contraction(
         op=op,
@@ -148,7 +148,8 @@ def defining(value: ir.Value) -> Any:
     )
 
 
-def _is_dim(expression: ir.AffineExpr) -> bool:
+def is_dim(expression: ir.AffineExpr) -> bool:
+    """Whether an index is a plain loop dimension."""
     return isinstance(expression, ir.AffineDimExpr) or ir.AffineDimExpr.isinstance(expression)
 
 
@@ -212,7 +213,7 @@ def _drop_broadcast(value: ir.Value, dims: list[int]) -> tuple[ir.Value, list[in
         return value, dims
     source, target = indexing_maps(op)
     wanted = dims_of(target)
-    if not all(_is_dim(result) for result in source.results) or len(source.results) >= len(wanted):
+    if not all(is_dim(result) for result in source.results) or len(source.results) >= len(wanted):
         return value, dims
     kept = [dims[wanted.index(loop)] for loop in dims_of(source)]
     return _drop_broadcast(op.operands[0], kept)
@@ -253,7 +254,7 @@ def _generic_step(op: Any) -> LayoutStep | None:
     if cast is None or len(maps) != 2:
         return None
     source, target = maps
-    if not all(_is_dim(result) for map_ in maps for result in map_.results):
+    if not all(is_dim(result) for map_ in maps for result in map_.results):
         return None
     source_dims, target_dims = dims_of(source), dims_of(target)
     if sorted(source_dims) != sorted(target_dims):

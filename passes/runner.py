@@ -93,14 +93,14 @@ class Runner:
                 manager.run(module.operation)
             except ir.MLIRError as error:
                 if raised:
-                    raise _as_lowc_error(raised[0], str(element)) from raised[0]
+                    raise _as_lowc_error(raised[0], str(element))
                 raise InternalError(
                     f"the pass '{element}' failed or left invalid IR: {_first_message(error)}"
                 ) from error
             except Exception as error:
-                raise _as_lowc_error(raised[0] if raised else error, str(element)) from error
+                raise _as_lowc_error(raised[0] if raised else error, str(element))
             if raised:
-                raise _as_lowc_error(raised[0], str(element)) from raised[0]
+                raise _as_lowc_error(raised[0], str(element))
 
     def _call(self, element: Any, module: ir.Module, raised: list[BaseException]) -> None:
         def remark(kind: RemarkKind, op: Any, subject: str, message: str) -> None:
@@ -134,10 +134,12 @@ def _as_lowc_error(error: BaseException, element: str) -> LowcError:
         return error
     if not isinstance(error, Exception):
         raise error
-    return InternalError(
+    fault = InternalError(
         f"the pass '{element}' raised {type(error).__name__}: {error}",
         hint="this is a fault of lowc; the reproducer shows the IR that it was given",
     )
+    fault.__cause__ = error
+    return fault
 
 
 def _first_message(error: ir.MLIRError) -> str:

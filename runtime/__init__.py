@@ -1,0 +1,1 @@
+"""Load and run compiled modules; needs NumPy and ``iree.runtime`` only."""

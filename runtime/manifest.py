@@ -28,7 +28,8 @@ class Leaf:
 
     ``shape`` counts elements; a string is the symbol of a dynamic dimension.  ``dtype`` is
     PyTorch's name (``float32``, ``bfloat16``, ``bool`` …).  A leaf with ``literal`` set is no
-    tensor: the exported program was specialised on that value.
+    tensor: the exported program was specialised on that value.  A leaf with ``below`` set indexes
+    a table of that size: its values must be in ``[0, below)``.
     """
 
     name: str
@@ -36,12 +37,13 @@ class Leaf:
     dtype: str = ""
     literal: bool = False
     value: Any = None
+    below: int | None = None
 
     def __str__(self) -> str:
         if self.literal:
             return f"{self.name}={self.value!r}"
-        dims = "x".join(str(dim) for dim in self.shape)
-        return f"{self.name}: {dims + 'x' if dims else ''}{self.dtype}"
+        dims = ", ".join(str(dim) for dim in self.shape)
+        return f"{self.name}{': ' if self.name else ''}{self.dtype}[{dims}]"
 
 
 @dataclass(frozen=True)

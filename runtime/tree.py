@@ -107,6 +107,7 @@ def unflatten(tree: Tree, leaves: Iterator[Any]) -> Any:
         return dict(zip(keys, values, strict=True))
     if not keys:
         return tuple(values)
-    if kind == "namedtuple" and all(key.isidentifier() and not keyword.iskeyword(key) for key in keys):
-        return namedtuple(tree["name"].rsplit(".", 1)[-1], keys, rename=True)(*values)  # noqa: PYI024
+    valid = all(str(key).isidentifier() and not keyword.iskeyword(key) for key in keys)
+    if kind == "namedtuple" and valid:
+        return namedtuple(tree["name"].rsplit(".", 1)[-1], keys, rename=True)(*values)
     return Output(zip((str(key) for key in keys), values, strict=True))

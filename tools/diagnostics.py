@@ -68,7 +68,9 @@ def of_mlir(diagnostic: Any) -> Diagnostic:
 def of_failure(error: BaseException) -> Iterator[Diagnostic]:
     """Yield MLIR's own diagnostics behind `error`, or `error` itself without a place."""
     cause: BaseException | None = error
-    while cause is not None:
+    seen: set[int] = set()
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
         if isinstance(cause, ir.MLIRError) and cause.error_diagnostics:
             yield from (of_mlir(diagnostic) for diagnostic in cause.error_diagnostics)
             return

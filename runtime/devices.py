@@ -1,0 +1,248 @@
+"""Devices that a compiled module runs on, by the names that people type.
+
+========================  =========================================================
+``cpu``                   IREE's thread pool (``local-task``), one worker per core
+``cpu-sync``              the calling thread only (``local-sync``)
+``vulkan``, ``cuda``      the first device of that kind, hardware before software
+``vulkan://X``            that device: its number in the list, path or UUID
+``auto``                  the device that the module was compiled for
+========================  =========================================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import iree.runtime as rt
+
+# The package's own `get_driver` hands out one driver per process, and with it one thread pool;
+# another number of threads needs a driver of its own.
+from iree.runtime._binding import create_hal_driver
+
+from ..errors import UserError, nearest
+
+AUTO = "auto"
+CPU, CPU_SYNC, VULKAN, CUDA = "cpu", "cpu-sync", "vulkan", "cuda"
+DRIVERS = {CPU: "local-task", CPU_SYNC: "local-sync", VULKAN: "vulkan", CUDA: "cuda"}
+# IREE's executor takes no more workers.
+MAX_THREADS = 64
+
+_HINTS = {
+    VULKAN: "install the GPU's Vulkan driver, or Mesa's (it has a software device too): "
+    "apt-get install mesa-vulkan-drivers libvulkan1",
+    CUDA: "install NVIDIA's driver (Debian: nvidia-driver, which brings libcuda1)",
+}
+_SOFTWARE = re.compile(r"llvmpipe|lavapipe|swiftshader", re.IGNORECASE)
+
+_lock = threading.Lock()
+_opened: dict[tuple[str, int | None, int], Device] = {}
+
+
+@dataclass(frozen=True)
+class Device:
+    """An open device.
+
+    ``name`` is what a user can type to get it again; ``threads`` the number of worker threads,
+    0 where that means nothing; ``hal`` IREE's ``HalDevice``.
+    """
+
+    name: str
+    kind: str
+    description: str
+    threads: int
+    hal: Any
+    driver: Any
+
+    def __repr__(self) -> str:
+        return f"<device {self.name}: {self.description}>"
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """One line of :func:`list_devices`; ``problem`` is empty for a device that can be opened."""
+
+    name: str
+    description: str
+    problem: str = ""
+    hint: str = ""
+
+    @property
+    def available(self) -> bool:
+        """Whether the device can be opened."""
+        return not self.problem
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.description or self.problem}"
+
+
+def usable_cores() -> list[int]:
+    """Return one logical CPU number per physical core that this process may run on.
+
+    A taskset or cpuset is kept to; of hyper-threads that share a core the first one counts.
+    """
+    allowed = sorted(os.sched_getaffinity(0))
+    cores: dict[str, int] = {}
+    for cpu in allowed:
+        path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        try:
+            core = path.read_text().strip()
+        except OSError:
+            core = str(cpu)
+        cores.setdefault(core, cpu)
+    return list(cores.values())
+
+
+def list_devices() -> list[DeviceInfo]:
+    """Return every device of this machine, and for an absent kind why it is absent."""
+    cores = len(usable_cores())
+    found = [
+        DeviceInfo(CPU, f"thread pool, {min(cores, MAX_THREADS)} workers"),
+        DeviceInfo(CPU_SYNC, "the calling thread"),
+    ]
+    for kind in (VULKAN, CUDA):
+        try:
+            _, devices = _query(kind)
+        except UserError as error:
+            found.append(DeviceInfo(kind, "", error.what, error.hint))
+            continue
+        found.extend(DeviceInfo(_uri(kind, entry), entry["name"]) for entry in devices)
+    return found
+
+
+def open_device(name: str = CPU, *, threads: int | None = None) -> Device:
+    """Open the device called `name`; the same call gives the same device and thread pool.
+
+    Parameters
+    ----------
+    name : str
+        See the module docstring; ``auto`` must have been resolved before.
+    threads : int, optional
+        Number of worker threads of ``cpu``.  By default one per core that the process may use,
+        each bound to its core.
+
+    Raises
+    ------
+    UserError
+        When the name is unknown, or the driver or device is absent; the hint names the package.
+    """
+    kind, _, identity = name.partition("://")
+    if identity and kind in (CPU, CPU_SYNC):
+        raise UserError(f"there is only one device '{kind}'", hint=f"write '{kind}'")
+    if kind not in DRIVERS:
+        known = [*DRIVERS, "vulkan://ID", "cuda://ID"]
+        raise UserError(f"unknown device '{name}'", hint=nearest(name, known))
+    _check_threads(kind, threads)
+    # A fork does not copy threads, so a device is of use only in the process that opened it.
+    key = (name, threads, os.getpid())
+    with _lock:
+        if key not in _opened:
+            is_gpu = kind in _HINTS
+            _opened[key] = _open_gpu(kind, identity) if is_gpu else _open_cpu(kind, threads)
+        return _opened[key]
+
+
+def _check_threads(kind: str, threads: int | None) -> None:
+    if threads is None:
+        return
+    if kind != CPU:
+        raise UserError(f"the device '{kind}' takes no number of threads", hint="leave it out")
+    most = min(len(os.sched_getaffinity(0)), MAX_THREADS)
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= most:
+        raise UserError(
+            f"the number of threads must be 1 to {most} in this process, got {threads!r}",
+            hint="leave it out to use every core",
+        )
+
+
+def _open_cpu(kind: str, threads: int | None) -> Device:
+    if kind == CPU_SYNC:
+        driver = create_hal_driver(DRIVERS[kind])
+        device = driver.create_default_device()
+        return Device(kind, kind, "the calling thread", 1, device, driver)
+    with _topology(threads):
+        driver = create_hal_driver(DRIVERS[kind])
+        device = driver.create_default_device()
+    count = threads or min(len(usable_cores()), MAX_THREADS)
+    return Device(kind, kind, f"thread pool, {count} workers", count, device, driver)
+
+
+@contextlib.contextmanager
+def _topology(threads: int | None) -> Any:
+    """Ask IREE for that many workers while the block creates a driver; the flags are global."""
+    if threads is None:
+        yield
+        return
+    # A given count leaves the workers unbound, so that several processes with few threads each do
+    # not meet on the first cores; but it ignores a taskset, which the other flag keeps to.
+    is_free = len(os.sched_getaffinity(0)) == os.cpu_count()
+    flag = "--task_topology_group_count" if is_free else "--task_topology_max_group_count"
+    rt.flags.parse_flags(f"{flag}={threads}")
+    try:
+        yield
+    finally:
+        rt.flags.parse_flags(
+            "--task_topology_group_count=0", f"--task_topology_max_group_count={MAX_THREADS}"
+        )
+
+
+# -- GPUs ------------------------------------------------------------------------------------------
+
+
+def _query(kind: str) -> tuple[Any, list[dict[str, Any]]]:
+    """Return the driver and its devices, hardware first."""
+    try:
+        driver = create_hal_driver(DRIVERS[kind])
+        devices = driver.query_available_devices()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UserError(
+            f"the {kind} driver is not available ({_reason(error)})", hint=_HINTS[kind]
+        ) from error
+    if not devices:
+        raise UserError(f"this machine has no {kind} device", hint=_HINTS[kind])
+    return driver, sorted(devices, key=lambda entry: bool(_SOFTWARE.search(entry["name"])))
+
+
+def _open_gpu(kind: str, identity: str) -> Device:
+    driver, devices = _query(kind)
+    chosen = devices[0] if not identity else _find(kind, identity, devices)
+    try:
+        device = driver.create_device(chosen["device_id"])
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UserError(
+            f"the device '{chosen['name']}' cannot be opened ({_reason(error)})",
+            where=_uri(kind, chosen),
+            hint=_HINTS[kind],
+        ) from error
+    return Device(_uri(kind, chosen), kind, chosen["name"], 0, device, driver)
+
+
+def _find(kind: str, identity: str, devices: list[dict[str, Any]]) -> dict[str, Any]:
+    if identity.isdecimal() and int(identity) < len(devices):
+        return devices[int(identity)]
+    for entry in devices:
+        if _plain(identity) == _plain(entry["path"]):
+            return entry
+    known = ", ".join(f"{_uri(kind, entry)} ({entry['name']})" for entry in devices)
+    raise UserError(f"there is no {kind} device '{identity}'", hint=f"known: {known}")
+
+
+def _plain(identity: str) -> str:
+    """Return a UUID without the dashes and prefix in which drivers differ."""
+    return identity.lower().removeprefix("gpu-").replace("-", "")
+
+
+def _uri(kind: str, entry: dict[str, Any]) -> str:
+    return f"{kind}://{entry['path']}" if entry["path"] else kind
+
+
+def _reason(error: Exception) -> str:
+    """Return the last part of IREE's message: it starts with a source file and a status code."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    text = lines[0].rpartition("; please")[0] or lines[0]
+    return text.rpartition("; ")[2].strip()[:200]

@@ -1,0 +1,214 @@
+"""Load a compiled module and call it: arrays in, the output tree of the exported program out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import iree.runtime as rt
+
+from ..errors import InternalError, UserError
+from . import tree as trees
+from .binding import Binder
+from .buffers import DeviceArray, download, upload
+from .convert import array_of, to_array
+from .devices import AUTO, CPU, Device, open_device
+from .failures import IREE_ERRORS, short, start_error
+from .manifest import RESET_POINT, Leaf, Manifest
+from .parameters import check_archive, parameters_module
+from .scheduling import without_preemption
+from .shapes import ShapeChecker
+from .signature import Signature
+from .vmfb import artifact_path, check_file, read_module
+
+
+def load(
+    artifact: Any, device: str = AUTO, *, verify: bool = True, threads: int | None = None
+) -> Module:
+    """Load a ``.vmfb`` that lowc compiled, with the ``.irpa`` beside it if it has one.
+
+    Parameters
+    ----------
+    artifact : str, os.PathLike, or object with ``path``
+        The ``.vmfb``, or what :func:`lowc.compile` returned.
+    device : str
+        ``auto`` (what the module was compiled for), or a name as in :mod:`lowc.runtime.devices`.
+    verify : bool
+        Whether to compare the SHA-256 of the parameters too, which reads them all once.
+    threads : int, optional
+        Worker threads of the device ``cpu``; one per core by default.
+
+    Raises
+    ------
+    UserError
+        When a file is missing, foreign, damaged, or does not fit the other or the device.
+    InternalError
+        When IREE fails to start the module for another reason.
+    """
+    path = artifact_path(artifact)
+    check_file(path)
+    instance = rt.VmInstance()
+    vm_module, manifest = read_module(path, instance)
+    name = (manifest.device or CPU) if device == AUTO else device
+    opened = open_device(name, threads=threads)
+    extra = []
+    if manifest.parameters is not None:
+        archive = path.with_name(manifest.parameters.file)
+        check_archive(archive, manifest.parameters, verify=verify)
+        extra.append(parameters_module(archive, instance))
+    hal = rt.create_hal_module(instance, opened.hal)
+    try:
+        context = rt.VmContext(instance, [hal, *extra, vm_module])
+    except IREE_ERRORS as error:
+        raise start_error(path, manifest, opened, error) from error
+    return Module(path, manifest, opened, context, vm_module)
+
+
+class Module:
+    """A loaded model.  Call it like the model that was exported.
+
+    Calls from several threads are right: they run one after another, each using all workers of
+    the device.  A module is of use only in the process that loaded it, not in a fork.
+
+    Attributes
+    ----------
+    path : Path
+    manifest : Manifest
+    device : Device
+    signature : Signature
+        Names, shapes and data types; ``print(module.signature)`` shows them.
+    """
+
+    def __init__(
+        self, path: Path, manifest: Manifest, device: Device, context: Any, vm_module: Any
+    ) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.device = device
+        self.signature = Signature.of(manifest)
+        self._context = context
+        self._vm_module = vm_module
+        self._entry = self._function(manifest.entry_point)
+        self._reset = self._function(RESET_POINT) if manifest.has_state else None
+        self._binder = Binder(manifest)
+        self._tensors_out = [leaf for leaf in manifest.outputs if not leaf.literal]
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<lowc module {self.path} on {self.device.name}>"
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What the compiler did per matmul, as recorded in the module."""
+        return self.manifest.report
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model.
+
+        Inputs are arrays, tensors of PyTorch, or anything with ``__array__`` or ``__dlpack__``, by
+        position or by name.  The result is nested like the model's, with NumPy arrays as leaves.
+
+        Raises
+        ------
+        UserError
+            When an input is missing, unexpected, or of the wrong nesting, shape or data type.
+        InternalError
+            When running the model fails.
+        """
+        values = [
+            (leaf, self._input(leaf, value)) for leaf, value in self._binder.bind(args, kwargs)
+        ]
+        checker = ShapeChecker(self.manifest.ranges)
+        checker.check((leaf, tuple(value.shape)) for leaf, value in values)
+        for leaf, value in values:
+            if leaf.below is not None and not isinstance(value, DeviceArray):
+                check_bound(leaf, value)
+        with self._guard():
+            views = [
+                value.view if isinstance(value, DeviceArray) else upload(value, self.device).view
+                for _, value in values
+            ]
+            results = self._invoke(self._entry, views)
+            if results.size != len(self._tensors_out):
+                raise InternalError(
+                    f"the module gave {results.size} results, its manifest names "
+                    f"{len(self._tensors_out)}",
+                    where=str(self.path),
+                )
+            # A result may be the state's own memory, which the next call changes.
+            arrays = iter(
+                [
+                    download(
+                        results.get_as_object(index, rt.HalBufferView),
+                        leaf.dtype,
+                        self.device,
+                        copy=self.manifest.has_state,
+                    )
+                    for index, leaf in enumerate(self._tensors_out)
+                ]
+            )
+        leaves = (leaf.value if leaf.literal else next(arrays) for leaf in self.manifest.outputs)
+        return trees.unflatten(self.manifest.out_tree, leaves)
+
+    def reset(self) -> None:
+        """Put the model's state back to what it was when loaded; without state, do nothing."""
+        if self._reset is not None:
+            with self._guard():
+                self._invoke(self._reset, [])
+
+    def to_device(self, array: Any) -> DeviceArray:
+        """Copy an array to the module's device, to pass it to many calls without a copy each."""
+        converted = array_of(array, "the array")
+        with self._guard():
+            return upload(converted, self.device)
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _function(self, name: str) -> Any:
+        function = self._vm_module.lookup_function(name)
+        if function is None:
+            raise UserError(
+                f"the module has no function '{name}', which its manifest names",
+                where=str(self.path),
+                hint="compile the model again",
+            )
+        return function
+
+    def _input(self, leaf: Leaf, value: Any) -> Any:
+        where = f"input '{leaf.name}'"
+        if isinstance(value, DeviceArray) and value.device is self.device:
+            if value.dtype != leaf.dtype:
+                raise UserError(f"expected {leaf.dtype}, got {value.dtype}", where=where)
+            return value
+        return to_array(value, leaf.dtype, where)
+
+    @contextlib.contextmanager
+    def _guard(self) -> Iterator[None]:
+        """Let one thread in at a time, and put IREE's errors into words."""
+        if os.getpid() != self._process:
+            raise UserError(
+                "the module was loaded before this process was forked, and its threads are gone",
+                where=str(self.path),
+                hint="load it in the new process, or start that with 'spawn'",
+            )
+        with self._lock:
+            try:
+                yield
+            except IREE_ERRORS as error:
+                raise InternalError(
+                    "running the module failed", where=str(self.path), detail=short(error)
+                ) from error
+
+    def _invoke(self, function: Any, views: list[Any]) -> Any:
+        arguments = rt.VmVariantList(len(views))
+        for view in views:
+            arguments.push_ref(view)
+        results = rt.VmVariantList(len(self._tensors_out))
+        with without_preemption() if self.device.kind == CPU else contextlib.nullcontext():
+            self._context.invoke(function, arguments, results)
+        return results

@@ -1,0 +1,242 @@
+"""``lowc bench model``: a whole model, compiled by lowc and run by its opponents."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from ...errors import LowcError, UserError
+from ...runtime import tree as trees
+from .. import output
+from . import inputs as bench_inputs
+from . import opponents
+from .record import keep as keep_record
+from .record import new_record
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender: median milliseconds, spread over blocks, error against PyTorch."""
+
+    name: str
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    ratio: float
+    max_abs_error: float | None
+    cosine: float | None
+
+
+@click.command("model")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--recipe", "recipes", multiple=True, default=("f32",), show_default=True,
+    help="A recipe to compile with; may be given several times.",
+)  # fmt: skip
+@click.option("--target", default="cpu", show_default=True, help="The target to compile for.")
+@click.option(
+    "--against", default="torch,iree", show_default=True,
+    help=f"Opponents, separated by commas: {', '.join(opponents.NAMES)}.",
+)  # fmt: skip
+@click.option("--onnx", type=click.Path(path_type=Path), help="The same model as ONNX, for those.")
+@click.option("--dim", "dims", multiple=True, metavar="SYMBOL=N", help="Size of a dynamic dimension.")
+@click.option("--input", "files", multiple=True, metavar="NAME=F.npy", help="Use this input.")
+@click.option("--threads", type=int, default=0, help="Threads for each; 0 means all cores.")
+@click.option("--blocks", type=int, default=15, show_default=True, help="Blocks of calls for each.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--keep", type=click.Path(path_type=Path, file_okay=False),
+    help="Keep the result, with machine and date, as a JSON file in this folder.",
+)  # fmt: skip
+def model_command(
+    model: Path, recipes: tuple[str, ...], target: str, against: str, onnx: Path | None,
+    dims: tuple[str, ...], files: tuple[str, ...], threads: int, blocks: int, as_json: bool,
+    keep: Path | None,
+) -> None:  # fmt: skip
+    """Time MODEL (.pt2) under some recipes beside its opponents.
+
+    All are loaded in one process and called in blocks that alternate, after an idle gap and
+    warm-up calls, with the same inputs and number of threads.  Times are medians of block medians;
+    ratio is the opponent's time over that of the first recipe.  Outputs are compared with
+    PyTorch's after timing.  ``iree`` measures every stock flag set and names the best.
+    """
+    names = tuple(part.strip() for part in against.split(",") if part.strip())
+    opponents.check_names(names)
+    if {"onnxruntime", "openvino"} & set(names) and onnx is None:
+        raise UserError("ONNX Runtime and OpenVINO need the model as ONNX", hint="--onnx model.onnx")
+    threads = threads or len(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory(prefix="lowc-bench-") as folder:
+        contest = Contest(model, Path(folder), threads, target)
+        contest.prepare(recipes, _pairs(dims, int), _pairs(files, str), names, onnx)
+        rows = contest.run(blocks)
+    best = min((row for row in rows if row.name.startswith("iree:")), key=_time, default=None)
+    record = new_record(
+        model=model.name,
+        target=target,
+        threads=threads,
+        inputs=contest.input_text,
+        rows=[asdict(row) for row in rows],
+        skipped=contest.skipped,
+        best_stock_iree=best.name if best else None,
+    )
+    if keep is not None:
+        output.remark(f"kept in {keep_record(record, keep, f'model-{model.stem}')}")
+    if as_json:
+        output.result_json(record)
+        return
+    _print(rows, contest, best)
+
+
+class Contest:
+    """Everything that takes part in one measurement."""
+
+    def __init__(self, model: Path, folder: Path, threads: int, target: str) -> None:
+        self.model, self.folder, self.threads, self.target = model, folder, threads, target
+        self.runners: dict[str, Callable[[], Any]] = {}
+        self.skipped: dict[str, str] = {}
+        self.input_text = ""
+
+    def prepare(
+        self, recipes: tuple[str, ...], dims: dict[str, int], files: dict[str, str],
+        names: tuple[str, ...], onnx: Path | None,
+    ) -> None:  # fmt: skip
+        """Compile and load every contender."""
+        from ...compiler.api import compile as compile_model  # noqa: PLC0415
+
+        values: list[Any] = []
+        for recipe in recipes:
+            output.remark(f"compiling with recipe {recipe}")
+            path = self.folder / f"lowc-{Path(recipe).stem}.vmfb"
+            artifact = compile_model(self.model, recipe, self.target, output=path)
+            if not values:
+                values = self._inputs(artifact.manifest, dims, files)
+            self._add_module(f"lowc:{Path(recipe).stem}", path, values)
+        for name in names:
+            self._add_opponent(name, values, onnx)
+
+    def _inputs(self, manifest: Any, dims: dict[str, int], files: dict[str, str]) -> list[Any]:
+        sizes = bench_inputs.symbol_sizes(manifest, dims)
+        values = bench_inputs.make_inputs(manifest, sizes)
+        leaves = [leaf for leaf in manifest.inputs if not leaf.literal]
+        for name, file in files.items():
+            position = next((i for i, leaf in enumerate(leaves) if leaf.name == name), None)
+            if position is None:
+                raise UserError(f"the model has no input '{name}'")
+            values[position] = np.load(file, allow_pickle=False)
+        self.input_text = ", ".join(
+            f"{leaf.name}: {'x'.join(map(str, np.shape(value)))} {leaf.dtype}"
+            for leaf, value in zip(leaves, values, strict=True)
+        )
+        return values
+
+    def _add_module(self, name: str, path: Path, values: list[Any]) -> None:
+        from ...runtime.module import load  # noqa: PLC0415
+
+        module = load(path, threads=self.threads)
+        manifest = module.manifest
+        given = iter(values)
+        leaves = iter([leaf.value if leaf.literal else next(given) for leaf in manifest.inputs])
+        args = trees.unflatten(manifest.args_tree, leaves)
+        kwargs = trees.unflatten(manifest.kwargs_tree, leaves)
+
+        def call() -> list[Any]:
+            return list(trees.flatten(manifest.out_tree, module(*args, **kwargs), "output"))
+
+        self.runners[name] = call
+
+    def _add_opponent(self, name: str, values: list[Any], onnx: Path | None) -> None:
+        output.remark(f"preparing {name}")
+        if name == "iree":
+            for flags, path in opponents.iree_artifacts(self.model, self.folder):
+                if isinstance(path, Path):
+                    self._add_module(flags, path, values)
+                else:
+                    self.skipped[flags] = path
+            return
+        try:
+            if name == "torch":
+                self.runners[name] = opponents.torch_runner(self.model, values, self.threads)
+            elif name == "onnxruntime" and onnx is not None:
+                self.runners[name] = opponents.onnxruntime_runner(onnx, values, self.threads)
+            elif onnx is not None:
+                self.runners[name] = opponents.openvino_runner(onnx, values, self.threads)
+        except LowcError as error:
+            self.skipped[name] = error.what
+
+    def run(self, blocks: int) -> list[Row]:
+        """Time all, then compare their results with PyTorch's, or with the first contender's."""
+        from ...runtime.timing import time_interleaved  # noqa: PLC0415
+
+        output.remark(f"timing {', '.join(self.runners)}")
+        times = time_interleaved(self.runners, blocks=blocks)
+        expected = self.runners["torch" if "torch" in self.runners else next(iter(self.runners))]()
+        first = next(iter(times.values())).median
+        rows = []
+        for name, timing in times.items():
+            error, cosine = compare(self.runners[name](), expected)
+            rows.append(
+                Row(
+                    name, timing.median * 1e3, timing.p10 * 1e3, timing.p90 * 1e3,
+                    timing.median / first, error, cosine,
+                )
+            )  # fmt: skip
+        return rows
+
+
+def compare(found: list[Any], expected: list[Any]) -> tuple[float | None, float | None]:
+    """Return the largest absolute difference and the cosine over all float outputs."""
+    pairs = [
+        (np.asarray(a, np.float64).ravel(), np.asarray(b, np.float64).ravel())
+        for a, b in zip(found, expected, strict=True)
+        if np.asarray(b).dtype.kind in "fV"
+    ]
+    if not pairs:
+        return None, None
+    a, b = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    norm = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(np.abs(a - b).max()), float(a @ b / norm) if norm else None
+
+
+def _time(row: Row) -> float:
+    return row.median_ms
+
+
+def _pairs(texts: tuple[str, ...], convert: Callable[[str], Any]) -> dict[str, Any]:
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        try:
+            pairs[name] = convert(value)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise UserError(f"'{text}' is not of the form NAME={convert.__name__}")
+    return pairs
+
+
+def _print(rows: list[Row], contest: Contest, best: Row | None) -> None:
+    output.result(f"{contest.model.name} on {contest.threads} threads, {contest.input_text}")
+    output.table(
+        ["contender", "median ms", "p10", "p90", "ratio", "max |error|", "cosine"],
+        [
+            [
+                row.name, f"{row.median_ms:.2f}", f"{row.p10_ms:.2f}", f"{row.p90_ms:.2f}",
+                f"{row.ratio:.2f}",
+                "-" if row.max_abs_error is None else f"{row.max_abs_error:.2e}",
+                "-" if row.cosine is None else f"{row.cosine:.5f}",
+            ]
+            for row in rows
+        ],
+        right=["median ms", "p10", "p90", "ratio", "max |error|", "cosine"],
+    )  # fmt: skip
+    for name, why in contest.skipped.items():
+        output.result(f"skipped {name}: {why}")
+    if best is not None:
+        output.result(f"best stock IREE flag set: {best.name}, {best.median_ms:.2f} ms")

@@ -1,0 +1,40 @@
+"""Results of a measurement as data: what was measured, when, and on which machine."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+from .. import machine, output
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return processor, features, cores, memory and package versions."""
+    cpuinfo = machine.read_text(Path("/proc/cpuinfo"))
+    features = machine.cpu_features(cpuinfo, platform.machine())
+    memory = machine.memory_here()
+    return {
+        "cpu": machine.cpu_model(cpuinfo),
+        "features": [name for name, present in features.items() if present],
+        "cores": machine.usable_cores(),
+        "memory_bytes": memory[0] if memory else None,
+        "versions": machine.package_versions(),
+    }
+
+
+def new_record(**fields: Any) -> dict[str, Any]:
+    """Return `fields` with date (UTC) and machine."""
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {**fields, "date": date, "machine": describe_machine()}
+
+
+def keep(record: dict[str, Any], folder: Path, stem: str) -> Path:
+    """Write `record` as ``<stem>-<day>.json`` into `folder`; return the path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{stem}-{record['date'][:10]}.json"
+    text = json.dumps(record, indent=2) + "\n"
+    output.write_atomically(path, lambda file: file.write(text.encode()))
+    return path

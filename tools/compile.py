@@ -1,0 +1,116 @@
+"""``lowc compile``: a model in, a ``.vmfb`` out, and an account of every matmul."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import output
+
+STAGES = {
+    "import": "importing the model",
+    "passes": "running passes",
+    "parameters": "writing parameters",
+    "compile": "generating code with iree-compile",
+}
+
+
+@click.command("compile")
+@click.argument("model")
+@click.option("-o", "--output", "target_path", metavar="FILE", help="Default: MODEL.vmfb, here.")
+@click.option("--recipe", default="f32", show_default=True, help="A built-in name or a .toml file.")
+@click.option("--target", default="cpu", show_default=True, help="cpu, vulkan, cuda, cpu:CHIP …")
+@click.option("--calibration", metavar="FILE", help="Stacked inputs, .npz or .safetensors.")
+@click.option("--save-temps", metavar="DIR", help="Keep the IR after every pass there.")
+@click.option("-v", "--verbose", is_flag=True, help="List every matmul, not groups of them.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def compile_command(
+    model: str,
+    target_path: str | None,
+    recipe: str,
+    target: str,
+    calibration: str | None,
+    save_temps: str | None,
+    verbose: bool,
+    as_json: bool,
+) -> None:
+    """Compile MODEL (.pt2, .mlir or .mlirbc) and say what became of every matmul, and why.
+
+    The parameters go into a .irpa file beside the .vmfb; keep the two together.
+    """
+    from ..compiler.api import compile  # noqa: A004  (its name in the public API)
+
+    with _progress() as report_stage:
+        artifact = compile(
+            model,
+            recipe,
+            target,
+            calibration=calibration,
+            output=target_path or Path(model).with_suffix(".vmfb").name,
+            save_temps=save_temps,
+            progress=report_stage,
+        )
+    files = {str(path): path.stat().st_size for path in artifact.files}
+    if as_json:
+        output.result_json({"files": files, **artifact.report})
+        return
+    for note in artifact.report.get("notes", []):
+        output.remark(f"note: {note}")
+    rows = artifact.report["matmuls"]
+    if verbose:
+        _table_of_all(rows)
+    elif rows:
+        _table_of_groups(rows)
+    if not rows:
+        output.result("no matmul was found; everything is compiled as it was exported")
+    output.result("")
+    for path, size in files.items():
+        output.result(f"{path}  {output.size_text(size)}")
+    seconds = artifact.report.get("seconds", {})
+    output.remark(", ".join(f"{name} {value:.1f} s" for name, value in seconds.items()))
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], object]]:
+    """Give a function that shows the current stage on stderr: a spinner, or lines in a log."""
+    console = output.console(stderr=True)
+    if not console.is_terminal:
+        yield lambda stage: output.remark(f"{STAGES.get(stage, stage)} …")
+        return
+    with console.status("starting") as status:
+        yield lambda stage: status.update(f"{STAGES.get(stage, stage)} …")
+
+
+def _table_of_groups(rows: list[dict[str, Any]]) -> None:
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        groups[row["form"], row["kind"], row["lowering"]].append(row)
+    output.table(
+        ["form", "of", "matmuls", "bits/weight", "lowering, and why", "such as"],
+        [
+            [form, kind, str(len(group)), _bits_range(group), lowering, group[0]["name"]]
+            for (form, kind, lowering), group in groups.items()
+        ],
+        right=["matmuls", "bits/weight"],
+    )
+
+
+def _table_of_all(rows: list[dict[str, Any]]) -> None:
+    output.table(
+        ["matmul", "shape", "form", "bits/weight", "lowering, and why"],
+        [
+            [row["name"], row["shape"], row["form"], _bits_range([row]), row["lowering"]]
+            for row in rows
+        ],
+        right=["bits/weight"],
+    )
+
+
+def _bits_range(rows: list[dict[str, Any]]) -> str:
+    bits = sorted({f"{row['bits_per_weight']:.3g}" for row in rows if row["bits_per_weight"]}, key=float)
+    return bits[0] if len(bits) == 1 else "–".join((bits[0], bits[-1])) if bits else ""
