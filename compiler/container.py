@@ -60,7 +60,7 @@ class Window:
         """Move like ``io.IOBase.seek``."""
         position = offset + (0, self._at, self.size)[whence]
         if position < 0:
-            raise ValueError("a position before the start of the archive")
+            raise OSError("a position before the start of the archive")
         self._at = position
         return position
 

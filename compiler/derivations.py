@@ -30,6 +30,7 @@ class Derivation:
     bits: int
     group: int
     symmetric: bool
+    zero_bytes: int = 1
 
     @classmethod
     def from_attribute(cls, values: dict[str, Any]) -> tuple[Derivation, str]:
@@ -85,7 +86,7 @@ def _rtn(rows: NDArray[np.float32], derivation: Derivation) -> Iterator[Part]:
     yield "codes", integer.pack(quantized.codes, derivation.bits)
     yield "scales", quantized.scales.reshape(-1).view(np.uint8)
     if quantized.zeros is not None:
-        yield "zeros", quantized.zeros.reshape(-1)
+        yield "zeros", quantized.zeros.reshape(-1).astype(f"<u{derivation.zero_bytes}").view(np.uint8)
 
 
 METHODS: dict[str, Callable[[NDArray[np.float32], Derivation], Iterator[Part]]] = {"rtn": _rtn}

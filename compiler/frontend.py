@@ -62,13 +62,16 @@ class Model:
 
 @contextmanager
 def open_model(model: Any) -> Iterator[Model]:
-    """Read `model` (a path or an ``ExportedProgram``) and give it until the block ends.
+    """Read `model` (a path, an ``ExportedProgram``, or a :class:`Model`) for as long as the block.
 
     Raises
     ------
     UserError
         When the file is missing, damaged or unsafe, or holds what cannot be imported.
     """
+    if isinstance(model, Model):
+        yield model
+        return
     if isinstance(model, (str, os.PathLike)):
         path = Path(model)
         if path.suffix in (".mlir", ".mlirbc"):
@@ -219,14 +222,25 @@ def _interface(program: Program, result: dict[str, Any], module: ir.Module) -> M
 
 
 def _read_mlir(path: Path) -> Model:
+    """Read MLIR whose entry function takes and returns tensors."""
     try:
         source = path.read_bytes()
     except FileNotFoundError:
         raise UserError("the file does not exist", where=str(path)) from None
     except OSError as error:
         raise UserError(f"the file cannot be read ({error.strerror})", where=str(path)) from error
-    module = parse_module(source, str(path))
-    function = entry_function(module, str(path))
+    return model_of_module(parse_module(source, str(path)), str(path))
+
+
+def model_of_module(module: ir.Module, where: str = "") -> Model:
+    """Return the model of a module without named parameters; its tree is flat.
+
+    Raises
+    ------
+    UserError
+        When there is no entry function, or it takes or returns something else than tensors.
+    """
+    function = entry_function(module, where)
     inputs = tuple(
         _leaf_of_type(f"arg{i}", type_) for i, type_ in enumerate(function.type.inputs)
     )

@@ -102,6 +102,11 @@ _STRUCTS: dict[str, dict[str, Any]] = {
     "InputMutation": {"arg": "Named", "user_input_name": "name"},
     "InputGradient": {"arg": "Named", "user_input_name": "name"},
 }
+# PyTorch has a default for these; older archives lack them.
+_OPTIONAL = frozenset([
+    "kind", "name", "hint", "is_hop_single_tensor_return", "is_single_tensor_return",
+    "sym_float_values",
+])  # fmt: skip
 # Exactly one of these keys is there and says what the value is.
 _UNIONS: dict[str, dict[str, Any]] = {
     "SymExprHint": {"as_int": "int", "as_bool": "bool", "as_float": "float"},
@@ -215,9 +220,16 @@ class Rebuilder:
         self._expect(dict, value)
         if kind in _UNIONS:
             return self._union(kind, value, depth)
-        fields = _STRUCTS[kind]
-        return {key: self.build(fields[key], part, depth) for key, part in value.items()
-                if key in fields}  # fmt: skip
+        return self._struct(kind, value, depth)
+
+    def _struct(self, kind: str, value: dict[str, Any], depth: int) -> dict[str, Any]:
+        found = {}
+        for key, item in _STRUCTS[kind].items():
+            if key in value:
+                found[key] = self.build(item, value[key], depth)
+            elif key not in _OPTIONAL:
+                self.refuse(f"the program lacks '{key}' in a {kind}")
+        return found
 
     def _union(self, kind: str, value: dict[str, Any], depth: int) -> dict[str, Any]:
         if len(value) != 1:

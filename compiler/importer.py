@@ -43,6 +43,8 @@ def main(spec_path: str, out_folder: str) -> None:
         result = _import(spec, out)
     except ImportRefusal as refusal:
         result = {"error": refusal.fields}
+        if isinstance(refusal.__cause__, MemoryError):
+            result["error"]["what"] = "importing needs more memory than it may have"
     (out / "result.json").write_text(json.dumps(result))
 
 
@@ -225,16 +227,19 @@ def _describe_outputs(program: Any) -> list[dict[str, Any]]:
 
 def _decompose(program: Any) -> Any:
     import torch
-    from torch_mlir.extras.fx_decomp_util import get_decomposition_table
+    from .decompositions import decomposition_table
+    from .views import rewrite_views
 
     try:
         with torch.no_grad():
-            return program.run_decompositions(get_decomposition_table())
+            program = program.run_decompositions(decomposition_table())
     except Exception as error:
         raise ImportRefusal(
             f"PyTorch cannot decompose the program ({type(error).__name__}: {_first_line(error)})",
             hint="export the model again, with strict=True if it was exported without",
         ) from error
+    rewrite_views(program.graph)
+    return program
 
 
 def _drop_literals(program: Any) -> None:

@@ -96,6 +96,12 @@ _DTYPES = {
 }  # fmt: skip
 _ITEM_SIZES = dict(_DTYPES.values())
 _STRIDED = 7
+# Inputs of the graph that are tensors of the archive, and the field that names the tensor.
+_TARGETS = {
+    "parameter": "parameter_name",
+    "buffer": "buffer_name",
+    "tensor_constant": "tensor_constant_name",
+}
 
 
 def read_program(archive: Archive) -> Program:
@@ -172,14 +178,17 @@ class _Reader:
                 key: self.rebuild.integer(document["schema_version"][key])
                 for key in ("major", "minor")
             },
-            "verifiers": [],
+            # The dialect of torch.export.export, in which operators may write to their inputs.
+            "verifiers": ["TRAINING"],
             "torch_version": self.rebuild.text(document.get("torch_version", "")),
             "guards_code": [],
         }
+        tensors = self._tensors()
+        self._check_types(exported["graph_module"], tensors)
         return Program(
             archive=self.archive,
             exported=exported,
-            tensors=self._tensors(),
+            tensors=tensors,
             args_tree=args_tree,
             kwargs_tree=kwargs_tree,
             out_tree=outputs,
@@ -275,7 +284,8 @@ class _Reader:
             for name, value in table.items():
                 if name in found:
                     self.refuse(f"'{name}' is both a weight and a constant")
-                found[self.rebuild.path(name)] = self._tensor(kind, name, value)
+                self.rebuild.path(name)
+                found[name] = self._tensor(kind, name, value)
         unfolded = {t.storage: math.prod(t.sizes) * _ITEM_SIZES[t.dtype] for t in found.values()}
         total = sum(unfolded.values())
         allowed = 4 * sum(entry.size for entry in self.archive.entries.values())
@@ -316,6 +326,26 @@ class _Reader:
             )
         is_parameter = self.rebuild.build("bool", value["is_param"])
         return Tensor(name, dtype, sizes, strides, start, entry.offset, entry.size, is_parameter)
+
+
+    def _check_types(self, module: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Refuse a graph whose parameters have other types than the archive's tensors."""
+        for spec in module["signature"]["input_specs"]:
+            [(kind, value)] = spec.items()
+            if kind not in _TARGETS:
+                continue
+            target, argument = value[_TARGETS[kind]], value["arg"]["name"]
+            meta = module["graph"]["tensor_values"].get(argument)
+            if target not in tensors or meta is None:
+                self.refuse(f"the program uses a tensor '{target}' that the archive does not hold")
+            sizes = tuple(size.get("as_int") for size in meta["sizes"])
+            dtype, _ = _DTYPES.get(meta["dtype"], ("", 0))
+            tensor = tensors[target]
+            if (dtype, sizes) != (tensor.dtype, tensor.sizes):
+                self.refuse(
+                    f"the program takes '{target}' for {dtype} of {list(sizes)}, the archive holds "
+                    f"{tensor.dtype} of {list(tensor.sizes)}"
+                )
 
 
 def _bound(value: Any) -> int | None:

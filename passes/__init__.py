@@ -1,0 +1,1 @@
+"""What rewrites the IR; knows MLIR, and nothing of PyTorch or files."""

@@ -155,7 +155,7 @@ def barrier(value: ir.Value) -> ir.Value:
 
 def loop_index(loop: int) -> ir.Value:
     """Return the index of `loop` inside the body of a linalg op."""
-    return linalg.index(loop)
+    return linalg.IndexOp(loop).result
 
 
 def dims_map(loops: int, dims: Sequence[int]) -> ir.AffineMap:

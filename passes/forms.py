@@ -23,6 +23,16 @@ WEIGHT_BITS = {"i4": 4, "i8": 8}
 ACTIVATIONS = ("f32",)
 METHODS = ("rtn",)
 
+# IREE's code generator cannot load a part of a vector of 4-bit elements (seen in 3.13): a group is
+# a whole number of vectors, of 16 elements where it is short and of 64 where it is long.
+SHORT_GROUP, LONG_GROUP = 16, 64
+
+
+def round_up_group(size: int) -> int:
+    """Return the smallest group that code can be generated for and that holds `size` weights."""
+    multiple = SHORT_GROUP if size <= LONG_GROUP else LONG_GROUP
+    return -(-size // multiple) * multiple
+
 
 @dataclass(frozen=True)
 class Form:
@@ -35,7 +45,7 @@ class Form:
     weights : str
         Storage of the weight: a key of :data:`WEIGHT_BITS`.
     group : int
-        Weights along K that share one scale; 0 means all of K.
+        Weights along K that share one scale: 16, 32, 48 or a multiple of 64; 0 means all of K.
     symmetric : bool
         Without a zero point, if true.
     activations : str
@@ -64,9 +74,9 @@ class Form:
         _known(self.weights, WEIGHT_BITS, "weights", where)
         _known(self.activations, ACTIVATIONS, "activations", where)
         _known(self.method, METHODS, "method", where)
-        if self.group < 0 or self.group % 2:
+        if self.group < 0 or self.group != round_up_group(self.group):
             raise UserError(
-                f"group = {self.group} is not an even number of weights",
+                f"group = {self.group} is not 16, 32, 48 or a multiple of 64",
                 where=where,
                 hint="16, 32, 64 and 128 are usual; 0 means one group for all of K",
             )

@@ -12,7 +12,7 @@ from iree.compiler.dialects import arith, scf
 from . import annotations, build
 from .base import Pass, Refusal, RemarkKind
 from .contraction import Contraction, defining, dims_of, match_contraction
-from .quantize_weights import integer_value, widen
+from .quantize_weights import convert, integer_value, widen
 
 
 @dataclass(frozen=True)
@@ -196,9 +196,7 @@ def _fused(found: Dequantised) -> ir.Value:
 
     def body(x: ir.Value, q: ir.Value, s: ir.Value, *rest: ir.Value) -> ir.Value:
         acc = rest[-1]
-        value = arith.mulf(integer_value(q, rest[0] if len(rest) > 1 else None), s)
-        if isinstance(element, (ir.F16Type, ir.BF16Type)):
-            value = arith.truncf(element, value)  # the same rounding as ahead of the product
+        value = convert(arith.mulf(integer_value(q, rest[0] if len(rest) > 1 else None), s), element)
         return arith.addf(acc, arith.mulf(widen(x, acc.type), widen(value, acc.type)))
 
     new = build.generic([grouped, *found.inputs], contraction.init, maps, iterators, body)

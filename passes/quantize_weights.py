@@ -21,7 +21,7 @@ from .contraction import (
     match_contraction,
     simplify_layout,
 )
-from .forms import Form
+from .forms import Form, round_up_group
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class QuantizeWeights(Pass):
             if form.form != "dequant":
                 continue
             name = annotations.text(op, annotations.MATMUL)
-            plan = match(module, op, form, 32 // form.bits if self.packing == "words" else 2)
+            plan = match(module, op, form)
             if isinstance(plan, Refusal):
                 annotations.set_text(op, annotations.LOWERING, f"exact ({plan.reason})")
                 remark(RemarkKind.REFUSED, op, name, f"not quantised: {plan.reason}")
@@ -92,11 +92,8 @@ class QuantizeWeights(Pass):
             op.operation.erase()
 
 
-def match(module: ir.Module, op: Any, form: Form, align: int = 2) -> Plan | Refusal:
-    """Describe how the weight of `op` would be quantised, or say why not.  Changes nothing.
-
-    Groups are padded to a multiple of `align` codes, so that they fill bytes or words.
-    """
+def match(module: ir.Module, op: Any, form: Form) -> Plan | Refusal:
+    """Describe how the weight of `op` would be quantised, or say why not.  Changes nothing."""
     found = match_contraction(op)
     if isinstance(found, Refusal):
         return found
@@ -123,10 +120,9 @@ def match(module: ir.Module, op: Any, form: Form, align: int = 2) -> Plan | Refu
         return Refusal("the weight is empty")
     layout = simplify_layout([*weight.layout, ["transpose", axes]])
     k = shape[-1]
-    group = min(form.group or k, k)
-    if group % align and group < k:
-        return Refusal(f"groups of {group} do not fill whole words of {align} codes")
-    group = -(-group // align) * align  # padding behind a group that is all of K
+    # One group for all of K is padded like the last of several: whole vectors of codes.
+    whole = round_up_group(k)
+    group = min(form.group or whole, whole)
     return Plan(
         contraction=found,
         weight=weight,
@@ -149,7 +145,7 @@ def _rewrite(module: ir.Module, plan: Plan, form: Form, *, words: bool) -> float
         rows = len(plan.rows)
         weight = build.collapse(weight, [[d] for d in range(rows)] + [list(range(rows, rank))])
         new = _contraction(plan, weight)
-    bits = _bits_per_weight(plan, form)
+    bits = _bits_per_weight(plan, form, words=words)
     annotations.copy_annotations(op, new.operation)
     annotations.set_text(
         new.operation, annotations.LOWERING, f"dequantised {form.weights}, then exact"
@@ -167,18 +163,20 @@ def _dequantised(module: ir.Module, plan: Plan, form: Form, *, words: bool) -> i
     per_word = 32 // form.bits
     inner = [plan.group // per_word, per_word] if words else [plan.group]
     if words:
-        shape, element = [*rows, plan.groups, inner[0]], ir.IntegerType.get_signless(32)
+        shape, code = [*rows, plan.groups, inner[0]], ir.IntegerType.get_signless(32)
     else:
-        shape, element = [*rows, plan.groups, *inner], ir.IntegerType.get_signless(form.bits)
+        shape, code = [*rows, plan.groups, *inner], ir.IntegerType.get_signless(form.bits)
     # The barrier keeps IREE from dequantising once at load time, which would store floats.
-    codes = build.barrier(_load_part(module, plan, form, "codes", shape, element))
-    inputs = [codes, _load_part(module, plan, form, "scales", [*rows, plan.groups], f32)]
+    codes = build.barrier(_load_part(module, plan, form, "codes", shape, code, words=words))
+    inputs = [codes, _load_part(module, plan, form, "scales", [*rows, plan.groups], f32, words=words)]
     if not form.symmetric:
-        # A zero point has as many bits as a code, but is a byte, so that rows start on bytes.
-        zero = ir.IntegerType.get_signless(8)
-        inputs.append(_load_part(module, plan, form, "zeros", [*rows, plan.groups], zero))
+        # A zero point has as many bits as a code, but is a byte, so that rows start on bytes, or
+        # a word, where the last bytes of a buffer cannot be read (Vulkan).
+        zero = ir.IntegerType.get_signless(32 if words else 8)
+        inputs.append(_load_part(module, plan, form, "zeros", [*rows, plan.groups], zero, words=words))
     rank = len(rows) + 1 + len(inner)
-    init = build.empty([*rows, plan.groups, *inner], plan.weight.element)
+    element = value_type(plan.weight.element, build.element_of(plan.contraction.init))
+    init = build.empty([*rows, plan.groups, *inner], element)
     per_group = build.dims_map(rank, range(len(rows) + 1))
     per_code = build.dims_map(rank, range(len(shape)))
     maps = [per_code, *[per_group] * (len(inputs) - 1), build.dims_map(rank, range(rank))]
@@ -187,11 +185,7 @@ def _dequantised(module: ir.Module, plan: Plan, form: Form, *, words: bool) -> i
         zero = rest[0] if len(rest) > 1 else None
         if words:
             q = _code_of_word(q, form, position=build.loop_index(rank - 1))
-        value = arith.mulf(integer_value(q, zero), s)
-        if isinstance(plan.weight.element, ir.F32Type):
-            return value
-        cast = arith.extf if isinstance(plan.weight.element, ir.F64Type) else arith.truncf
-        return cast(plan.weight.element, value)
+        return convert(arith.mulf(integer_value(q, zero), s), element)
 
     return build.generic(inputs, init, maps, ["parallel"] * rank, body).result
 
@@ -206,6 +200,23 @@ def _code_of_word(word: ir.Value, form: Form, position: ir.Value) -> ir.Value:
     return arith.shrsi(arith.shli(word, arith.subi(top, shift)), top)
 
 
+def value_type(weight: ir.Type, accumulator: ir.Type) -> ir.Type:
+    """Return the type that a weight is dequantised to.
+
+    Where products are summed in f32 or wider, it keeps all of its bits: rounding it to the 16 bits
+    of the model's weights would only lose accuracy.
+    """
+    return accumulator if accumulator.width >= 32 else weight
+
+
+def convert(value: ir.Value, type_: ir.Type) -> ir.Value:
+    """Extend or truncate a float to `type_`."""
+    width = value.type.width
+    if type_.width == width:
+        return value
+    return (arith.extf if type_.width > width else arith.truncf)(type_, value)
+
+
 def integer_value(code: ir.Value, zero: ir.Value | None) -> ir.Value:
     """Return ``f32(code - zero)``: signed codes without a zero point, unsigned ones with."""
     f32 = ir.F32Type.get()
@@ -213,12 +224,14 @@ def integer_value(code: ir.Value, zero: ir.Value | None) -> ir.Value:
         return arith.sitofp(f32, code)
     i32 = ir.IntegerType.get_signless(32)
     wide = code if code.type == i32 else arith.extui(i32, code)
-    return arith.sitofp(f32, arith.subi(wide, arith.extui(i32, zero)))
+    offset = zero if zero.type == i32 else arith.extui(i32, zero)
+    return arith.sitofp(f32, arith.subi(wide, offset))
 
 
 def _load_part(
-    module: ir.Module, plan: Plan, form: Form, part: str, shape: list[int], element: ir.Type
-) -> ir.Value:
+    module: ir.Module, plan: Plan, form: Form, part: str, shape: list[int], element: ir.Type,
+    *, words: bool,
+) -> ir.Value:  # fmt: skip
     type_ = build.tensor_type(shape, element)
     kind = f"{form.weights}g{plan.group}" + ("" if form.symmetric else "z")
     layout = json.dumps(plan.layout, separators=(",", ":"))
@@ -233,6 +246,9 @@ def _load_part(
         "group": plan.group,
         "symmetric": form.symmetric,
     }
+    if words:
+        derivation["zero_bytes"] = 4
+        kind += "w"
     holder = parameters.find_global(module, plan.weight.symbol)
     symbol = f"{plan.source}.{kind}{view}.{part}"
     return build.load_global(
@@ -278,6 +294,6 @@ def widen(value: ir.Value, type_: ir.Type) -> ir.Value:
     return value if value.type == type_ else arith.extf(type_, value)
 
 
-def _bits_per_weight(plan: Plan, form: Form) -> float:
-    per_group = form.bits * plan.group + 32 + (0 if form.symmetric else 8)
-    return per_group * plan.groups / plan.k
+def _bits_per_weight(plan: Plan, form: Form, *, words: bool) -> float:
+    zero = 0 if form.symmetric else 32 if words else 8
+    return (form.bits * plan.group + 32 + zero) * plan.groups / plan.k

@@ -163,13 +163,14 @@ def parse_pipeline(text: str) -> list[Pass | str]:
     UserError
         Unknown pass or option of ours; unbalanced brackets; another anchor.
     """
-    text = text.strip()
-    if text.startswith(f"{ANCHOR}(") and text.endswith(")"):
-        text = text[len(ANCHOR) + 1 : -1]
-    elif text.startswith(("func.func(", "any(")) is False and "(" in text.partition("{")[0]:
-        raise UserError(f"the pipeline is anchored on something else than {ANCHOR}: '{text}'")
+    parts = split_elements(text)
+    anchor = parts[0].partition("(")[0].strip() if len(parts) == 1 else ""
+    if anchor == ANCHOR and parts[0].endswith(")"):
+        parts = split_elements(parts[0].partition("(")[2][:-1])
+    elif anchor.endswith("module") and anchor != parts[0]:
+        raise UserError(f"the pipeline is anchored on '{anchor}', not on {ANCHOR}")
     elements: list[Pass | str] = []
-    for element in split_elements(text):
+    for element in parts:
         elements.append(registry.parse_pass(element) if registry.is_ours(element) else element)
     return elements
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,11 +11,14 @@ import numpy as np
 
 from ..errors import InternalError
 from .devices import Device
-from .dtypes import data_type, name_of
+from .dtypes import data_type
 
 # A small result is copied, because the results of a call can share one allocation, which even the
 # smallest would keep alive.
 COPY_BELOW = 1 << 16
+
+_DEVICE_LOCAL, _USAGE = int(rt.MemoryType.DEVICE_LOCAL), int(rt.BufferUsage.DEFAULT)
+_BYTE = np.dtype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -31,19 +35,18 @@ class DeviceArray:
         return array if dtype is None else array.astype(dtype)
 
 
-def upload(array: np.ndarray, device: Device) -> DeviceArray:
-    """Copy a C-contiguous `array` to `device`."""
-    name = name_of(array.dtype)
-    kind = data_type(name, "")
-    # Buffers know nothing of bfloat16 and its like, so such an array goes as unsigned integers.
-    view = device.hal.allocator.allocate_buffer_copy(
-        memory_type=rt.MemoryType.DEVICE_LOCAL,
-        allowed_usage=rt.BufferUsage.DEFAULT,
+def upload(array: np.ndarray, dtype: str, device: Device) -> Any:
+    """Copy a C-contiguous `array` of type `dtype` to `device`; return its ``HalBufferView``."""
+    kind = data_type(dtype, "")
+    if kind.carrier is not kind.numpy:
+        array = array.view(kind.carrier)
+    return device.hal.allocator.allocate_buffer_copy(
+        memory_type=_DEVICE_LOCAL,
+        allowed_usage=_USAGE,
         device=device.hal,
-        buffer=array.view(kind.carrier),
+        buffer=array,
         element_type=kind.element,
     )
-    return DeviceArray(array.shape, name, device, view)
 
 
 def download(view: Any, dtype: str, device: Device, *, copy: bool = False) -> np.ndarray:
@@ -59,7 +62,7 @@ def download(view: Any, dtype: str, device: Device, *, copy: bool = False) -> np
     """
     kind = data_type(dtype, "")
     shape = tuple(view.shape)
-    size = int(np.prod(shape, dtype=np.int64)) * kind.numpy.itemsize
+    size = math.prod(shape) * kind.numpy.itemsize
     if size == 0:
         return np.empty(shape, kind.numpy)
     if view.byte_length != size:
@@ -67,8 +70,36 @@ def download(view: Any, dtype: str, device: Device, *, copy: bool = False) -> np
             f"a result of shape {shape} has {view.byte_length} bytes, {dtype} needs {size}"
         )
     buffer = view.get_buffer()
-    raw = rt.HalBufferView(buffer, [buffer.byte_length()], int(rt.HalElementType.UINT_8))
-    flat = rt.DeviceArray(device.hal, raw).to_host()[:size]
+    if not _is_mappable(buffer):
+        buffer = _staged(buffer, device)
+    flat: np.ndarray = buffer.map().asarray((buffer.byte_length(),), _BYTE)[:size]
     if copy or size < COPY_BELOW:
         flat = flat.copy()
     return flat.view(kind.numpy).reshape(shape)
+
+
+def _is_mappable(buffer: Any) -> bool:
+    visible, mapped = int(rt.MemoryType.HOST_VISIBLE), int(rt.BufferUsage.MAPPING_SCOPED)
+    return bool(buffer.memory_type() & visible and buffer.allowed_usage() & mapped)
+
+
+def _staged(source: Any, device: Device) -> Any:
+    """Copy a device's buffer into one that the host can map.
+
+    IREE's own way to do this imports the array's memory into the device, which Vulkan drivers
+    refuse unless it begins on a page.
+    """
+    target = device.hal.allocator.allocate_buffer(
+        memory_type=int(rt.MemoryType.HOST_LOCAL | rt.MemoryType.DEVICE_VISIBLE),
+        allowed_usage=int(rt.BufferUsage.TRANSFER_TARGET | rt.BufferUsage.MAPPING_SCOPED),
+        allocation_size=source.byte_length(),
+    )
+    semaphore = device.hal.create_semaphore(0)
+    device.hal.queue_copy(
+        source,
+        target,
+        wait_semaphores=rt.HalFence.create_at(semaphore, 0),
+        signal_semaphores=rt.HalFence.create_at(semaphore, 1),
+    )
+    semaphore.wait(1)
+    return target

@@ -139,8 +139,8 @@ def _from_torch(value: Any) -> np.ndarray:
     tensor = value.detach().cpu().resolve_conj().resolve_neg()
     name = str(tensor.dtype).removeprefix("torch.")
     if not name.startswith(("bfloat", "float8")):
-        return tensor.numpy()
-    bits = tensor.view(torch.int16 if tensor.element_size() == 2 else torch.uint8).numpy()
+        return np.asarray(tensor)
+    bits = np.asarray(tensor.view(torch.int16 if tensor.element_size() == 2 else torch.uint8))
     return bits.view(data_type(name, "").numpy)
 
 
@@ -157,7 +157,7 @@ def _widen(array: np.ndarray, dtype: str, wanted: DataType, where: str) -> np.nd
 
 def check_bound(leaf: Leaf, array: np.ndarray) -> None:
     """Raise a UserError unless all of `array` are indices into a table of ``leaf.below`` rows."""
-    if not array.size:
+    if leaf.below is None or not array.size:
         return
     for value in (int(array.min()), int(array.max())):
         if not 0 <= value < leaf.below:

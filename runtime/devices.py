@@ -32,6 +32,9 @@ CPU, CPU_SYNC, VULKAN, CUDA = "cpu", "cpu-sync", "vulkan", "cuda"
 DRIVERS = {CPU: "local-task", CPU_SYNC: "local-sync", VULKAN: "vulkan", CUDA: "cuda"}
 # IREE's executor takes no more workers.
 MAX_THREADS = 64
+# Code for CPUs may put 128 KiB on the stack in one function (compiler/targets.toml), and a worker's
+# stack has only that by default: with dynamic shapes, BERT's embedding runs over its end.
+WORKER_STACK_BYTES = 1 << 20
 
 _HINTS = {
     VULKAN: "install the GPU's Vulkan driver, or Mesa's (it has a software device too): "
@@ -165,6 +168,7 @@ def _open_cpu(kind: str, threads: int | None) -> Device:
         driver = create_hal_driver(DRIVERS[kind])
         device = driver.create_default_device()
         return Device(kind, kind, "the calling thread", 1, device, driver)
+    rt.flags.parse_flags(f"--task_worker_stack_size={WORKER_STACK_BYTES}")
     with _topology(threads):
         driver = create_hal_driver(DRIVERS[kind])
         device = driver.create_default_device()

@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 from iree.runtime import HalElementType as Element
 
 from ..errors import UserError
 
-try:
-    import ml_dtypes
-except ImportError:  # iree.runtime brings it today; without it those types travel as raw bits
-    ml_dtypes = None
-
 
 class DataType(NamedTuple):
     """``numpy`` is what users see, ``carrier`` a type of the same width that buffers can carry."""
 
-    numpy: np.dtype
-    carrier: np.dtype
+    numpy: np.dtype[Any]
+    carrier: np.dtype[Any]
     element: int
 
 
 def _type(name: str, element: Element) -> DataType:
-    extra = getattr(ml_dtypes, name, None)
-    if extra is not None:
-        dtype = np.dtype(extra)
-        return DataType(dtype, np.dtype(f"u{dtype.itemsize}"), int(element))
-    if name.startswith(("bfloat", "float8")):
-        raw = np.dtype(np.uint16 if name == "bfloat16" else np.uint8)
-        return DataType(raw, raw, int(element))
-    dtype = np.dtype(name)
-    return DataType(dtype, np.dtype(np.uint8) if name == "bool" else dtype, int(element))
+    dtype = np.dtype(getattr(ml_dtypes, name, name))
+    # NumPy's buffers cannot carry booleans as bytes, nor types that are not its own.
+    is_foreign = hasattr(ml_dtypes, name) or name == "bool"
+    carrier = np.dtype(f"u{dtype.itemsize}") if is_foreign else dtype
+    return DataType(dtype, carrier, int(element))
 
 
 TYPES = {
@@ -50,7 +42,7 @@ TYPES = {
         "complex64": Element.COMPLEX_64, "complex128": Element.COMPLEX_128,
     }.items()
 }  # fmt: skip
-_NAMES = {entry.numpy: name for name, entry in reversed(TYPES.items())}
+_NAMES = {entry.numpy: name for name, entry in TYPES.items()}
 
 
 def data_type(name: str, where: str) -> DataType:
@@ -66,7 +58,7 @@ def data_type(name: str, where: str) -> DataType:
     return TYPES[name]
 
 
-def name_of(dtype: np.dtype) -> str:
+def name_of(dtype: np.dtype[Any]) -> str:
     """Return PyTorch's name of a NumPy type, or NumPy's own when PyTorch has none."""
     return _NAMES.get(dtype, str(dtype))
 

@@ -15,8 +15,9 @@ from ..errors import InternalError, UserError
 from . import tree as trees
 from .binding import Binder
 from .buffers import DeviceArray, download, upload
-from .convert import array_of, to_array
+from .convert import array_of, check_bound, to_array
 from .devices import AUTO, CPU, Device, open_device
+from .dtypes import name_of
 from .failures import IREE_ERRORS, short, start_error
 from .manifest import RESET_POINT, Leaf, Manifest
 from .parameters import check_archive, parameters_module
@@ -116,7 +117,8 @@ class Module:
         Raises
         ------
         UserError
-            When an input is missing, unexpected, or of the wrong nesting, shape or data type.
+            When an input is missing, unexpected, of the wrong nesting, shape or data type, or
+            indexes a table outside of it (device arrays are not looked into).
         InternalError
             When running the model fails.
         """
@@ -126,12 +128,14 @@ class Module:
         checker = ShapeChecker(self.manifest.ranges)
         checker.check((leaf, tuple(value.shape)) for leaf, value in values)
         for leaf, value in values:
-            if leaf.below is not None and not isinstance(value, DeviceArray):
+            if not isinstance(value, DeviceArray):
                 check_bound(leaf, value)
         with self._guard():
             views = [
-                value.view if isinstance(value, DeviceArray) else upload(value, self.device).view
-                for _, value in values
+                value.view
+                if isinstance(value, DeviceArray)
+                else upload(value, leaf.dtype, self.device)
+                for leaf, value in values
             ]
             results = self._invoke(self._entry, views)
             if results.size != len(self._tensors_out):
@@ -164,8 +168,10 @@ class Module:
     def to_device(self, array: Any) -> DeviceArray:
         """Copy an array to the module's device, to pass it to many calls without a copy each."""
         converted = array_of(array, "the array")
+        name = name_of(converted.dtype)
         with self._guard():
-            return upload(converted, self.device)
+            view = upload(converted, name, self.device)
+        return DeviceArray(converted.shape, name, self.device, view)
 
     # -- inside ------------------------------------------------------------------------------------
 

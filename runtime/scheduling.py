@@ -15,9 +15,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
-_NORMAL = getattr(os, "SCHED_OTHER", None)
-_BATCH = getattr(os, "SCHED_BATCH", None)
+_NORMAL: Any = getattr(os, "SCHED_OTHER", None)
+_BATCH: Any = getattr(os, "SCHED_BATCH", None)
+_PARAMETERS: Any = os.sched_param(0) if _BATCH is not None else None
 
 
 @contextlib.contextmanager
@@ -27,22 +29,22 @@ def without_preemption() -> Iterator[None]:
     Does nothing where the system lacks or forbids it, and for a thread that somebody gave another
     policy than the normal one.
     """
-    changed = _set_policy(_BATCH, only_from=_NORMAL)
+    changed = _enter()
     try:
         yield
     finally:
         if changed:
-            _set_policy(_NORMAL, only_from=_BATCH)
+            os.sched_setscheduler(0, _NORMAL, _PARAMETERS)
 
 
-def _set_policy(policy: int | None, only_from: int | None) -> bool:
-    if policy is None or only_from is None:
+def _enter() -> bool:
+    if _PARAMETERS is None:
         return False
     try:
         # Process 0 is the calling thread.
-        if os.sched_getscheduler(0) != only_from:
+        if os.sched_getscheduler(0) != _NORMAL:
             return False
-        os.sched_setscheduler(0, policy, os.sched_param(0))
+        os.sched_setscheduler(0, _BATCH, _PARAMETERS)
     except OSError:
         return False
     return True

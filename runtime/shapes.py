@@ -104,5 +104,6 @@ def _value(node: ast.AST, sizes: Mapping[str, int]) -> int:
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         return -_value(node.operand, sizes)
     if isinstance(node, ast.BinOp):
-        return _OPERATORS[type(node.op)](_value(node.left, sizes), _value(node.right, sizes))
+        operation = _OPERATORS[type(node.op)]
+        return int(operation(_value(node.left, sizes), _value(node.right, sizes)))
     raise ValueError(f"cannot evaluate {type(node).__name__}")

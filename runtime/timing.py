@@ -83,16 +83,14 @@ def time_interleaved(
     names = list(functions)
     samples: dict[str, list[list[float]]] = {name: [] for name in names}
     collects = gc.isenabled()
+    gc.collect()
+    gc.disable()
     try:
         for round_number in range(blocks):
             start = round_number % len(names)
             for name in names[start:] + names[:start]:
-                gc.collect()
-                gc.disable()
                 time.sleep(idle)
                 samples[name].append(_block(functions[name], block_seconds, warmup))
-                if collects:
-                    gc.enable()
     finally:
         if collects:
             gc.enable()

@@ -19,7 +19,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, st
     """File → lit's verdict and output."""
     report = tmp_path_factory.mktemp("lit") / "report.json"
     lit = Path(sys.executable).with_name("lit")
-    command = [lit, "-q", "--output", report, FOLDER]
+    command = [lit, "-q", "--timeout", "300", "--output", report, FOLDER]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=1800)
     assert report.exists(), f"lit did not run:\n{ran.stdout}{ran.stderr}"
     tests = json.loads(report.read_text())["tests"]

@@ -28,7 +28,7 @@ COMMANDS = {
     "doctor": ("doctor:doctor_command", "Tell what this machine has and what it lacks."),
 }
 
-# An OSError that names a file and one of these is about the user's files, not about lowc.
+# An OSError with one of these is about the user's files or disk, not about lowc.
 _USERS_ERRNOS = frozenset(
     {
         errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EISDIR, errno.ENAMETOOLONG,
@@ -100,18 +100,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         sys.stdout.flush()
     except BrokenPipeError:
-        return _reader_gone()
+        _silence()
+        return 141
     except (KeyboardInterrupt, click.Abort):
         return _complain("interrupted", 130)
     except LowcError as error:
-        return _complain(str(error), error.exit_code)
-    except click.UsageError as error:
-        return _complain(_usage_text(error), 2)
+        return _complain(f"error: {error}", error.exit_code)
     except click.ClickException as error:
-        return _complain(error.format_message(), 2)
+        return _complain(_usage_text(error), 2)
     except OSError as error:
-        if error.errno in _USERS_ERRNOS and error.filename is not None:
-            return _complain(f"{os.fsdecode(error.filename)}: {error.strerror}", 2)
+        if error.errno in _USERS_ERRNOS:
+            place = os.fsdecode(error.filename) if error.filename else "standard output"
+            return _complain(f"error: {place}: {error.strerror}", 2)
         return _complain(_unexpected(error), 1)
     except Exception as error:
         return _complain(_unexpected(error), 1)
@@ -123,40 +123,38 @@ def _complain(text: str, code: int) -> int:
         traceback.print_exc()
     try:
         sys.stdout.flush()
-        sys.stderr.write(f"lowc: {'' if code == 130 else 'error: '}{text}\n")
+    except OSError:
+        _silence()
+    try:
+        sys.stderr.write(f"lowc: {text}\n")
         sys.stderr.flush()
-    except BrokenPipeError:
-        return _reader_gone()
+    except OSError:
+        pass  # nobody is left to tell
     return code
 
 
-def _reader_gone() -> int:
-    """Keep the interpreter from complaining when it flushes at its end."""
-    silent = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except BrokenPipeError:
-            os.dup2(silent, stream.fileno())
-    return 141
+def _silence() -> None:
+    """Give stdout nowhere to go, so that Python does not fail on flushing it at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
 
 
 def _unexpected(error: Exception) -> str:
     said = " ".join(str(error).split())
     text = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    return f"{text[:400]} (this is a fault of lowc; LOWC_DEBUG=1 shows where)"
+    return f"internal error: {text[:400]} (a fault of lowc; LOWC_DEBUG=1 shows where)"
 
 
-def _usage_text(error: click.UsageError) -> str:
-    command = error.ctx.command_path if error.ctx else "lowc"
+def _usage_text(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "lowc"
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        return error.format_message()
     if isinstance(error, click.NoSuchOption):
-        known = [
-            name
-            for parameter in (error.ctx.command.get_params(error.ctx) if error.ctx else [])
-            for name in (*parameter.opts, *parameter.secondary_opts)
-            if name.startswith("--")
-        ]
+        parameters = context.command.get_params(context) if context else []
+        known = [name for one in parameters for name in one.opts if name.startswith("--")]
         what = f"there is no option '{error.option_name}'"
-        return str(UserError(what, where=command, hint=nearest(error.option_name, known)))
+        return f"error: {UserError(what, where=command, hint=nearest(error.option_name, known))}"
     what = error.format_message().rstrip(".")
-    return str(UserError(what, where=command, hint=f"'{command} --help' shows what it takes"))
+    hint = f"'{command} --help' shows what it takes"
+    return f"error: {UserError(what, where=command, hint=hint)}"

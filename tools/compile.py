@@ -45,17 +45,18 @@ def compile_command(
     """
     from ..compiler.api import compile  # noqa: A004  (its name in the public API)
 
+    place = Path(target_path or Path(model).with_suffix(".vmfb").name)
     with _progress() as report_stage:
         artifact = compile(
             model,
             recipe,
             target,
             calibration=calibration,
-            output=target_path or Path(model).with_suffix(".vmfb").name,
+            output=place,
             save_temps=save_temps,
             progress=report_stage,
         )
-    files = {str(path): path.stat().st_size for path in artifact.files}
+    files = {str(place.with_name(path.name)): path.stat().st_size for path in artifact.files}
     if as_json:
         output.result_json({"files": files, **artifact.report})
         return

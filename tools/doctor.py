@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ..errors import LowcError
 from . import machine, output
-
-# Device driver → how to get it when IREE finds no device.
-_GET_DRIVER = {
-    "vulkan": "install a Vulkan loader and driver (Debian: libvulkan1 and mesa-vulkan-drivers, "
-    "which also has a driver that runs on the CPU)",
-    "cuda": "install NVIDIA's driver",
-}
-
 
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -53,21 +45,12 @@ def examine() -> dict[str, Any]:
 
 
 def _devices() -> tuple[list[dict[str, str]], str]:
-    """Return IREE's devices, and what went wrong in finding them."""
+    """Return IREE's devices, absent kinds too, and what went wrong in finding them."""
     try:
         from ..runtime.devices import list_devices
     except ImportError as error:
         return [], f"devices are unknown, IREE's runtime does not load: {error}"
-    try:
-        return [_device(device) for device in list_devices()], ""
-    except LowcError as error:
-        return [], f"devices are unknown: {error.what}"
-
-
-def _device(device: Any) -> dict[str, str]:
-    if isinstance(device, dict):
-        return {key: str(value) for key, value in device.items()}
-    return {"uri": str(device)}
+    return [dataclasses.asdict(device) for device in list_devices()], ""
 
 
 def advice(found: dict[str, Any]) -> list[str]:
@@ -86,13 +69,11 @@ def advice(found: dict[str, Any]) -> list[str]:
     features = found["cpu"]["features"] or {}
     if features.get("avx2") is False or features.get("fma") is False:
         said.append("the CPU lacks AVX2 or FMA: compiled code will be slow here")
-    drivers = {device.get("uri", "").partition(":")[0] for device in found["devices"]}
-    if found["devices"]:
-        said.extend(
-            f"no {driver} device: {how}"
-            for driver, how in _GET_DRIVER.items()
-            if driver not in drivers
-        )
+    said.extend(
+        f"no {device['name']} device: {device['hint']}"
+        for device in found["devices"]
+        if device["problem"] and device["hint"]
+    )
     return said
 
 
@@ -110,7 +91,13 @@ def _print(found: dict[str, Any]) -> None:
         _block("memory", [f"{total}, {available} available"])
     versions = found["packages"].items()
     _block("packages", [f"{name:18} {version or 'missing'}" for name, version in versions])
-    _block("devices", ["  ".join(device.values()) for device in found["devices"]])
+    _block(
+        "devices",
+        [
+            f"{device['name']:10} {device['description'] or 'none: ' + device['problem']}"
+            for device in found["devices"]
+        ],
+    )
     _block("advice", found["advice"])
 
 

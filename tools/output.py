@@ -25,9 +25,9 @@ def result(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
-def result_json(data: Any) -> None:
-    """Print a result to stdout as JSON."""
-    result(json.dumps(data, indent=2))
+def result_json(data: Any, *, indent: int | None = 2) -> None:
+    """Print a result to stdout as JSON; `indent` None puts it on one line."""
+    result(json.dumps(data, indent=indent))
 
 
 def remark(text: str) -> None:

@@ -52,7 +52,7 @@ def run_command(
     for path, (_, array) in zip(outputs, named, strict=False):
         write_npy(Path(path), array)
     if as_json:
-        output.result_json({"outputs": [_as_data(name, array) for name, array in named]})
+        output.result_json({"outputs": [_as_data(name, array) for name, array in named]}, indent=None)
         return
     for index, (name, array) in enumerate(named):
         place = f" → {outputs[index]}" if index < len(outputs) else ""

@@ -1,0 +1,1 @@
+"""Number formats, each defined in NumPy: what the generated code must compute."""

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from lowc.errors import UserError
+from lowc.runtime.manifest import Leaf
 from lowc.runtime.module import load
+from tiny.artifacts import build, manifest
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
 Y = np.full((2, 3), 10, np.float32)
@@ -191,3 +193,17 @@ def test_device_arrays(add: Path) -> None:
     assert message(module, X, wrong) == "input 'y': expected float32, got float64"
     # One of another device is copied over.
     assert (load(add, "cpu-sync")(X, y) == X + Y).all()
+
+
+def test_indices_must_be_in_their_table(folder: Path) -> None:
+    source = """
+    func.func @main(%i: tensor<?xi64>) -> tensor<?xi64> @MANIFEST { return %i : tensor<?xi64> }
+    """
+    leaf = Leaf("ids", ("n",), "int64", below=10)
+    module = load(build(folder / "below.vmfb", source, manifest([leaf], [leaf])))
+    assert (module([0, 9]) == [0, 9]).all()
+    assert module(np.empty(0, np.int64)).size == 0
+    for wrong in (10, -1):
+        assert message(module, [3, wrong, 4]) == (
+            f"input 'ids': the value {wrong} is not in [0, 10), it indexes a table of that size"
+        )

@@ -80,7 +80,7 @@ def test_truncated(add: Path, tmp_path: Path, share: float) -> None:
 
 
 def test_damaged(add: Path, tmp_path: Path) -> None:
-    """Whatever bit is flipped in the parts, the checksum says so; IREE itself would crash on some."""
+    """A flipped bit is found by the checksum; IREE itself crashes on some."""
     path = tmp_path / "x.vmfb"
     data = add.read_bytes()
     with zipfile.ZipFile(add) as file:
@@ -98,7 +98,7 @@ def test_damaged(add: Path, tmp_path: Path) -> None:
             broken = bytearray(data)
             broken[position] ^= 1 << generator.randrange(8)
             path.write_bytes(broken)
-            with pytest.raises(UserError, match="fails its checksum|truncated or damaged"):
+            with pytest.raises(UserError, match=r"fails its checksum|truncated or damaged"):
                 check_file(path)
 
 

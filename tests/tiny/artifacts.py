@@ -19,6 +19,7 @@ NO_KEYWORDS = {"type": "dict", "keys": [], "children": []}
 
 TARGETS = {
     "cpu": ["--iree-hal-target-device=local", "--iree-hal-local-target-device-backends=llvm-cpu"],
+    "cuda": ["--iree-hal-target-device=cuda", "--iree-cuda-target=sm_80"],
     "vulkan": ["--iree-hal-target-device=vulkan", "--iree-vulkan-target=vp_android_baseline_2022"],
 }
 

@@ -308,8 +308,15 @@ func.func @no_contraction(%x: tensor<1x3x6x6xf32>, %i: tensor<1x8x4x4xf32>, %s: 
   %c = linalg.conv_2d_nchw_fchw ins(%x, %w : tensor<1x3x6x6xf32>, tensor<8x3x3x3xf32>)
       outs(%i : tensor<1x8x4x4xf32>) -> tensor<1x8x4x4xf32>
   %e = tensor.empty() : tensor<1x8x4x4xf32>
-  %m = linalg.map { arith.mulf } ins(%c, %c : tensor<1x8x4x4xf32>, tensor<1x8x4x4xf32>)
-      outs(%e : tensor<1x8x4x4xf32>) -> tensor<1x8x4x4xf32>
+  %m = linalg.generic {
+      indexing_maps = [affine_map<(n, c, h, w) -> (n, c, h, w)>, affine_map<(n, c, h, w) -> (n, c, h, w)>,
+                       affine_map<(n, c, h, w) -> (n, c, h, w)>],
+      iterator_types = ["parallel", "parallel", "parallel", "parallel"]}
+      ins(%c, %c : tensor<1x8x4x4xf32>, tensor<1x8x4x4xf32>) outs(%e : tensor<1x8x4x4xf32>) {
+  ^bb0(%l: f32, %r: f32, %out: f32):
+    %p = arith.mulf %l, %r : f32
+    linalg.yield %p : f32
+  } -> tensor<1x8x4x4xf32>
   %r = linalg.reduce ins(%m : tensor<1x8x4x4xf32>) outs(%s : tensor<1x8xf32>) dimensions = [2, 3]
     (%in: f32, %acc: f32) {
       %0 = arith.addf %in, %acc : f32
