@@ -87,10 +87,11 @@ def _failure(
         )  # fmt: skip
     if "No space left on device" in child.stderr:
         return UserError("the disk is full", where=where, detail=detail)
-    if re.search(r"unknown (target|CPU)|unrecognized|not a recognized processor|target attr", detail):
+    if re.search(r"unknown (target|CPU)|unrecognized|not a recognized processor|on a subtarget", detail):
         return UserError("iree-compile does not know this chip", where=where, detail=detail)
-    operation = re.search(r"'([\w.]+)' op", detail)
-    what = f"iree-compile cannot lower '{operation[1]}'" if operation else "iree-compile failed"
+    named = re.search(r"operation '([\w.]+)'|'([\w.]+)' op", detail)
+    operation = (named[1] or named[2]) if named else ""
+    what = f"iree-compile cannot lower '{operation}'" if operation else "iree-compile failed"
     return UserError(
         what, where=where, detail=detail,
         hint="the messages name the place in the model; another target or recipe may do",

@@ -105,7 +105,7 @@ class Container:
         self.entries: dict[str, Entry] = {}
         self._window = window
         try:
-            with zipfile.ZipFile(window) as archive:  # type: ignore[call-overload]
+            with zipfile.ZipFile(window) as archive:
                 self._infos: list[zipfile.ZipInfo] = archive.infolist()
                 self._comment = archive.comment
         except _BROKEN as error:

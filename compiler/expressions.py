@@ -115,12 +115,12 @@ def _is_small(node: ast.expr) -> bool:
         case ast.Call(func=ast.Name(id="Symbol")) | ast.Name():
             return _arithmetic(node)
         case ast.Constant(value=value):
-            return _is_number(value) and abs(value) <= MAX_POWER
+            return _is_number(value, MAX_POWER)
     return False
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value) and abs(value) <= _MAX_NUMBER
+def _is_number(value: object, most: int = _MAX_NUMBER) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value) and abs(value) <= most
 
 
 def _is_float_text(value: object) -> bool:

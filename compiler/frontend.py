@@ -20,6 +20,7 @@ from typing import Any
 from iree.compiler import ir
 
 from ..errors import InternalError, UserError
+from ..passes import annotations
 from ..runtime import tree as trees
 from ..runtime.manifest import ENTRY_POINT, Leaf, Manifest
 from . import globals as parameter_globals
@@ -276,7 +277,7 @@ def parse_module(source: bytes | str, where: str) -> ir.Module:
     context = new_context()
     with context, ir.Location.unknown():
         try:
-            return ir.Module.parse(source)
+            module = ir.Module.parse(source)
         except ir.MLIRError as error:
             found = error.error_diagnostics[0] if error.error_diagnostics else None
             message = found.message if found else str(error)
@@ -286,6 +287,16 @@ def parse_module(source: bytes | str, where: str) -> ir.Module:
                 where=where,
                 hint="the dialects of IREE's iree-opt are known; check with iree-opt",
             ) from error
+    # The context lets unknown operations through together with lowc's attributes, but
+    # iree-compile crashes on them.
+    for op in annotations.operations(module):
+        if not context.is_registered_operation(op.name):
+            raise UserError(
+                f"the operation '{op.name}' is of no dialect that IREE knows",
+                where=f"{where}, {op.location}",
+                hint="lower it to linalg, tensor and arith before",
+            )
+    return module
 
 
 def entry_function(module: ir.Module, where: str = "") -> Any:

@@ -254,19 +254,19 @@ class Rebuilder:
             self.refuse(f"the program has {_brief(value)} where an integer must stand")
         return value
 
-    def _number(self, value: Any) -> float | str:
+    def _number(self, value: Any) -> Any:
         if value in ("Infinity", "-Infinity", "NaN"):
             return value
         if type(value) not in (int, float) or not math.isfinite(value) or abs(value) > 1e308:
             self.refuse(f"the program has {_brief(value)} where a number must stand")
         return value
 
-    def _boolean(self, value: Any) -> bool:
+    def _boolean(self, value: Any) -> Any:
         return self._expect(bool, value)
 
     def text(self, value: Any) -> str:
         """Return `value`, a string that is data only; PyTorch quotes it wherever it writes it."""
-        return self._expect(str, value)
+        return str(self._expect(str, value))
 
     def _name(self, value: Any) -> str:
         if not isinstance(value, str) or not (value == "" or value.isidentifier()):
@@ -274,14 +274,14 @@ class Rebuilder:
                 f"the program has the name {_brief(value)}, which is no identifier; PyTorch would "
                 "run it as a part of the graph's Python source"
             )
-        return value
+        return str(value)
 
     def path(self, value: Any) -> str:
         """Return `value`, the dotted path of a parameter: PyTorch writes it in double quotes."""
         bad = not isinstance(value, str) or not value.isprintable() or len(value) > 1000
         if bad or any(mark in value for mark in "\"'\\"):
             self.refuse(f"the program has the parameter name {_brief(value)}")
-        return value
+        return str(value)
 
     def _operator(self, target: Any) -> str:
         if isinstance(target, str) and target in _SCALAR_FUNCTIONS:
@@ -291,7 +291,7 @@ class Rebuilder:
             self.refuse(f"{_brief(target)} is not an operator that an exported graph may call")
         if match[1] == "higher_order" and match[2] not in _HIGHER_ORDER:
             self.refuse(f"{_brief(target)} calls code that is not in the graph")
-        return target
+        return str(target)
 
     def expression(self, text: Any) -> str:
         """Return `text`, arithmetic over dynamic sizes, written anew."""

@@ -120,8 +120,8 @@ def _is_operator(target: str) -> bool:
         found = getattr(found, name, None)
     if isinstance(found, torch._ops.OpOverload):  # noqa: SLF001
         # TorchScript's own operators are found too, but no dispatcher runs them.
-        name: str = found.name()  # type: ignore[no-untyped-call]
-        return torch._C._dispatch_has_kernel(name)  # noqa: SLF001
+        schema: Any = found
+        return bool(torch._C._dispatch_has_kernel(schema.name()))  # noqa: SLF001
     return isinstance(found, torch._ops.HigherOrderOperator)  # noqa: SLF001
 
 
@@ -227,6 +227,7 @@ def _describe_outputs(program: Any) -> list[dict[str, Any]]:
 
 def _decompose(program: Any) -> Any:
     import torch
+
     from .decompositions import decomposition_table
     from .views import rewrite_views
 

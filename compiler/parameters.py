@@ -93,7 +93,7 @@ def write_parameters(
     with _disk_errors(output), source.open("rb") as file, _spool_beside(output) as spool:
         index = rt.ParameterIndex()
         index.reserve(len(plan.originals) + 3 * len(plan.derived))
-        originals = rt.FileHandle.wrap_fd(os.dup(file.fileno()))
+        originals = rt.FileHandle.wrap_fd(file.fileno())
         for key in plan.originals:
             tensor = _find(tensors, key)
             span = _plain_span(tensor)
@@ -105,7 +105,7 @@ def write_parameters(
         for derivation, parts in plan.derived.items():
             _spool_derived(spool, _find(tensors, derivation.source), source, derivation, parts)
         spool.flush()
-        spooled = rt.FileHandle.wrap_fd(os.dup(spool.file.fileno()))
+        spooled = rt.FileHandle.wrap_fd(spool.file.fileno())
         for key, start, size in spool.entries:
             index.add_from_file_handle(key, spooled, size, start)
         try:

@@ -20,6 +20,7 @@ from .container import shown
 from .graph import Rebuilder
 
 MAX_TREE_DEPTH = 50
+MAX_CLASS_NAME = 300
 # A tensor whose strides repeat elements is larger than its entry.  Masks are; this is a bound.
 MAX_REPEATED_BYTES = 256 << 20
 
@@ -28,6 +29,7 @@ _CONTAINERS = {
     "builtins.list": "list",
     "builtins.dict": "dict",
     "collections.OrderedDict": "dict",
+    "collections.defaultdict": "dict",
     "collections.deque": "list",
     "torch._export.utils.ImmutableList": "list",
     "torch.fx.immutable_collections.immutable_list": "list",
@@ -152,14 +154,14 @@ class _Reader:
             self._range_key(name): (_bound(limits["min_val"]), _bound(limits["max_val"]))
             for name, limits in document["range_constraints"].items()
         }
-        spec = {
+        spec: dict[str, Any] = {
             "inputs": [],
             "outputs": [],
             "in_spec": _flat_inputs(trees.leaf_count(inputs)),
             "out_spec": _dump_spec(_flat_spec(trees.leaf_count(outputs))),
             "forward_arg_names": None,
         }
-        exported = {
+        exported: dict[str, Any] = {
             "graph_module": {
                 "graph": self.rebuild.build("Graph", module["graph"]),
                 "signature": signature,
@@ -242,15 +244,12 @@ class _Reader:
             return trees.LEAF
         children = [self._subtree(child, depth + 1) for child in spec["children_spec"]]
         kind = _CONTAINERS.get(name, "object")
-        context = json.loads(spec["context"]) if spec["context"] else None
-        keys = None
-        if kind == "namedtuple" or name in self.namedtuples:
-            name = str(context) if kind == "namedtuple" else name
-            kind, keys = "namedtuple", self.namedtuples.get(name)
-        elif name == "collections.defaultdict":
-            kind, keys = "dict", context[1]
-        elif kind in ("dict", "object") and isinstance(context, list):
-            keys = context
+        if kind == "namedtuple":
+            name = spec["context"]
+        if name in self.namedtuples:
+            kind, keys = "namedtuple", self.namedtuples[name]
+        else:
+            keys = _keys_of(kind, spec["context"])
         if keys is not None and not self._are_keys(keys, len(children)):
             keys = None
         if kind == "dict" and keys is None:
@@ -259,7 +258,7 @@ class _Reader:
         if keys is not None:
             result["keys"] = list(keys)
         if kind in ("namedtuple", "object"):
-            result["name"] = self._class_name(name)
+            result["name"] = self._class_name(kind, name)
         return result
 
     def _are_keys(self, keys: Any, count: int) -> bool:
@@ -270,10 +269,12 @@ class _Reader:
             and len(set(keys)) == count
         )
 
-    def _class_name(self, name: Any) -> str:
-        if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
+    def _class_name(self, kind: str, name: Any) -> str:
+        # A named tuple is built anew under its name; another class's name is only shown.
+        simple = isinstance(name, str) and name.isprintable() and len(name) <= MAX_CLASS_NAME
+        if not simple or (kind == "namedtuple" and not name.rsplit(".", 1)[-1].isidentifier()):
             self.refuse(f"an input or output has the type '{shown(str(name), 80)}'")
-        return name
+        return str(name)
 
     # -- tensors ---------------------------------------------------------------------------------
 
@@ -327,7 +328,6 @@ class _Reader:
         is_parameter = self.rebuild.build("bool", value["is_param"])
         return Tensor(name, dtype, sizes, strides, start, entry.offset, entry.size, is_parameter)
 
-
     def _check_types(self, module: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Refuse a graph whose parameters have other types than the archive's tensors."""
         for spec in module["signature"]["input_specs"]:
@@ -348,6 +348,22 @@ class _Reader:
                 )
 
 
+def _keys_of(kind: str, context: Any) -> Any:
+    """Return the keys or field names in a tree's context, which each class writes its own way."""
+    try:
+        found = json.loads(context) if context else None
+    except ValueError:
+        return None
+    match kind, found:
+        case "dict", {"dict_context": keys}:  # a defaultdict
+            return keys
+        case "object", [[*fields], [*_]]:  # a dataclass: its fields, and those that are None
+            return fields
+        case "dict" | "object", [*keys]:
+            return keys
+    return None
+
+
 def _bound(value: Any) -> int | None:
     if value is not None and type(value) is not int:
         raise TypeError(f"the bound {value!r:.40} of a size is no integer")
@@ -355,7 +371,7 @@ def _bound(value: Any) -> int | None:
 
 
 def _flat_spec(leaves: int) -> dict[str, Any]:
-    leaf = {"type": None, "context": None, "children_spec": []}
+    leaf: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
     return {"type": "builtins.tuple", "context": "null", "children_spec": [leaf] * leaves}
 
 

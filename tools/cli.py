@@ -36,6 +36,9 @@ _USERS_ERRNOS = frozenset(
     }
 )  # fmt: skip
 
+# What click raises, with the help as its message, for a group that is called without a subcommand.
+_NoSubcommand = click.exceptions.NoArgsIsHelpError
+
 
 class LazyGroup(click.Group):
     """A group that imports a subcommand when it is called."""
@@ -93,19 +96,18 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (``sys.argv[1:]`` if None); return the exit code."""
     try:
-        code = cli.main(
-            args=None if arguments is None else list(arguments),
-            prog_name="lowc",
-            standalone_mode=False,
-        )
+        code = _invoke(sys.argv[1:] if arguments is None else list(arguments))
         sys.stdout.flush()
     except BrokenPipeError:
         _silence()
         return 141
-    except (KeyboardInterrupt, click.Abort):
+    except KeyboardInterrupt:
         return _complain("interrupted", 130)
     except LowcError as error:
         return _complain(f"error: {error}", error.exit_code)
+    except _NoSubcommand as error:
+        sys.stderr.write(f"{error.format_message()}\n")
+        return 2
     except click.ClickException as error:
         return _complain(_usage_text(error), 2)
     except OSError as error:
@@ -115,6 +117,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(_unexpected(error), 1)
     except Exception as error:
         return _complain(_unexpected(error), 1)
+    return code
+
+
+def _invoke(arguments: list[str]) -> int:
+    # What click's own main() would do, without its answers to Ctrl-C and to a closed pipe.
+    try:
+        with cli.make_context("lowc", arguments) as context:
+            code = cli.invoke(context)
+    except click.exceptions.Exit as done:
+        return done.exit_code
     return code if isinstance(code, int) else 0
 
 
@@ -148,8 +160,6 @@ def _unexpected(error: Exception) -> str:
 def _usage_text(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "lowc"
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        return error.format_message()
     if isinstance(error, click.NoSuchOption):
         parameters = context.command.get_params(context) if context else []
         known = [name for one in parameters for name in one.opts if name.startswith("--")]

@@ -14,7 +14,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def plain_pt2(archives: Path) -> Path:
-    """One input ``x`` of 2x4, a layer ``fc`` of 4 to 3, a constant ``scale``, a buffer ``shift``."""
+    """Input ``x`` of 2x4, a layer ``fc`` of 4 to 3, a constant ``scale``, a buffer ``shift``."""
     import torch
 
     class Plain(torch.nn.Module):

@@ -17,7 +17,6 @@ import pytest
 from hostile import archives as hostile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from lowc.compiler import archive as archive_module
 from lowc.compiler import container, pickles
 from lowc.compiler.archive import Archive
@@ -294,9 +293,7 @@ def test_a_truncated_file_is_refused_wherever_it_is_cut(plain_pt2: Path, tmp_pat
 @settings(
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(
-    position=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255), tail=st.booleans()
-)
+@given(position=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255), tail=st.booleans())
 def test_a_flipped_byte_is_taken_or_refused(
     position: float, value: int, tail: bool, plain_pt2: Path, tmp_path: Path
 ) -> None:
@@ -308,7 +305,7 @@ def test_a_flipped_byte_is_taken_or_refused(
     try:
         read_program(Archive(path))
     except UserError as error:
-        assert str(path) in error.where  # noqa: PT017
+        assert str(path) in error.where
 
 
 FOREIGN = {

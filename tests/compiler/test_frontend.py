@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import inspect
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hostile import archives as hostile
-
 from lowc.compiler import frontend
 from lowc.compiler.subprocesses import Limits
 from lowc.errors import InternalError, LowcError, UserError
 
 torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.slow  # every import is a process that loads PyTorch
 
 
 def _save(module: Any, path: Path, *args: Any, **kwargs: Any) -> Path:
@@ -231,13 +230,11 @@ def endless_pt2(archives: Path) -> Path:
 def test_an_endless_import_is_stopped(endless_pt2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frontend, "IMPORT_LIMITS", Limits(seconds=10))
     before = _children()
-    start = time.monotonic()
     with (
         pytest.raises(UserError, match="importing took more than 10 s and was stopped"),
         frontend.open_model(endless_pt2),
     ):
         pass
-    assert time.monotonic() - start >= 10
     assert _children() <= before
 
 
@@ -273,14 +270,3 @@ def test_a_damaged_graph_is_one_error(plain_pt2: Path, tmp_path: Path) -> None:
         with frontend.open_model(path):
             pass
     assert "Traceback" not in str(caught.value)
-
-
-def test_pickles_are_not_even_imported_by_the_child(tmp_path: Path) -> None:
-    """A refusal costs no child: nothing of a hostile archive reaches PyTorch."""
-    path, marker = tmp_path / "x.pt2", tmp_path / "marker"
-    path.write_bytes(hostile.evil_torch_save(marker))
-    before = _children()
-    with pytest.raises(UserError), frontend.open_model(path):
-        pass
-    assert not marker.exists()
-    assert _children() <= before

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import copy
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,6 @@ import pytest
 from hostile import archives as hostile
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-
 from lowc.compiler import expressions
 from lowc.compiler.archive import Archive
 from lowc.compiler.graph import Rebuilder
@@ -106,7 +107,7 @@ def _with_output(source: Path, folder: Path, spec: Any) -> Path:
         (_tree("builtins.dict", ["a"]), {"type": "dict", "children": ["*"], "keys": ["a"]}),
         (_tree("builtins.dict", [7]), {"type": "dict", "children": ["*"], "keys": [7]}),
         (
-            _tree("collections.defaultdict", ["builtins.list", ["a"]]),
+            _tree("collections.defaultdict", {"dict_context": ["a"]}),
             {"type": "dict", "children": ["*"], "keys": ["a"]},
         ),
         (
@@ -117,10 +118,45 @@ def _with_output(source: Path, folder: Path, spec: Any) -> Path:
             _tree("some.library.Output", "opaque"),
             {"type": "object", "children": ["*"], "name": "some.library.Output"},
         ),
+        (
+            {"type": "my-type", "context": "no JSON", "children_spec": [LEAF]},
+            {"type": "object", "children": ["*"], "name": "my-type"},
+        ),
     ],
 )
 def test_output_trees(spec: Any, tree: Any, plain_pt2: Path, tmp_path: Path) -> None:
     assert read_program(Archive(_with_output(plain_pt2, tmp_path, spec))).out_tree == tree
+
+
+def test_trees_that_torch_writes_for_classes(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    pair = collections.namedtuple("pair", "a b")
+    torch.utils._pytree._register_namedtuple(pair, serialized_type_name="lowc_tests.pair")
+    record = dataclasses.make_dataclass("record", ["u", ("v", Any, None)])
+    torch.export.register_dataclass(record, serialized_type_name="lowc_tests.record")
+
+    class Classes(torch.nn.Module):
+        def forward(self, p, r):
+            return pair(p.a + 1, r.u), record(p.b * 2), collections.defaultdict(list, z=p.a * 3)
+
+    inputs = (pair(torch.ones(2), torch.ones(3)), record(torch.ones(1), torch.ones(4)))
+    exported = torch.export.export(Classes(), inputs)
+    exported.example_inputs = None
+    torch.export.save(exported, tmp_path / "classes.pt2")
+    program = read_program(Archive(tmp_path / "classes.pt2"))
+
+    def tree(kind: str, keys: str, **name: str) -> dict[str, Any]:
+        return {"type": kind, "children": ["*"] * len(keys), "keys": list(keys), **name}
+
+    assert program.args_tree["children"] == [
+        tree("namedtuple", "ab", name="lowc_tests.pair"),
+        tree("object", "uv", name="lowc_tests.record"),
+    ]
+    assert program.out_tree["children"] == [
+        tree("namedtuple", "ab", name="lowc_tests.pair"),
+        tree("object", "u", name="lowc_tests.record"),
+        tree("dict", "z"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +166,11 @@ def test_output_trees(spec: Any, tree: Any, plain_pt2: Path, tmp_path: Path) -> 
         (_tree("builtins.dict", ["a", "a"], 2), "keys that are no strings"),
         (_tree("builtins.dict", [1.5]), "keys that are no strings"),
         (_tree("builtins.dict", ["\x1b[2J"]), "keys that are no strings"),
-        (_tree("os.system('x')", None), "an input or output has the type"),
+        (_tree("\x1b[2J", None), "an input or output has the type"),
+        (
+            {"type": "collections.namedtuple", "context": "a.b c", "children_spec": [LEAF]},
+            "an input or output has the type",
+        ),
         ("[2, {}]", "the tree protocol 2 is unknown"),
         ("[1]", "not one that torch.export.save writes"),
         ("[" * 5000, "not one that torch.export.save writes"),
@@ -516,5 +556,5 @@ def test_any_change_is_taken_or_refused(
     try:
         assert isinstance(read_program(Archive(path)), Program)
     except UserError as error:
-        assert str(path) in error.where  # noqa: PT017
+        assert str(path) in error.where
         str(error).encode()

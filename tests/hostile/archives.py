@@ -67,7 +67,7 @@ def rewrite(source: Path, target: Path, changes: dict[str, bytes | None]) -> Pat
 
 
 def edit_json(source: Path, target: Path, entry: str, change: Callable[[Any], Any]) -> Path:
-    """Copy an archive with one JSON entry changed in place, or replaced by what `change` returns."""
+    """Copy an archive with one JSON entry changed in place, or by what `change` returns."""
     document = json.loads(read_entries(source)[entry])
     changed = change(document)
     document = document if changed is None else changed

@@ -51,8 +51,9 @@ def linear_text(m, n, k, element="f32"):
     )  # fmt: skip
 
 
-def compile_linear(folder, weight, form, m, target="cpu", element="f32"):
+def compile_linear(folder, weight, form, m, target="cpu", element="f32", compiler=None):
     """Compile ``x . weight^T`` with every matmul in `form`; return the artifact."""
+    compiler = compiler or lowc.compile
     n, k = weight.shape
     source = folder / "weights.bin"
     source.write_bytes(weight.astype(ELEMENTS[element]).tobytes())
@@ -62,7 +63,7 @@ def compile_linear(folder, weight, form, m, target="cpu", element="f32"):
     tensor = Tensor("w", dtype, (n, k), (k, 1), 0, 0, size, is_parameter=True)
     model = Model(imported.module, imported.interface, {"w": tensor}, source, [])
     recipe = Recipe("test", (Rule("*", form),))
-    return lowc.compile(model, recipe, target, output=folder / "linear.vmfb")
+    return compiler(model, recipe, target, output=folder / "linear.vmfb")
 
 
 def stored_weight(weight, form, element="f32"):

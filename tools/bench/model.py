@@ -139,7 +139,8 @@ class Contest:
     def _add_module(self, name: str, path: Path, values: list[Any]) -> None:
         from ...runtime.module import load  # noqa: PLC0415
 
-        module = load(path, threads=self.threads)
+        on_cpu = self.target.partition(":")[0] == "cpu" or name.startswith("iree:")
+        module = load(path, threads=self.threads if on_cpu else None)
         manifest = module.manifest
         given = iter(values)
         leaves = iter([leaf.value if leaf.literal else next(given) for leaf in manifest.inputs])

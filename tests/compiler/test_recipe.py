@@ -1,0 +1,76 @@
+"""Recipes: built-in ones load, and each mistake is named with its line and the nearest word."""
+
+import pytest
+
+import lowc
+from lowc.compiler.recipe import built_in_names, load_recipe, parse_recipe
+from lowc.passes.forms import Form, Rule, first_match, rules_from_text, rules_to_text
+
+GOOD = '[[rules]]\nmatch = "*"\nform = "dequant"\nweights = "i4"\n'
+MISTAKES = {
+    "not TOML": ("rules = [", "not valid TOML", ""),
+    "no rules": ('description = "x"\n', "no [[rules]]", ""),
+    "unknown top key": ('rulez = 1\n' + GOOD, "'rulez' is unknown", "did you mean 'rules'?"),
+    "unknown key": (GOOD + "grup = 32\n", "'grup' is unknown", "did you mean 'group'?"),
+    "unknown form": (
+        GOOD.replace('"dequant"', '"dequent"'), "form = 'dequent' is unknown",
+        "did you mean 'dequant'?",
+    ),
+    "unknown weights": (GOOD.replace("i4", "i44"), "weights = 'i44' is unknown", "'i4'"),
+    "wrong type": (GOOD + 'group = "32"\n', "has the type str, not int", ""),
+    "boolean as number": (GOOD + "group = true\n", "has the type bool, not int", ""),
+    "impossible group": (GOOD + "group = 20\n", "group = 20 is not", "16, 32, 64"),
+    "negative group": (GOOD + "group = -16\n", "group = -16 is not", ""),
+    "no match": ('[[rules]]\nform = "exact"\n', "no 'match'", ""),
+    "no form": ('[[rules]]\nmatch = "*"\n', "no 'form'", "exact"),
+    "exact with weights": (
+        '[[rules]]\nmatch = "*"\nform = "exact"\nweights = "i4"\n', "takes no 'weights'", "",
+    ),
+    "a rule is no table": ("rules = [1]\n", "a rule is a table", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", built_in_names())
+def test_built_in_recipes_load(name):
+    recipe = load_recipe(name)
+    assert recipe.rules and recipe.description
+    assert rules_from_text(rules_to_text(recipe.rules), "x") == recipe.rules
+
+
+def test_w4a16_leaves_products_alone():
+    rules = load_recipe("w4a16").rules
+    assert first_match(rules, "encoder.0.attention:qk").form.form == "exact"
+    assert first_match(rules, "encoder.0.attention.query").form.form == "dequant"
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes(name):
+    text, what, hint = MISTAKES[name]
+    with pytest.raises(lowc.UserError) as caught:
+        parse_recipe(text, "mine", "mine.toml")
+    assert what in caught.value.what
+    assert hint in caught.value.hint
+    assert caught.value.where.startswith("mine.toml")
+
+
+def test_the_line_is_that_of_the_key():
+    text = '# first\n[[rules]]\nmatch = "a"\nform = "exact"\n\n' + GOOD + "\ngrup = 1\n"
+    with pytest.raises(lowc.UserError) as caught:
+        parse_recipe(text, "mine", "mine.toml")
+    assert caught.value.where == "mine.toml:11"
+
+
+def test_first_match_wins():
+    rules = (Rule("a.*", Form()), Rule("*", Form("dequant", "i8", 64)))
+    assert first_match(rules, "a.b").form.form == "exact"
+    assert first_match(rules, "b").form.weights == "i8"
+
+
+def test_unknown_name_and_missing_file(tmp_path):
+    with pytest.raises(lowc.UserError, match=r"no recipe 'w4a61'\n.*did you mean 'w4a16'"):
+        load_recipe("w4a61")
+    with pytest.raises(lowc.UserError, match=r"missing\.toml: the recipe file does not exist"):
+        load_recipe(tmp_path / "missing.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(lowc.UserError, match="cannot be read"):
+        load_recipe(tmp_path / "binary.toml")
