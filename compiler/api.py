@@ -1,7 +1,5 @@
 """``lowc.compile``: the whole road from a model to an artifact."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
@@ -175,9 +173,7 @@ class _Road:
             backend.compile_module(source, self.stage.module, self.target)
         except LowcError as error:
             text = module.operation.get_asm(enable_debug_info=True)
-            raise self._with_reproducer(
-                error, text, backend.replay_command(self.target)
-            ) from error
+            raise self._with_reproducer(error, text, backend.replay_command(self.target)) from error
         self._end("compile", begun)
 
     def _with_reproducer(self, error: LowcError, text: str, command: list[str]) -> LowcError:

@@ -1,4 +1,4 @@
-"""What a compilation leaves: ``model.vmfb`` and, when it has parameters, ``model.irpa`` beside it."""
+"""What a compilation leaves: ``model.vmfb``, and ``model.irpa`` beside it if it has parameters."""
 
 from __future__ import annotations
 

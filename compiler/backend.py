@@ -17,6 +17,9 @@ from .target import Target
 
 LIMITS = subprocesses.Limits(seconds=1800, memory=16 << 30)
 _MESSAGE_LENGTH = 400
+_UNKNOWN_CHIP = re.compile(
+    r"unknown (target|CPU)|unrecognized|not a recognized processor|on a subtarget"
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def compile_module(
     InternalError
         ``iree-compile`` crashed or ran into a limit.
     """
-    command = [iree_compile(), source, "-o", output, *target.flags]
+    command: list[str | Path] = [iree_compile(), source, "-o", output, *target.flags]
     child = subprocesses.run(command, limits, environment={"LLVM_DISABLE_CRASH_REPORT": "1"})
     if child.ok and output.exists():
         return
@@ -87,7 +90,7 @@ def _failure(
         )  # fmt: skip
     if "No space left on device" in child.stderr:
         return UserError("the disk is full", where=where, detail=detail)
-    if re.search(r"unknown (target|CPU)|unrecognized|not a recognized processor|on a subtarget", detail):
+    if _UNKNOWN_CHIP.search(detail):
         return UserError("iree-compile does not know this chip", where=where, detail=detail)
     named = re.search(r"operation '([\w.]+)'|'([\w.]+)' op", detail)
     operation = (named[1] or named[2]) if named else ""

@@ -71,7 +71,7 @@ def apply_layout(tensor: NDArray[Any], steps: list[list[Any]]) -> NDArray[Any]:
 
 
 def _bfloat16() -> Any:
-    import ml_dtypes  # noqa: PLC0415
+    import ml_dtypes
 
     return ml_dtypes.bfloat16
 
@@ -86,7 +86,10 @@ def _rtn(rows: NDArray[np.float32], derivation: Derivation) -> Iterator[Part]:
     yield "codes", integer.pack(quantized.codes, derivation.bits)
     yield "scales", quantized.scales.reshape(-1).view(np.uint8)
     if quantized.zeros is not None:
-        yield "zeros", quantized.zeros.reshape(-1).astype(f"<u{derivation.zero_bytes}").view(np.uint8)
+        yield (
+            "zeros",
+            quantized.zeros.reshape(-1).astype(f"<u{derivation.zero_bytes}").view(np.uint8),
+        )
 
 
 METHODS: dict[str, Callable[[NDArray[np.float32], Derivation], Iterator[Part]]] = {"rtn": _rtn}

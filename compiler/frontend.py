@@ -4,8 +4,6 @@ All end in the same :class:`Model`: an MLIR module in linalg on tensors whose pa
 globals, where the bytes of those parameters lie, and the interface that the caller sees.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
@@ -132,7 +130,10 @@ def _read_pt2(path: Path) -> Model:
 def _import(program: Program, folder: Path) -> dict[str, Any]:
     """Run the importer as a child; return its result."""
     (folder / "spec.json").write_text(json.dumps(import_spec(program)))
-    command = [sys.executable, "-m", "lowc.compiler.importer", folder / "spec.json", folder]
+    importer = "lowc.compiler.importer"
+    command: list[str | Path] = [
+        sys.executable, "-m", importer, folder / "spec.json", folder
+    ]  # fmt: skip
     environment = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "PYTHONSAFEPATH": "1"}
     child = subprocesses.run(command, IMPORT_LIMITS, environment=environment)
     where = str(program.archive.path)
@@ -242,9 +243,7 @@ def model_of_module(module: ir.Module, where: str = "") -> Model:
         When there is no entry function, or it takes or returns something else than tensors.
     """
     function = entry_function(module, where)
-    inputs = tuple(
-        _leaf_of_type(f"arg{i}", type_) for i, type_ in enumerate(function.type.inputs)
-    )
+    inputs = tuple(_leaf_of_type(f"arg{i}", type_) for i, type_ in enumerate(function.type.inputs))
     outputs = tuple(_leaf_of_type(str(i), type_) for i, type_ in enumerate(function.type.results))
     out_tree: Any = {"type": "tuple", "children": [trees.LEAF] * len(outputs)}
     interface = Manifest(

@@ -158,9 +158,7 @@ def declare_global(
         "sym_name": ir.StringAttr.get(symbol),
         "sym_visibility": ir.StringAttr.get("private"),
         "type": ir.TypeAttr.get(type_),
-        "initial_value": ir.Attribute.parse(
-            f"#flow.parameter.named<{scope}::{key}> : {type_}"
-        ),
+        "initial_value": ir.Attribute.parse(f"#flow.parameter.named<{scope}::{key}> : {type_}"),
     }
     if mutable:
         attributes["is_mutable"] = ir.UnitAttr.get()

@@ -17,9 +17,11 @@ or ``{"error": {"what": …, "where": …, "hint": …}}``.
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ def main(spec_path: str, out_folder: str) -> None:
     """Import the program of `spec_path`; write the module and the result into `out_folder`."""
     out = Path(out_folder)
     spec = json.loads(Path(spec_path).read_bytes())
+    warnings.simplefilter("ignore")
     try:
         result = _import(spec, out)
     except ImportRefusal as refusal:
@@ -52,14 +55,23 @@ def _import(spec: dict[str, Any], out: Path) -> dict[str, Any]:
     import torch  # a second of loading, only in this process
 
     torch.set_num_threads(1)
+    _log("PyTorch reads the program")
     program = deserialise(spec)
     inputs = _describe_inputs(program)
+    _log("PyTorch decomposes the program")
     program = _decompose(program)
     _drop_literals(program)
+    _log("torch-mlir lowers the program")
     module = _lower(program)
     with (out / "module.mlirbc").open("wb") as file:
         module.operation.write_bytecode(file)
     return {"inputs": inputs, "outputs": _describe_outputs(program)}
+
+
+def _log(stage: str) -> None:
+    """Say on stderr what begins: after a crash it is the last thing to read there."""
+    sys.stderr.write(f"importer: {stage}\n")
+    sys.stderr.flush()
 
 
 def deserialise(spec: dict[str, Any], *, with_weights: bool = False) -> Any:
@@ -386,4 +398,5 @@ def _first_line(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
+    gc.disable()  # this process ends with the import; collecting costs a tenth of it
     main(sys.argv[1], sys.argv[2])

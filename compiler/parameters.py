@@ -4,8 +4,6 @@ Nothing here holds more than one block of one tensor in memory: tensors that sta
 from the model's file to the archive by file handle, derived ones through a spool file.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import math
@@ -113,7 +111,9 @@ def write_parameters(
         except (RuntimeError, ValueError) as error:
             if "disk space" in str(error) or "RESOURCE_EXHAUSTED" in str(error):
                 raise OSError(errno.ENOSPC, "No space left on device") from error
-            raise InternalError(f"the archive cannot be written: {error}", where=str(output)) from error
+            raise InternalError(
+                f"the archive cannot be written: {error}", where=str(output)
+            ) from error
         output.chmod(0o666 & ~_umask())
         with output.open("rb") as written:
             digest = hashlib.file_digest(written, "sha256").hexdigest()
@@ -158,7 +158,7 @@ def _view(tensor: Tensor, source: Path) -> NDArray[Any]:
 
 
 def _spool_derived(
-    spool: _Spool,
+    spool: "_Spool",
     tensor: Tensor,
     source: Path,
     derivation: Derivation,
@@ -193,7 +193,7 @@ class _Spool:
         return start
 
     def write_at(self, offset: int, data: NDArray[Any]) -> None:
-        view = memoryview(np.ascontiguousarray(data).view(np.uint8).reshape(-1))
+        view = memoryview(np.ascontiguousarray(data).view(np.uint8).reshape(-1).data)
         while view:
             count = os.pwrite(self.file.fileno(), view, offset)
             view, offset = view[count:], offset + count
@@ -222,12 +222,12 @@ def _disk_errors(output: Path) -> Iterator[None]:
             raise UserError(
                 "the disk is full", where=str(output), hint="free some space or write elsewhere"
             ) from error
-        raise UserError(f"{error.strerror or error}", where=str(error.filename or output)) from error
+        raise UserError(
+            f"{error.strerror or error}", where=str(error.filename or output)
+        ) from error
 
 
 def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
-
-

@@ -247,7 +247,8 @@ class _Reader:
         if kind == "namedtuple":
             name = spec["context"]
         if name in self.namedtuples:
-            kind, keys = "namedtuple", self.namedtuples[name]
+            kind = "namedtuple"
+            keys: Any = self.namedtuples[name]
         else:
             keys = _keys_of(kind, spec["context"])
         if keys is not None and not self._are_keys(keys, len(children)):
@@ -351,7 +352,7 @@ class _Reader:
 def _keys_of(kind: str, context: Any) -> Any:
     """Return the keys or field names in a tree's context, which each class writes its own way."""
     try:
-        found = json.loads(context) if context else None
+        found = json.loads(context) if isinstance(context, str) else context
     except ValueError:
         return None
     match kind, found:

@@ -39,7 +39,9 @@ def built_in_names() -> list[str]:
     """Return the names of the recipes that come with lowc."""
     folder = resources.files(__package__) / _FOLDER
     return sorted(
-        entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")
+        entry.name.removesuffix(".toml")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".toml")
     )
 
 
@@ -103,7 +105,9 @@ def _rule(data: object, text: str, where: str, line: int) -> Rule:
         # The rule knows the key that is wrong; the line is found in the text below its header.
         named = re.search(r"'([\w-]+)'|^([\w-]+) =", error.what)
         candidates = [group for group in (named.groups() if named else ()) if group]
-        key_line = next((found for key in candidates if (found := _line_in_rule(text, line, key))), line)
+        key_line = next(
+            (found for key in candidates if (found := _line_in_rule(text, line, key))), line
+        )
         raise UserError(error.what, where=f"{where}:{key_line}", hint=error.hint) from error
 
 

@@ -25,7 +25,7 @@ def load_reference(path: str | os.PathLike[str]) -> Callable[..., list[Any]]:
         When the archive is refused, or PyTorch is not installed.
     """
     try:
-        import torch  # noqa: PLC0415
+        import torch
     except ModuleNotFoundError as error:
         raise UserError("PyTorch is not installed", hint="pip install 'lowc[torch]'") from error
 

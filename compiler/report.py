@@ -1,7 +1,5 @@
 """What became of every matmul, read from the annotations that the passes left."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -94,9 +94,7 @@ def from_attribute(attribute: ir.Attribute) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for named in ir.DictAttr(attribute):
         value = named.attr
-        if isinstance(value, ir.BoolAttr):
-            result[named.name] = value.value
-        elif isinstance(value, ir.IntegerAttr):
+        if isinstance(value, (ir.BoolAttr, ir.IntegerAttr)):
             result[named.name] = value.value
         else:
             result[named.name] = ir.StringAttr(value).value

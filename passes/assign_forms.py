@@ -1,7 +1,5 @@
 """``lowc-assign-forms``: give every named matmul the form that the recipe's rules choose."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar

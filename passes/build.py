@@ -58,8 +58,8 @@ def generic(
         [ir.Attribute.parse(f"#linalg.iterator_type<{kind}>") for kind in iterators]
     )
     op = linalg.GenericOp(
-        [init.type], list(inputs), [init], ir.ArrayAttr.get([ir.AffineMapAttr.get(m) for m in maps]),
-        kinds,
+        [init.type], list(inputs), [init],
+        ir.ArrayAttr.get([ir.AffineMapAttr.get(map_) for map_ in maps]), kinds,
     )  # fmt: skip
     scalars = [element_of(value) for value in (*inputs, init)]
     block = op.regions[0].blocks.append(*scalars)
@@ -89,9 +89,7 @@ def expand_last(value: ir.Value, outer: int, inner: int, axis: int) -> ir.Value:
     """Split the static dimension `axis` of `value` into ``outer x inner``."""
     shape = shape_of(value)
     result = [*shape[:axis], outer, inner, *shape[axis + 1 :]]
-    groups = [
-        [d] if d < axis else [d, d + 1] if d == axis else [d + 1] for d in range(len(shape))
-    ]
+    groups = [[d] if d < axis else [d, d + 1] if d == axis else [d + 1] for d in range(len(shape))]
     dynamic = [dim(value, d) for d, size in enumerate(shape) if size == DYNAMIC]
     return ir.Operation.create(
         "tensor.expand_shape",

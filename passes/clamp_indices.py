@@ -1,7 +1,5 @@
 """``lowc-clamp-indices``: keep table look-ups inside their tables."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar

@@ -108,9 +108,7 @@ def find_weight(found: Contraction) -> Weight | Refusal:
     Refuses a product of two activations, and one of two parameters.
     """
     weights = [
-        weight
-        for position in (1, 0)
-        if isinstance(weight := _trace(found, position), Weight)
+        weight for position in (1, 0) if isinstance(weight := _trace(found, position), Weight)
     ]
     if len(weights) == 2:
         return Refusal("both operands are parameters")
@@ -143,8 +141,10 @@ def module_path(location: ir.Location) -> str:
 
 def defining(value: ir.Value) -> Any:
     """Return the operation that makes `value`, or None for a block argument."""
-    return value.owner if isinstance(value.owner, ir.Operation) else getattr(
-        value.owner, "operation", None
+    return (
+        value.owner
+        if isinstance(value.owner, ir.Operation)
+        else getattr(value.owner, "operation", None)
     )
 
 
@@ -153,9 +153,7 @@ def is_dim(expression: ir.AffineExpr) -> bool:
     return isinstance(expression, ir.AffineDimExpr) or ir.AffineDimExpr.isinstance(expression)
 
 
-def _loop_sizes(
-    maps: Sequence[ir.AffineMap], values: Sequence[ir.Value]
-) -> tuple[int | None, ...]:
+def _loop_sizes(maps: Sequence[ir.AffineMap], values: Sequence[ir.Value]) -> tuple[int | None, ...]:
     sizes: dict[int, int | None] = {}
     for map_, value in zip(maps, values, strict=True):
         type_ = ir.RankedTensorType(value.type)
@@ -168,7 +166,8 @@ def _loop_sizes(
 def simplify_layout(steps: Sequence[LayoutStep]) -> tuple[LayoutStep, ...]:
     """Merge neighbouring transpositions and reshapes, and drop what changes nothing."""
     kept: list[LayoutStep] = []
-    for step in steps:
+    for given in steps:
+        step = given
         if kept and kept[-1][0] == step[0] == "transpose":
             inner = kept.pop()[1]
             step = ["transpose", [inner[axis] for axis in step[1]]]
@@ -248,7 +247,7 @@ def _slice_step(op: Any) -> LayoutStep | None:
 
 
 def _generic_step(op: Any) -> LayoutStep | None:
-    """A generic that only transposes or casts."""
+    """Return the step of a generic that only transposes or casts."""
     cast = _yielded_cast(op)
     maps = indexing_maps(op)
     if cast is None or len(maps) != 2:

@@ -123,7 +123,9 @@ class Rule:
         if not isinstance(match, str) or not match:
             raise UserError("the rule has no 'match' glob", where=where, hint='match = "*"')
         if "form" not in values:
-            raise UserError("the rule has no 'form'", where=where, hint="known: " + ", ".join(FORMS))
+            raise UserError(
+                "the rule has no 'form'", where=where, hint="known: " + ", ".join(FORMS)
+            )
         form = Form(**values)
         form.check(where)
         extra = [key for key in values if key != "form"]

@@ -1,7 +1,5 @@
 """``lowc-fuse-dequant``: multiply by the codes themselves where that is faster."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -196,7 +194,9 @@ def _fused(found: Dequantised) -> ir.Value:
 
     def body(x: ir.Value, q: ir.Value, s: ir.Value, *rest: ir.Value) -> ir.Value:
         acc = rest[-1]
-        value = convert(arith.mulf(integer_value(q, rest[0] if len(rest) > 1 else None), s), element)
+        value = convert(
+            arith.mulf(integer_value(q, rest[0] if len(rest) > 1 else None), s), element
+        )
         return arith.addf(acc, arith.mulf(widen(x, acc.type), widen(value, acc.type)))
 
     new = build.generic([grouped, *found.inputs], contraction.init, maps, iterators, body)

@@ -1,7 +1,5 @@
 """``lowc-name-matmuls``: give every matmul the name that recipes and reports use."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
-"""The text form of pass options: ``{key=value other="a b" list=1,2}``.
+r"""The text form of pass options: ``{key=value other="a b" list=1,2}``.
 
 Values are booleans (``true``/``false``), integers, floats, strings, ``none`` and tuples of these.
-A string that holds a space, a quote, a comma or a brace is quoted, and so is the word "none"; inside
-quotes ``\\"`` and ``\\\\`` are escapes.  A tuple with such a string in it is quoted once more.
+A string that holds a space, a quote, a comma or a brace is quoted, and so is the word "none";
+inside quotes ``\"`` and ``\\`` are escapes.  A tuple with such a string in it is quoted once more.
 """
 
 from __future__ import annotations

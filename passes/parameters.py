@@ -10,8 +10,6 @@ whose ``lowc.derivation`` says how its bytes are made; after the passes one plac
         = #flow.parameter.named<"model"::"fc.weight.i4g32.codes"> : tensor<8x1x32xi4>
 """
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -1,6 +1,4 @@
-"""``lowc-quantize-weights``: store weights in few bits, and make them floats where they are used."""
-
-from __future__ import annotations
+"""``lowc-quantize-weights``: store weights in few bits, make them floats where they are used."""
 
 import json
 from collections.abc import Callable
@@ -168,12 +166,17 @@ def _dequantised(module: ir.Module, plan: Plan, form: Form, *, words: bool) -> i
         shape, code = [*rows, plan.groups, *inner], ir.IntegerType.get_signless(form.bits)
     # The barrier keeps IREE from dequantising once at load time, which would store floats.
     codes = build.barrier(_load_part(module, plan, form, "codes", shape, code, words=words))
-    inputs = [codes, _load_part(module, plan, form, "scales", [*rows, plan.groups], f32, words=words)]
+    inputs = [
+        codes,
+        _load_part(module, plan, form, "scales", [*rows, plan.groups], f32, words=words),
+    ]
     if not form.symmetric:
         # A zero point has as many bits as a code, but is a byte, so that rows start on bytes, or
         # a word, where the last bytes of a buffer cannot be read (Vulkan).
         zero = ir.IntegerType.get_signless(32 if words else 8)
-        inputs.append(_load_part(module, plan, form, "zeros", [*rows, plan.groups], zero, words=words))
+        inputs.append(
+            _load_part(module, plan, form, "zeros", [*rows, plan.groups], zero, words=words)
+        )
     rank = len(rows) + 1 + len(inner)
     element = value_type(plan.weight.element, build.element_of(plan.contraction.init))
     init = build.empty([*rows, plan.groups, *inner], element)

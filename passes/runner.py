@@ -26,10 +26,10 @@ class Instrument(Protocol):
     """A hook around passes; ``index`` counts from 0, ``text`` is the element's text form."""
 
     def before(self, index: int, text: str, module: ir.Module) -> None:
-        """Called before element `index` runs."""
+        """Look at `module` before element `index` runs."""
 
     def after(self, index: int, text: str, module: ir.Module, seconds: float) -> None:
-        """Called after element `index` ran and its result was verified."""
+        """Look at `module` after element `index` ran and its result was verified."""
 
 
 @dataclass
@@ -91,16 +91,13 @@ class Runner:
             manager.enable_verifier(True)
             try:
                 manager.run(module.operation)
+                failure = raised[0] if raised else None
             except ir.MLIRError as error:
-                if raised:
-                    raise _as_lowc_error(raised[0], str(element))
-                raise InternalError(
-                    f"the pass '{element}' failed or left invalid IR: {_first_message(error)}"
-                ) from error
+                failure = raised[0] if raised else _rejection(error, str(element))
             except Exception as error:
-                raise _as_lowc_error(raised[0] if raised else error, str(element))
-            if raised:
-                raise _as_lowc_error(raised[0], str(element))
+                failure = raised[0] if raised else error
+        if failure is not None:
+            raise _as_lowc_error(failure, str(element))
 
     def _call(self, element: Any, module: ir.Module, raised: list[BaseException]) -> None:
         def remark(kind: RemarkKind, op: Any, subject: str, message: str) -> None:
@@ -127,6 +124,14 @@ def _manager_of(element: Pass | str, call: Callable[..., None]) -> PassManager:
             f"MLIR does not know the pass '{name}', or not with these options",
             hint="list lowc's passes with 'lowc passes', native ones with 'iree-opt --help'",
         ) from error
+
+
+def _rejection(error: ir.MLIRError, element: str) -> LowcError:
+    found = InternalError(
+        f"the pass '{element}' failed or left invalid IR: {_first_message(error)}"
+    )
+    found.__cause__ = error
+    return found
 
 
 def _as_lowc_error(error: BaseException, element: str) -> LowcError:

@@ -1,7 +1,5 @@
 """``lowc-strip-annotations``: leave nothing behind that only lowc understands."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,8 +7,6 @@ from typing import ClassVar
 from iree.compiler import ir
 
 from . import annotations
-
-
 from .base import Pass
 
 

@@ -36,7 +36,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _cost(item: pytest.Item) -> int:
-    return max((_ORDER.index(m.name) + 1 for m in item.iter_markers() if m.name in _ORDER), default=0)
+    return max(
+        (_ORDER.index(m.name) + 1 for m in item.iter_markers() if m.name in _ORDER), default=0
+    )
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -23,5 +23,7 @@ config.test_exec_root = str(_here.parent / "build" / "lit")
 _tools = Path(sys.executable).parent
 for _tool in ("lowc", "filecheck"):
     if shutil.which(_tool, path=str(_tools)) is None:
-        lit_config.fatal(f"{_tool} is not installed beside {sys.executable}: pip install -e '.[dev]'")
+        lit_config.fatal(
+            f"{_tool} is not installed beside {sys.executable}: pip install -e '.[dev]'"
+        )
 config.environment["PATH"] = f"{_tools}{os.pathsep}{os.environ['PATH']}"

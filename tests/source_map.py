@@ -15,11 +15,12 @@ HEAD = """\
 
 One line per file, taken from the file's own first line by `make docs`.  A model goes through
 `compiler/` from top to bottom: `frontend` reads it, `pipeline` says which `passes/` rewrite it,
-`parameters` and `derivations` write its weights, `backend` generates code, `artifact` puts the files
-into place.  `runtime/` runs the result and needs none of the above; `tools/` is the command line.
+`parameters` and `derivations` write its weights, `backend` generates code, `artifact` puts the
+files into place.  `runtime/` runs the result and needs none of the above; `tools/` is the command
+line.
 
 What is no Python: `Makefile` (all that people do here), `.ci/` (what machines do: `run` everything,
-`vulkan` a driver, `lock` the requirements anew), `requirements.lock`, `.pre-commit-config.yaml`;
+`vulkan` installs a driver, `lock` resolves the requirements), `requirements.lock`, `.pre-commit-config.yaml`;
 [recipes.md](recipes.md), [passes.md](passes.md) (generated), [safety.md](safety.md), and
 `CONTRIBUTING.md`, which shows how to write a pass.
 """
@@ -51,7 +52,9 @@ def render() -> str:
         if path.name == "__init__.py" and not first_line(path):
             raise ValueError(f"{path} does not begin with what it is for")
         groups.setdefault("" if path.parent == Path() else path.parent.as_posix(), []).append(path)
-    return "\n".join([HEAD, *(_section(folder, paths) for folder, paths in groups.items() if paths)])
+    return "\n".join(
+        [HEAD, *(_section(folder, paths) for folder, paths in groups.items() if paths)]
+    )
 
 
 def _section(folder: str, paths: list[Path]) -> str:

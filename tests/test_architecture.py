@@ -145,7 +145,15 @@ def test_running_needs_only_the_runtime(tmp_path: Path) -> None:
         "assert (module(numpy.ones(4, numpy.float32)) == 2).all()"
     )
     assert "iree.runtime" in loaded
-    outside = {"click", "iree.compiler", "lowc.compiler", "lowc.passes", "lowc.tools", "rich", "torch"}
+    outside = {
+        "click",
+        "iree.compiler",
+        "lowc.compiler",
+        "lowc.passes",
+        "lowc.tools",
+        "rich",
+        "torch",
+    }
     assert not loaded & outside
 
 

@@ -22,7 +22,9 @@ from layout import ROOT, package_files, pyproject
 pytestmark = pytest.mark.wheel
 
 VERSION = pyproject()["project"]["version"]
-NOT_COPIED = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "benchmarks")
+NOT_COPIED = shutil.ignore_patterns(
+    ".*", "build", "dist", "*.egg-info", "__pycache__", "benchmarks"
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,9 @@ def clean(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = folder / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--python", python, "-q", "--disable-pip-version-check"]
     _run(*pip, "install", "--no-index", "--no-deps", wheel)
-    site = Path(_run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
+    site = Path(
+        _run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
+    )
     # Only a folder on the path: the .pth files in it, editable installs among them, are not read.
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return folder / "bin"
@@ -59,7 +63,9 @@ def _run(*command: str | Path, cwd: Path | None = None, code: int = 0) -> str:
 
 
 def test_the_wheel_has_the_package_and_nothing_else(wheel: Path) -> None:
-    ours = {*package_files(".py"), *package_files(".toml"), Path("py.typed")} - {Path("pyproject.toml")}
+    ours = {*package_files(".py"), *package_files(".toml"), Path("py.typed")} - {
+        Path("pyproject.toml")
+    }
     meta = ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE", "top_level.txt")
     expected = {f"lowc/{path.as_posix()}" for path in ours}
     expected |= {f"lowc-{VERSION}.dist-info/{name}" for name in meta}

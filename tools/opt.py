@@ -38,7 +38,9 @@ class Part:
     "--pass-pipeline", default="", metavar="PIPELINE",
     help="Such as 'builtin.module(lowc-name-matmuls,canonicalize,cse)'; 'lowc passes' lists ours.",
 )  # fmt: skip
-@click.option("-o", "--output", "target", default="-", help="Where the result goes; .mlirbc: bytecode.")
+@click.option(
+    "-o", "--output", "target", default="-", help="Where the result goes; .mlirbc: bytecode."
+)
 @click.option("--print-ir-after-all", is_flag=True, help="Print the IR after each pass to stderr.")
 @click.option("--split-input-file", is_flag=True, help="Take each part between '// -----' alone.")
 @click.option(
@@ -50,6 +52,7 @@ class Part:
 @click.option("--dump-ir", type=click.Path(path_type=Path), help="Folder for numbered IR dumps.")
 def opt_command(
     file: str,
+    *,
     pass_pipeline: str,
     target: str,
     print_ir_after_all: bool,
@@ -172,9 +175,7 @@ def _verdict(parts: list[Part], name: str) -> int:
         complaint
         for part in parts
         for complaint in expectations.complaints(
-            expectations.read_expectations(
-                part.source if isinstance(part.source, str) else ""
-            ),
+            expectations.read_expectations(part.source if isinstance(part.source, str) else ""),
             part.said,
             name,
         )
@@ -185,6 +186,8 @@ def _verdict(parts: list[Part], name: str) -> int:
 
 
 def _write(modules: list[ir.Module], target: str, *, with_locations: bool) -> None:
+    if not modules:
+        return
     if target.endswith(".mlirbc"):
         if len(modules) != 1:
             raise UserError(f"bytecode holds one module, there are {len(modules)}", where=target)

@@ -80,19 +80,20 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     UserError
         When the folder is missing or cannot be written, or the disk is full.
     """
-    temporary = ""
+    temporary: Path | None = None
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        temporary = Path(name)
         with os.fdopen(handle, "wb") as file:
             write(file)
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
     except BaseException as error:
-        if temporary:
+        if temporary is not None:
             with suppress(OSError):
-                os.unlink(temporary)
+                temporary.unlink()
         if isinstance(error, OSError):
             raise UserError(
                 f"the file cannot be written ({error.strerror or error})", where=str(path)

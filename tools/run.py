@@ -52,7 +52,9 @@ def run_command(
     for path, (_, array) in zip(outputs, named, strict=False):
         write_npy(Path(path), array)
     if as_json:
-        output.result_json({"outputs": [_as_data(name, array) for name, array in named]}, indent=None)
+        output.result_json(
+            {"outputs": [_as_data(name, array) for name, array in named]}, indent=None
+        )
         return
     for index, (name, array) in enumerate(named):
         place = f" → {outputs[index]}" if index < len(outputs) else ""
@@ -65,7 +67,7 @@ def write_npy(path: Path, array: np.ndarray[Any, Any]) -> None:
     Types that NumPy's format does not know (bfloat16, 8-bit floats) are written as float32, which
     holds each of their values.
     """
-    plain = array if array.dtype.isbuiltin else array.astype(np.float32)
+    plain = array if array.dtype.isbuiltin == 1 else array.astype(np.float32)
     output.write_atomically(
         path, lambda file: np.lib.format.write_array(file, plain, allow_pickle=False)
     )
@@ -77,7 +79,7 @@ def _title(name: str, array: np.ndarray[Any, Any]) -> str:
 
 
 def _excerpt(array: np.ndarray[Any, Any]) -> str:
-    shown = array if array.dtype.isbuiltin else array.astype(np.float32)
+    shown = array if array.dtype.isbuiltin == 1 else array.astype(np.float32)
     return np.array2string(shown, threshold=64, edgeitems=3, max_line_width=100)
 
 

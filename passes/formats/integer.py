@@ -10,8 +10,8 @@ A weight ``w[..., K]`` is cut along K into G groups of g.  Group by group, with 
 
 Its value is ``f32(q - z) * s``: an exact integer difference, then one rounded multiplication.  All
 arithmetic is f32, RNE is round to nearest, ties to even.  A group of zeros has ``s = 0`` and codes
-``z``, so zeros stay zeros; a weight above 2^127 may become infinite.  When g does not divide K the last group is shorter; its codes are
-stored padded with ``z`` up to g.
+``z``, so zeros stay zeros; a weight above 2^127 may become infinite.  When g does not divide K the
+last group is shorter; its codes are stored padded with ``z`` up to g.
 
 Source: round-to-nearest baseline of GPTQ (arXiv 2210.17323) and AWQ (arXiv 2306.00978); the
 asymmetric range includes 0 as there, and the rounding is that of ONNX ``QuantizeLinear``.

@@ -1,10 +1,9 @@
 """Dequant-fused products on the CPU and on Vulkan, against NumPy on the stored codes."""
 
+import lowc
 import numpy as np
 import pytest
 from products.linear import Form, compile_linear, stored_weight, tolerance
-
-import lowc
 
 I4 = Form("dequant", "i4", 32)
 CASES = {

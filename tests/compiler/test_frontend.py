@@ -250,6 +250,19 @@ def test_an_import_that_eats_memory_is_stopped(
     assert _children() <= before
 
 
+def test_a_crash_is_one_error(tmp_path: Path) -> None:
+    """torch-mlir divides by zero when it reshapes nothing."""
+    path = _save(Apply(lambda x: x[4:].reshape(-1)), tmp_path / "x.pt2", torch.ones(4, 3))
+    before = _children()
+    with pytest.raises(InternalError) as caught, frontend.open_model(path):
+        pass
+    assert caught.value.exit_code == 1
+    assert "the importer was ended by SIGFPE" in caught.value.what
+    assert "torch-mlir lowers the program" in caught.value.detail
+    assert str(path) in caught.value.where
+    assert _children() <= before
+
+
 def test_an_import_without_memory_to_start(
     plain_pt2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,7 +107,7 @@ def _with_output(source: Path, folder: Path, spec: Any) -> Path:
         (_tree("builtins.dict", ["a"]), {"type": "dict", "children": ["*"], "keys": ["a"]}),
         (_tree("builtins.dict", [7]), {"type": "dict", "children": ["*"], "keys": [7]}),
         (
-            _tree("collections.defaultdict", {"dict_context": ["a"]}),
+            _tree("collections.defaultdict", None) | {"context": {"dict_context": ["a"]}},
             {"type": "dict", "children": ["*"], "keys": ["a"]},
         ),
         (

@@ -1,8 +1,7 @@
 """Recipes: built-in ones load, and each mistake is named with its line and the nearest word."""
 
-import pytest
-
 import lowc
+import pytest
 from lowc.compiler.recipe import built_in_names, load_recipe, parse_recipe
 from lowc.passes.forms import Form, Rule, first_match, rules_from_text, rules_to_text
 

@@ -66,9 +66,10 @@ TRANSPOSED_B = (
     "affine_map<(m, n, k) -> (m, n)>]"
 )
 CONTRACT = (
-    "indexing_maps = [affine_map<(b, m, n, k) -> (k, b, m)>, affine_map<(b, m, n, k) -> (b, n, k)>, "
-    "affine_map<(b, m, n, k) -> (b, m, n)>]"
+    "indexing_maps = [affine_map<(b, m, n, k) -> (k, b, m)>, "
+    "affine_map<(b, m, n, k) -> (b, n, k)>, affine_map<(b, m, n, k) -> (b, m, n)>]"
 )
+
 
 @pytest.mark.parametrize(
     ("name", "types", "attributes", "counts", "shape"),
@@ -169,7 +170,8 @@ def test_the_other_operand_order_in_the_body_is_one() -> None:
                            "outs(%a : memref<4x4xf32>)", "%a: memref<4x4xf32>"),
          "is no linalg op on tensors"),
         (lambda: operation("%r = linalg.quantized_matmul ins(%a, %a, %z, %z : tensor<4x4xi8>, "
-                           "tensor<4x4xi8>, i32, i32) outs(%o : tensor<4x4xi32>) -> tensor<4x4xi32>",
+                           "tensor<4x4xi8>, i32, i32) "
+                           "outs(%o : tensor<4x4xi32>) -> tensor<4x4xi32>",
                            "%a: tensor<4x4xi8>, %z: i32, %o: tensor<4x4xi32>"),
          "is no contraction"),
     ],
@@ -202,10 +204,7 @@ def weight_of(lines: str, stored: str, product: str = "matmul") -> Weight | Refu
     """Trace the right operand ``%b`` (4x8, or with a batch of 3), made of the parameter ``%w``."""
     batch = "3x" if product == "batch_matmul" else ""
     a, b, o = f"tensor<{batch}2x4xf32>", f"tensor<{batch}4x8xf32>", f"tensor<{batch}2x8xf32>"
-    head = (
-        'util.global private @w = #flow.parameter.named<"model"::"w"> : '
-        f"tensor<{stored}>"
-    )
+    head = f'util.global private @w = #flow.parameter.named<"model"::"w"> : tensor<{stored}>'
     op = operation(
         f"%w = util.global.load @w : tensor<{stored}>\n{lines}\n"
         f"%y = linalg.{product} ins(%a, %b : {a}, {b}) outs(%o : {o}) -> {o}",
@@ -275,7 +274,8 @@ def test_a_transposition_of_three_dimensions_is_numpys() -> None:
     [
         moved("4x8xf32", "3x4x8xf32", "d1, d2", 3),
         "%e = tensor.empty() : tensor<3x4x8xf32>\n"
-        "%b = linalg.broadcast ins(%w : tensor<4x8xf32>) outs(%e : tensor<3x4x8xf32>) dimensions = [0]",
+        "%b = linalg.broadcast ins(%w : tensor<4x8xf32>) outs(%e : tensor<3x4x8xf32>) "
+        "dimensions = [0]",
     ],
 )
 def test_a_repeated_weight_is_found_without_its_batch(lines: str) -> None:

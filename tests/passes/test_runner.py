@@ -26,7 +26,8 @@ from lowc.passes.runner import (
 from lowc.passes.strip_annotations import StripAnnotations
 
 SOURCE = """
-func.func @main(%x: tensor<2x4xf32>, %y: tensor<4x8xf32>, %init: tensor<2x8xf32>) -> tensor<2x8xf32> {
+func.func @main(%x: tensor<2x4xf32>, %y: tensor<4x8xf32>, %init: tensor<2x8xf32>)
+    -> tensor<2x8xf32> {
   %unused = tensor.empty() : tensor<3xf32>
   %r = linalg.matmul ins(%x, %y : tensor<2x4xf32>, tensor<4x8xf32>)
       outs(%init : tensor<2x8xf32>) -> tensor<2x8xf32>
@@ -100,7 +101,11 @@ def test_parse_pipeline(text: str, elements: list[Pass | str]) -> None:
 @pytest.mark.parametrize(
     ("text", "what", "hint"),
     [
-        ("builtin.module(lowc-name-matmul)", "there is no pass 'lowc-name-matmul'", "name-matmuls'?"),
+        (
+            "builtin.module(lowc-name-matmul)",
+            "there is no pass 'lowc-name-matmul'",
+            "name-matmuls'?",
+        ),
         ("lowc-assign-forms{rule=1}", "the pass has no option 'rule'", "did you mean 'rules'?"),
         ("builtin.module(cse", "the pipeline lacks a ')'", ""),
         ("builtin.module(cse))", "brackets of the pipeline do not match", ""),
@@ -138,7 +143,7 @@ def test_own_and_native_passes_mix_in_order(module: ir.Module) -> None:
         ("lowc-name-matmuls", RemarkKind.NOTE, "main:0"),
         ("lowc-assign-forms", RemarkKind.NOTE, "main:0"),
     ]
-    assert '":4:8' in runner.remarks[0].location
+    assert '":5:8' in runner.remarks[0].location
     Runner([StripAnnotations()]).run(module)
     assert "lowc." not in str(module)
 
@@ -195,7 +200,7 @@ def test_an_unknown_native_pass_is_the_users(module: ir.Module, element: str) ->
 def test_a_native_pass_that_fails_is_named(module: ir.Module) -> None:
     fails = "canonicalize{test-convergence=true max-iterations=1}"
     with pytest.raises(PassFailure) as caught:
-        Runner(["cse", fails, "cse"]).run(module)
+        Runner([NameMatmuls(), fails, "cse"]).run(module)
     assert caught.value.element == fails
     assert isinstance(caught.value.cause, InternalError)
     assert fails in caught.value.cause.what

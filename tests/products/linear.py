@@ -2,10 +2,9 @@
 
 import math
 
+import lowc
 import ml_dtypes
 import numpy as np
-
-import lowc
 from lowc.compiler.frontend import Model, model_of_module, parse_module
 from lowc.compiler.program import Tensor
 from lowc.compiler.recipe import Recipe
@@ -41,7 +40,7 @@ ELEMENTS = {"f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16}
 
 def linear_text(m, n, k, element="f32"):
     """``x[m, k] . w[n, k]^T`` with a parameter ``w``; m None is dynamic."""
-    widened = "%a1 = arith.extf %a : {0} to f32\n%b1 = arith.extf %b : {0} to f32".format(element)
+    widened = f"%a1 = arith.extf %a : {element} to f32\n%b1 = arith.extf %b : {element} to f32"
     return TEMPLATE.format(
         m="?" if m is None else m, n=n, k=k, element=element,
         sizes="" if m is not None else f"%rows = tensor.dim %x, %c0 : tensor<?x{k}x{element}>",

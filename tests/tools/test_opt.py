@@ -28,7 +28,7 @@ func.func @wrong(%x: tensor<2xf32>) -> tensor<3xf32> {
 NAME = "--pass-pipeline=builtin.module(lowc-name-matmuls)"
 QUANTIZE = (
     "--pass-pipeline=builtin.module(lowc-name-matmuls,lowc-assign-forms{rules="
-    "'[{\"match\":\"*\",\"form\":\"dequant\",\"weights\":\"i4\"}]'},lowc-quantize-weights)"
+    '\'[{"match":"*","form":"dequant","weights":"i4"}]\'},lowc-quantize-weights)'
 )
 
 
@@ -133,9 +133,7 @@ def test_foreign_input(
     assert what in capsys.readouterr().err
 
 
-def test_a_place_that_cannot_be_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_place_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write(tmp_path / "a.mlir", MATMUL)
     assert main(["opt", file, "-o", str(tmp_path / "none" / "b.mlir")]) == 2
     assert "the file cannot be written (No such file or directory)" in capsys.readouterr().err

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import iree.runtime as rt
 import numpy as np
 import torch
 from lowc.compiler.recipe import Recipe, load_recipe
-from lowc.passes.forms import Form
 from lowc.passes.formats import integer
+from lowc.passes.forms import Form
 from torch import nn
 from torch.utils import _pytree
 
@@ -41,9 +40,7 @@ def export(
 
 def as_arrays(value: Any) -> Any:
     """Replace the tensors in a nest of inputs by NumPy arrays, bfloat16 ones left as they are."""
-    return _pytree.tree_map(
-        lambda leaf: leaf.numpy() if _is_array(leaf) else leaf, value
-    )
+    return _pytree.tree_map(lambda leaf: leaf.numpy() if _is_array(leaf) else leaf, value)
 
 
 def _is_array(leaf: Any) -> bool:
@@ -113,14 +110,10 @@ def rounded(weight: torch.Tensor, form: Form, axis: int = -1) -> torch.Tensor:
 
 def linear_layers(model: nn.Module) -> dict[str, int]:
     """Return every layer that is a product with a weight → the axis of the weight that is K."""
-    axes = {nn.Linear: 1}
-    found = {}
-    for name, module in model.named_modules():
-        if type(module).__name__ == "Conv1D":  # of GPT-2: a linear layer, stored transposed
-            found[name] = 0
-        elif type(module) in axes:
-            found[name] = axes[type(module)]
-    return found
+    # Conv1D is GPT-2's linear layer, stored transposed.
+    axes = {"Linear": 1, "Conv1D": 0}
+    kinds = {name: type(module).__name__ for name, module in model.named_modules()}
+    return {name: axes[kind] for name, kind in kinds.items() if kind in axes}
 
 
 def with_rounded_weights(model: nn.Module, form: Form) -> nn.Module:
@@ -156,8 +149,3 @@ def run_and_compare(
     with torch.no_grad():
         wanted = reference(*copy.deepcopy(args), **copy.deepcopy(kwargs))
     return error(module(*as_arrays(args), **as_arrays(kwargs)), wanted)
-
-
-def folder_size(paths: list[Path]) -> int:
-    """Return the bytes of some files together."""
-    return sum(path.stat().st_size for path in paths)

@@ -57,7 +57,7 @@ def _array(leaf: Leaf, sizes: dict[str, int], generator: np.random.Generator) ->
     values = generator.standard_normal(shape, np.float32)
     if leaf.dtype in ("float16", "float32", "float64"):
         return values.astype(leaf.dtype)
-    import ml_dtypes  # noqa: PLC0415
+    import ml_dtypes
 
     return values.astype(getattr(ml_dtypes, leaf.dtype))
 

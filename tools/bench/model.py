@@ -46,7 +46,9 @@ class Row:
     help=f"Opponents, separated by commas: {', '.join(opponents.NAMES)}.",
 )  # fmt: skip
 @click.option("--onnx", type=click.Path(path_type=Path), help="The same model as ONNX, for those.")
-@click.option("--dim", "dims", multiple=True, metavar="SYMBOL=N", help="Size of a dynamic dimension.")
+@click.option(
+    "--dim", "dims", multiple=True, metavar="SYMBOL=N", help="Size of a dynamic dimension."
+)
 @click.option("--input", "files", multiple=True, metavar="NAME=F.npy", help="Use this input.")
 @click.option("--threads", type=int, default=0, help="Threads for each; 0 means all cores.")
 @click.option("--blocks", type=int, default=15, show_default=True, help="Blocks of calls for each.")
@@ -70,7 +72,9 @@ def model_command(
     names = tuple(part.strip() for part in against.split(",") if part.strip())
     opponents.check_names(names)
     if {"onnxruntime", "openvino"} & set(names) and onnx is None:
-        raise UserError("ONNX Runtime and OpenVINO need the model as ONNX", hint="--onnx model.onnx")
+        raise UserError(
+            "ONNX Runtime and OpenVINO need the model as ONNX", hint="--onnx model.onnx"
+        )
     threads = threads or len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="lowc-bench-") as folder:
         contest = Contest(model, Path(folder), threads, target)
@@ -108,7 +112,7 @@ class Contest:
         names: tuple[str, ...], onnx: Path | None,
     ) -> None:  # fmt: skip
         """Compile and load every contender."""
-        from ...compiler.api import compile as compile_model  # noqa: PLC0415
+        from ...compiler.api import compile as compile_model
 
         values: list[Any] = []
         for recipe in recipes:
@@ -137,7 +141,7 @@ class Contest:
         return values
 
     def _add_module(self, name: str, path: Path, values: list[Any]) -> None:
-        from ...runtime.module import load  # noqa: PLC0415
+        from ...runtime.module import load
 
         on_cpu = self.target.partition(":")[0] == "cpu" or name.startswith("iree:")
         module = load(path, threads=self.threads if on_cpu else None)
@@ -173,7 +177,7 @@ class Contest:
 
     def run(self, blocks: int) -> list[Row]:
         """Time all, then compare their results with PyTorch's, or with the first contender's."""
-        from ...runtime.timing import time_interleaved  # noqa: PLC0415
+        from ...runtime.timing import time_interleaved
 
         output.remark(f"timing {', '.join(self.runners)}")
         times = time_interleaved(self.runners, blocks=blocks)

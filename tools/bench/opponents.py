@@ -41,10 +41,10 @@ def check_names(names: tuple[str, ...]) -> None:
 
 def torch_runner(model: Path, inputs: list[Any], threads: int) -> Runner:
     """Run the program itself in PyTorch; returns flat NumPy results."""
-    from ...compiler.reference import load_reference  # noqa: PLC0415
+    from ...compiler.reference import load_reference
 
     call = load_reference(model)
-    import torch  # noqa: PLC0415
+    import torch
 
     torch.set_num_threads(threads)
     tensors = [torch.as_tensor(value) for value in inputs]
@@ -59,9 +59,9 @@ def _numpy(value: Any) -> Any:
 
 def iree_artifacts(model: Any, folder: Path) -> Iterator[tuple[str, Path | str]]:
     """Compile `model` with every stock flag set; yield name and path, or why it failed."""
-    from ...compiler.api import compile as compile_model  # noqa: PLC0415
-    from ...compiler.target import Target  # noqa: PLC0415
-    from ...errors import LowcError  # noqa: PLC0415
+    from ...compiler.api import compile as compile_model
+    from ...compiler.target import Target
+    from ...errors import LowcError
 
     base = (
         "--iree-hal-target-device=local",
@@ -82,7 +82,7 @@ def iree_artifacts(model: Any, folder: Path) -> Iterator[tuple[str, Path | str]]
 def onnxruntime_runner(path: Path, inputs: list[Any], threads: int) -> Runner:
     """Run an ONNX file of the same model; inputs are given in their order."""
     try:
-        import onnxruntime  # noqa: PLC0415
+        import onnxruntime
     except ModuleNotFoundError as error:
         raise UserError("onnxruntime is not installed", hint="pip install onnxruntime") from error
 
@@ -98,7 +98,7 @@ def onnxruntime_runner(path: Path, inputs: list[Any], threads: int) -> Runner:
 def openvino_runner(path: Path, inputs: list[Any], threads: int) -> Runner:
     """Run an ONNX file of the same model in OpenVINO, in f32."""
     try:
-        import openvino  # noqa: PLC0415
+        import openvino
     except ModuleNotFoundError as error:
         raise UserError("openvino is not installed", hint="pip install openvino") from error
 

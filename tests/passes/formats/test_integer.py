@@ -8,9 +8,7 @@ from hypothesis.extra import numpy as hnp
 from lowc.passes.formats.integer import GroupedInteger, dequantize, pack, quantize, unpack
 
 FINITE = st.floats(-(2.0**100), 2.0**100, width=32)
-WEIGHTS = hnp.arrays(
-    np.float32, st.tuples(st.integers(1, 4), st.integers(1, 70)), elements=FINITE
-)
+WEIGHTS = hnp.arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 70)), elements=FINITE)
 FORMATS = st.builds(
     GroupedInteger, bits=st.integers(2, 8), group=st.sampled_from([1, 2, 16, 32]),
     symmetric=st.booleans(),
