@@ -5,6 +5,7 @@ globals, where the bytes of those parameters lie, and the interface that the cal
 """
 
 import dataclasses
+import io
 import json
 import os
 import sys
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from iree.compiler import ir
 
@@ -57,6 +58,14 @@ class Model:
     tensors: dict[str, Tensor]
     source: Path | None
     notes: list[str]
+
+    def copy(self) -> Self:
+        """Return the model with a module of its own, to compile it in several ways."""
+        data = io.BytesIO()
+        self.module.operation.write_bytecode(data)
+        with new_context(), ir.Location.unknown():
+            module = ir.Module.parse(data.getvalue())
+        return dataclasses.replace(self, module=module, notes=list(self.notes))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -19,6 +19,9 @@ from . import inputs as bench_inputs
 from . import opponents
 from .record import keep as keep_record
 from .record import new_record
+
+if TYPE_CHECKING:
+    from ...compiler.frontend import Model
 
 
 @dataclass(frozen=True)
@@ -113,17 +116,18 @@ class Contest:
     ) -> None:  # fmt: skip
         """Compile and load every contender."""
         from ...compiler.api import compile as compile_model
+        from ...compiler.frontend import open_model
 
-        values: list[Any] = []
-        for recipe in recipes:
-            output.remark(f"compiling with recipe {recipe}")
-            path = self.folder / f"lowc-{Path(recipe).stem}.vmfb"
-            artifact = compile_model(self.model, recipe, self.target, output=path)
-            if not values:
-                values = self._inputs(artifact.manifest, dims, files)
-            self._add_module(f"lowc:{Path(recipe).stem}", path, values)
-        for name in names:
-            self._add_opponent(name, values, onnx)
+        output.remark(f"importing {self.model}")
+        with open_model(self.model) as imported:
+            values = self._inputs(imported.interface, dims, files)
+            for recipe in recipes:
+                output.remark(f"compiling with recipe {recipe}")
+                path = self.folder / f"lowc-{Path(recipe).stem}.vmfb"
+                compile_model(imported.copy(), recipe, self.target, output=path)
+                self._add_module(f"lowc:{Path(recipe).stem}", path, values)
+            for name in names:
+                self._add_opponent(name, imported, values, onnx)
 
     def _inputs(self, manifest: Any, dims: dict[str, int], files: dict[str, str]) -> list[Any]:
         sizes = bench_inputs.symbol_sizes(manifest, dims)
@@ -156,10 +160,12 @@ class Contest:
 
         self.runners[name] = call
 
-    def _add_opponent(self, name: str, values: list[Any], onnx: Path | None) -> None:
+    def _add_opponent(
+        self, name: str, imported: Model, values: list[Any], onnx: Path | None
+    ) -> None:
         output.remark(f"preparing {name}")
         if name == "iree":
-            for flags, path in opponents.iree_artifacts(self.model, self.folder):
+            for flags, path in opponents.iree_artifacts(imported, self.folder):
                 if isinstance(path, Path):
                     self._add_module(flags, path, values)
                 else:

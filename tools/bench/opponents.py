@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from ...compiler.frontend import Model
 
 Runner = Callable[[], Any]
 
@@ -57,7 +60,7 @@ def _numpy(value: Any) -> Any:
     return value.detach().float().numpy() if value.is_floating_point() else value.numpy()
 
 
-def iree_artifacts(model: Any, folder: Path) -> Iterator[tuple[str, Path | str]]:
+def iree_artifacts(model: Model, folder: Path) -> Iterator[tuple[str, Path | str]]:
     """Compile `model` with every stock flag set; yield name and path, or why it failed."""
     from ...compiler.api import compile as compile_model
     from ...compiler.target import Target
@@ -74,7 +77,7 @@ def iree_artifacts(model: Any, folder: Path) -> Iterator[tuple[str, Path | str]]
         target = Target(name, "cpu", "cpu", base + flags)
         try:
             output = folder / f"{name.replace(':', '-')}.vmfb"
-            yield name, compile_model(model, "f32", target, output=output).path
+            yield name, compile_model(model.copy(), "f32", target, output=output).path
         except LowcError as error:
             yield name, error.what
 
