@@ -101,6 +101,8 @@ class _Road:
         begun = self._begin("import")
         with open_model(model) as imported:
             self._end("import", begun)
+            if _has_float64(imported):
+                self.target = self.target.with_float64()
             rows, remarks, timing = self._passes(imported)
             manifest = self._parameters(imported, rows, remarks)
             self._backend(imported.module, manifest)
@@ -180,6 +182,11 @@ class _Road:
         reproducer = backend.write_reproducer(text, command, self.temps)
         hint = f"{error.hint}\n  {reproducer}" if error.hint else str(reproducer)
         return type(error)(error.what, where=error.where, hint=hint, detail=error.detail)
+
+
+def _has_float64(model: Model) -> bool:
+    leaves = (*model.interface.inputs, *model.interface.outputs)
+    return any(item.dtype == "float64" for item in (*leaves, *model.tensors.values()))
 
 
 def _with_bounds(model: Model) -> tuple[Leaf, ...]:

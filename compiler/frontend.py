@@ -111,6 +111,12 @@ def _torch_save(model: Any) -> Any:
         try:
             model.example_inputs = None  # never read, and the only part that is always pickled
             torch.export.save(model, path)
+        except Exception as error:
+            # Output classes that nobody registered with PyTorch's trees, among others.
+            raise UserError(
+                f"PyTorch cannot save the program ({type(error).__name__}: {error})",
+                hint="return plain tuples and dictionaries from the model",
+            ) from error
         finally:
             model._example_inputs = examples  # noqa: SLF001  (the setter re-checks the tree)
 

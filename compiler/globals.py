@@ -89,11 +89,16 @@ class _Lift:
             raise UserError(f"the program uses a tensor '{name}' that the archive does not hold")
         key = self.first_of_storage.setdefault(tensor.storage, name)
         self.used[key] = self.tensors[key]
-        symbol = name if mutable else key
+        symbol = self._symbol(name if mutable else key)
         if symbol not in self.globals:
             declare_global(self.module, symbol, type_, parameter=key, mutable=mutable)
             self.globals[symbol] = type_
         return symbol
+
+    @staticmethod
+    def _symbol(name: str) -> str:
+        """Return the symbol of tensor `name`: the name itself unless a function has it."""
+        return f"{name}.tensor" if name in (ENTRY_POINT, RESET_POINT) else name
 
     def _replace_results(self, outputs: list[dict[str, Any]]) -> None:
         terminator = self.block.operations[len(self.block.operations) - 1]
@@ -107,7 +112,9 @@ class _Lift:
                     ir.Operation.create(
                         "util.global.store",
                         operands=[value],
-                        attributes={"global": ir.FlatSymbolRefAttr.get(entry["target"])},
+                        attributes={
+                            "global": ir.FlatSymbolRefAttr.get(self._symbol(entry["target"]))
+                        },
                     )
             ir.Operation.create("func.return", operands=kept)
         terminator.operation.erase()
@@ -137,14 +144,14 @@ class _Lift:
         body = reset.regions[0].blocks.append()
         with ir.InsertionPoint(body):
             for name in mutated:
-                type_ = self.globals[name]
+                type_ = self.globals[self._symbol(name)]
                 key = self.first_of_storage[self.tensors[name].storage]
-                initial = f"{name}.initial"
+                initial = f"{name}$initial"
                 declare_global(self.module, initial, type_, parameter=key, mutable=False)
                 ir.Operation.create(
                     "util.global.store",
                     operands=[_load(initial, type_)],
-                    attributes={"global": ir.FlatSymbolRefAttr.get(name)},
+                    attributes={"global": ir.FlatSymbolRefAttr.get(self._symbol(name))},
                 )
             ir.Operation.create("func.return")
 

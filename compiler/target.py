@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import tomllib
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, Self
 
 from ..errors import UserError, nearest
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where a module will run: its name, IREE's flags, and the runtime's device."""
+    """Where a module will run: its name, IREE's flags, and the runtime's device.
+
+    ``float64_flags`` are added for a model with float64 tensors.
+    """
 
     name: str
     backend: str
     device: str
     flags: tuple[str, ...]
+    float64_flags: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.name
+
+    def with_float64(self) -> Self:
+        """Return the target for a model with float64 tensors."""
+        return dataclasses.replace(self, flags=self.flags + self.float64_flags)
 
 
 @cache
@@ -59,4 +68,5 @@ def load_target(target: str | Target) -> Target:
         backend=backend,
         device=entry["device"],
         flags=tuple(flag.format(cpu=chip) for flag in entry["flags"]),
+        float64_flags=tuple(entry["float64"]),
     )

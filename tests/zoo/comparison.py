@@ -68,7 +68,8 @@ def error(got: Any, wanted: Any) -> float:
     """
     ours, theirs = flat(got), flat(wanted)
     assert len(ours) == len(theirs), f"{len(ours)} outputs instead of {len(theirs)}"
-    return max((_leaf_error(a, b) for a, b in zip(ours, theirs, strict=True)), default=0.0)
+    # NumPy's maximum, because Python's may pass over a NaN.
+    return float(np.max([_leaf_error(a, b) for a, b in zip(ours, theirs, strict=True)], initial=0))
 
 
 def _leaf_error(got: Any, wanted: Any) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 import lowc
+import numpy as np
 import pytest
 import torch
 from zoo.architectures import ARCHITECTURES, Sample, build
@@ -36,7 +37,7 @@ def compiled(name: str, recipe: str) -> lowc.Artifact:
 
 
 def worst(module, reference, sample):
-    return max(run_and_compare(module, reference, **inputs) for inputs in sample.inputs)
+    return np.max([run_and_compare(module, reference, **inputs) for inputs in sample.inputs])
 
 
 @pytest.mark.parametrize("name", NAMES)

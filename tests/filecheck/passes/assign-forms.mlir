@@ -2,6 +2,7 @@
 // RUN: lowc opt %s --pass-pipeline='builtin.module(lowc-name-matmuls,lowc-assign-forms)' | filecheck %s --check-prefix=NONE
 // RUN: not lowc opt %s --pass-pipeline='builtin.module(lowc-assign-forms{rules="[{\"match\":\"*\",\"form\":\"dequant\",\"weights\":\"i5\"}]"})' 2>&1 | filecheck %s --check-prefix=WORD
 // RUN: not lowc opt %s --pass-pipeline='builtin.module(lowc-assign-forms{rules="[{\"match\":\"*\",\"from\":\"exact\"}]"})' 2>&1 | filecheck %s --check-prefix=KEY
+// RUN: not lowc opt %s --pass-pipeline='builtin.module(lowc-assign-forms{rules="[{\"match\":\"*\",\"form\":\"dequant\",\"weights\":\"i4\",\"group\":4}]"})' 2>&1 | filecheck %s --check-prefix=GROUP
 // RUN: not lowc opt %s --pass-pipeline='builtin.module(lowc-assign-forms{rules="[{"})' 2>&1 | filecheck %s --check-prefix=JSON
 // RUN: not lowc opt %s --pass-pipeline='builtin.module(lowc-assign-forms{rule="[]"})' 2>&1 | filecheck %s --check-prefix=OPTION
 
@@ -9,6 +10,7 @@
 // WORD-NEXT: hint: did you mean 'i
 // KEY: error: lowc-assign-forms, rule 1: the key 'from' is unknown
 // KEY-NEXT: hint: did you mean 'form'?
+// GROUP: error: lowc-assign-forms, rule 1: group = 4 is not 16, 32, 48 or a multiple of 64
 // JSON: error: lowc-assign-forms: the rules are not JSON
 // OPTION: error: lowc-assign-forms: the pass has no option 'rule'
 // OPTION-NEXT: hint: did you mean 'rules'?

@@ -1,14 +1,10 @@
 // RUN: lowc opt %s --split-input-file --verify-diagnostics --pass-pipeline='builtin.module(lowc-name-matmuls,lowc-assign-forms{rules="[{\"match\":\"exact*\",\"form\":\"exact\"},{\"match\":\"zero*\",\"form\":\"dequant\",\"weights\":\"i4\",\"group\":16,\"symmetric\":false},{\"match\":\"byte*\",\"form\":\"dequant\",\"weights\":\"i8\",\"group\":0},{\"match\":\"*\",\"form\":\"dequant\",\"weights\":\"i4\",\"group\":16}]"},lowc-quantize-weights,canonicalize,cse,symbol-dce)' | filecheck %s
-// RUN: lowc opt %s --split-input-file --pass-pipeline='builtin.module(lowc-name-matmuls,lowc-assign-forms{rules="[{\"match\":\"*\",\"form\":\"dequant\",\"weights\":\"i4\",\"group\":4}]"},lowc-quantize-weights{packing=words})' 2>&1 | filecheck %s --check-prefix=SMALL
 // RUN: lowc opt %s --split-input-file --pass-pipeline='builtin.module(lowc-name-matmuls,lowc-assign-forms{rules="[{\"match\":\"*\",\"form\":\"dequant\",\"weights\":\"i4\",\"group\":16,\"symmetric\":false}]"},lowc-quantize-weights{packing=words},canonicalize)' | filecheck %s --check-prefix=WORDS
 
-// Words of 32 bits hold 8 codes, so a smaller group of many is refused.
-// SMALL: fc: not quantised: groups of 4 do not fill whole words of 8 codes
-
-// In words, a code is found by shifts.
+// In words of 32 bits, a code is found by shifts, and a zero point has a word of its own.
 // WORDS-LABEL: func.func @linear
-// WORDS: util.global.load @fc.weight.i4g16z.codes : tensor<8x2x2xi32>
-// WORDS: linalg.generic {{.*}} : tensor<8x2x2xi32>, tensor<8x2xf32>, tensor<8x2xi8>) outs(%{{.*}} : tensor<8x2x2x8xf32>)
+// WORDS: util.global.load @fc.weight.i4g16zw.codes : tensor<8x2x2xi32>
+// WORDS: linalg.generic {{.*}} : tensor<8x2x2xi32>, tensor<8x2xf32>, tensor<8x2xi32>) outs(%{{.*}} : tensor<8x2x2x8xf32>)
 // WORDS: %[[I:.*]] = linalg.index 3 : index
 // WORDS: %[[P:.*]] = arith.index_cast %[[I]] : index to i32
 // WORDS: %[[S:.*]] = arith.muli %[[P]], %c4{{.*}} : i32
@@ -86,16 +82,16 @@ func.func @zero_points(%x: tensor<2x32xf32>, %init: tensor<2x8xf32>) -> tensor<2
 }
 
 // -----
-// group = 0 is one group for all of K, padded to an even number of codes.  The weight is stored
+// group = 0 is one group for all of K, padded to a multiple of 16 codes.  The weight is stored
 // [K, N] here, so that its derivation transposes.
 
 util.global private @bytes = #flow.parameter.named<"model"::"bytes"> : tensor<5x8xf32>
 // CHECK-LABEL: func.func @one_group
 func.func @one_group(%x: tensor<2x5xf32>, %init: tensor<2x8xf32>) -> tensor<2x8xf32> {
-  // CHECK: util.global.load @bytes.i8g6.t10.codes : tensor<8x1x6xi8>
-  // CHECK: high[0, 1]
+  // CHECK: util.global.load @bytes.i8g16.t10.codes : tensor<8x1x16xi8>
+  // CHECK: high[0, 11]
   %w = util.global.load @bytes : tensor<5x8xf32>
-  // expected-remark@below {{bytes: i8, 1 groups of 6}}
+  // expected-remark@below {{bytes: i8, 1 groups of 16}}
   %y = linalg.matmul ins(%x, %w : tensor<2x5xf32>, tensor<5x8xf32>)
       outs(%init : tensor<2x8xf32>) -> tensor<2x8xf32>
   return %y : tensor<2x8xf32>
