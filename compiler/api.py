@@ -96,6 +96,7 @@ class _Road:
         self.recipe, self.target, self.stage, self.temps = recipe, target, stage, temps
         self.progress = progress
         self.seconds: dict[str, float] = {}
+        self.notes: list[str] = []
 
     def travel(self, model: Any) -> Artifact:
         begun = self._begin("import")
@@ -108,7 +109,7 @@ class _Road:
             self._backend(imported.module, manifest)
         sizes = {path.name: path.stat().st_size for path in self._files()}
         facts = manifest.report | {
-            "notes": imported.notes,
+            "notes": [*imported.notes, *self.notes],
             "bytes": sizes,
             "seconds": self.seconds,
             "pass_seconds": dict(timing.rows),
@@ -172,7 +173,7 @@ class _Road:
         if self.temps is not None:
             (self.temps / "module.mlir").write_text(instruments.readable_ir(module))
         try:
-            backend.compile_module(source, self.stage.module, self.target)
+            self.notes += backend.compile_module(source, self.stage.module, self.target)
         except LowcError as error:
             text = module.operation.get_asm(enable_debug_info=True)
             raise self._with_reproducer(error, text, backend.replay_command(self.target)) from error

@@ -40,8 +40,11 @@ def iree_compile() -> Path:
 
 def compile_module(
     source: Path, output: Path, target: Target, limits: subprocesses.Limits = LIMITS
-) -> None:
+) -> list[str]:
     """Compile the MLIR file `source` for `target` into the ``.vmfb`` file `output`.
+
+    When that fails, the target's fallbacks are tried; the result says which one worked and why it
+    was needed, and is empty when none was.
 
     Raises
     ------
@@ -50,12 +53,33 @@ def compile_module(
     InternalError
         ``iree-compile`` crashed or ran into a limit.
     """
+    first = _attempt(source, output, target, limits)
+    if first is None:
+        return []
+    for flags in target.fallbacks:
+        if _is_final(first):
+            break
+        if _attempt(source, output, target.with_flags(flags), limits) is None:
+            reason = (first.detail or first.what).splitlines()[0]
+            return [f"compiled with {' '.join(flags)}, because without: {reason}"]
+    raise first
+
+
+def _attempt(
+    source: Path, output: Path, target: Target, limits: subprocesses.Limits
+) -> LowcError | None:
+    """Run ``iree-compile`` once; return why it failed, or None."""
     command: list[str | Path] = [iree_compile(), source, "-o", output, *target.flags]
     child = subprocesses.run(command, limits, environment={"LLVM_DISABLE_CRASH_REPORT": "1"})
     if child.ok and output.exists():
-        return
+        return None
     output.unlink(missing_ok=True)
-    raise _failure(child, target, limits)
+    return _failure(child, target, limits)
+
+
+def _is_final(failure: LowcError) -> bool:
+    """Whether other flags cannot help: no time, no disk, no such chip."""
+    return any(word in failure.what for word in ("was stopped", "disk is full", "this chip"))
 
 
 def write_reproducer(text: str, command: list[str], folder: Path | None = None) -> Reproducer:

@@ -1,22 +1,32 @@
 """How PyTorch's operators are taken apart before torch-mlir sees them.
 
-torch-mlir's own table, with one entry changed.  Runs only in the importer's process.
+torch-mlir's own table with a few entries changed.  Runs only in the importer's process.
 """
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._prims_common import compute_elementwise_output_logical_to_physical_perm
+from torch._prims_common import (
+    compute_elementwise_output_logical_to_physical_perm,
+    get_computation_dtype,
+)
 from torch_mlir.extras.fx_decomp_util import get_decomposition_table
 
 
 def decomposition_table() -> dict[Any, Callable[..., Any]]:
     """Return operator → function that calculates it from simpler ones."""
     table = dict(get_decomposition_table())
+    # As a sum of products it would not be seen to be a product with a weight.
+    table.pop(torch.ops.aten.mv.default, None)
+    table[torch.ops.aten.index.Tensor] = index
+    table[torch.ops.aten.var_mean.correction] = variance_and_mean
+    table[torch.ops.aten.var.correction] = lambda *args, **kw: variance_and_mean(*args, **kw)[0]
     table[torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default] = attention
     return table
 
@@ -45,3 +55,60 @@ def attention(
     order, _ = compute_elementwise_output_logical_to_physical_perm(query)
     back = [order.index(axis) for axis in range(len(order))]
     return result.permute(order).contiguous().permute(back), weights
+
+
+def variance_and_mean(
+    tensor: Tensor,
+    dim: list[int] | None = None,
+    *,
+    correction: float | None = None,
+    keepdim: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Variance in two passes, in the tensor's own type (f32 for a shorter one), as PyTorch does.
+
+    torch-mlir's version calculates in f64, for each LayerNorm: twice the memory, half the speed,
+    and more stack than a worker has; many GPUs have no f64 at all.
+    """
+    if not tensor.is_floating_point():
+        return NotImplemented
+    axes = dim or list(range(tensor.dim()))
+    wide = tensor.to(get_computation_dtype(tensor.dtype))
+    count = math.prod(tensor.shape[axis] for axis in axes)
+    mean = wide.mean(axes, keepdim=True)
+    centred = wide - mean
+    total = (centred * centred).sum(axes, keepdim=keepdim)
+    variance = total / (count - (1 if correction is None else correction))
+    if not keepdim:
+        mean = mean.squeeze(axes)
+    return variance.to(tensor.dtype), mean.to(tensor.dtype)
+
+
+def index(tensor: Tensor, indices: list[Tensor | None]) -> Tensor:
+    """``tensor[i, j]`` with `i` and `j` of one dynamic shape, as a look-up with a single index.
+
+    torch-mlir cannot tell whether one of two dynamic sizes is to be broadcast, and refuses them.
+    Everything else is left to it.
+    """
+    used = [axis for axis, part in enumerate(indices) if part is not None]
+    given = [part for part in indices if part is not None]
+    first, last = used[0], used[-1]
+    if not _is_ambiguous(given) or used != list(range(first, last + 1)):
+        return NotImplemented
+    flat = torch.zeros((), dtype=torch.int64)
+    for axis, part in zip(used, given, strict=True):
+        size = tensor.shape[axis]
+        flat = flat * size + torch.where(part < 0, part + size, part)
+    merged = tensor.flatten(first, last)
+    return torch.ops.aten.index.Tensor(merged, [*[None] * first, flat])
+
+
+def _is_ambiguous(indices: list[Tensor]) -> bool:
+    if any(part.dtype in (torch.bool, torch.uint8) for part in indices):  # masks
+        return False
+    dynamic = Counter(
+        axis - part.dim()
+        for part in indices
+        for axis, size in enumerate(part.shape)
+        if not isinstance(size, int)
+    )
+    return max(dynamic.values(), default=0) > 1

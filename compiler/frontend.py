@@ -216,7 +216,8 @@ def _interface(program: Program, result: dict[str, Any], module: ir.Module) -> M
     outputs = tuple(
         Leaf(path, literal=True, value=entry["value"])
         if entry["kind"] == "literal"
-        else _leaf_of_type(path, next(types))
+        # MLIR's integers have no sign: uint8 or int8, only PyTorch knows.
+        else dataclasses.replace(_leaf_of_type(path, next(types)), dtype=entry["dtype"])
         for path, entry in zip(
             out_paths,
             [entry for entry in result["outputs"] if entry["kind"] in ("user", "literal")],

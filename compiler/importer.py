@@ -10,7 +10,7 @@ gets ``module.mlirbc`` and ``result.json``::
     {"inputs":  [{"kind": "parameter", "target": "encoder.weight"},
                  {"kind": "user", "name": "x"}, ...],         one per function argument, in order
      "outputs": [{"kind": "mutation", "target": "cache"},
-                 {"kind": "user"}, {"kind": "constant", "value": 3}, ...]}
+                 {"kind": "user", "dtype": "uint8"}, {"kind": "literal", "value": 3}, ...]}
 
 or ``{"error": {"what": …, "where": …, "hint": …}}``.
 """
@@ -201,7 +201,11 @@ def _describe_user_input(program: Any, spec: Any) -> dict[str, Any]:
         raise ImportRefusal(
             f"the data type {value.dtype} is not supported", f"input '{spec.arg.name}'"
         )
-    return {"shape": shape, "dtype": str(value.dtype).removeprefix("torch.")}
+    return {"shape": shape, "dtype": _dtype(value)}
+
+
+def _dtype(value: Any) -> str:
+    return str(value.dtype).removeprefix("torch.")
 
 
 def _SUPPORTED_INPUTS() -> frozenset[Any]:  # noqa: N802
@@ -217,15 +221,16 @@ def _SUPPORTED_INPUTS() -> frozenset[Any]:  # noqa: N802
 
 
 def _describe_outputs(program: Any) -> list[dict[str, Any]]:
-    outputs = []
-    for spec in program.graph_signature.output_specs:
+    outputs: list[dict[str, Any]] = []
+    values = program.graph.output_node().args[0]
+    for spec, value in zip(program.graph_signature.output_specs, values, strict=True):
         kind, argument = spec.kind.name, type(spec.arg).__name__
         if kind == "BUFFER_MUTATION":
             outputs.append({"kind": "mutation", "target": spec.target})
         elif kind == "USER_INPUT_MUTATION":
             outputs.append({"kind": "input-mutation", "target": spec.target})
         elif kind == "USER_OUTPUT" and argument == "TensorArgument":
-            outputs.append({"kind": "user"})
+            outputs.append({"kind": "user", "dtype": _dtype(value.meta["val"])})
         elif kind == "USER_OUTPUT" and argument == "ConstantArgument":
             outputs.append({"kind": "literal", "value": spec.arg.value})
         else:

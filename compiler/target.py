@@ -17,7 +17,8 @@ from ..errors import UserError, nearest
 class Target:
     """Where a module will run: its name, IREE's flags, and the runtime's device.
 
-    ``float64_flags`` are added for a model with float64 tensors.
+    ``float64_flags`` are added for a model with float64 tensors; ``fallbacks`` are flags to replace
+    others with when ``iree-compile`` fails, in order.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Target:
     device: str
     flags: tuple[str, ...]
     float64_flags: tuple[str, ...] = ()
+    fallbacks: tuple[tuple[str, ...], ...] = ()
 
     def __str__(self) -> str:
         return self.name
@@ -32,6 +34,12 @@ class Target:
     def with_float64(self) -> Self:
         """Return the target for a model with float64 tensors."""
         return dataclasses.replace(self, flags=self.flags + self.float64_flags)
+
+    def with_flags(self, replacing: tuple[str, ...]) -> Self:
+        """Return the target with the flags of the same names replaced."""
+        names = {flag.partition("=")[0] for flag in replacing}
+        kept = tuple(flag for flag in self.flags if flag.partition("=")[0] not in names)
+        return dataclasses.replace(self, flags=kept + replacing, fallbacks=())
 
 
 @cache
@@ -69,4 +77,5 @@ def load_target(target: str | Target) -> Target:
         device=entry["device"],
         flags=tuple(flag.format(cpu=chip) for flag in entry["flags"]),
         float64_flags=tuple(entry["float64"]),
+        fallbacks=tuple(tuple(flags) for flags in entry.get("fallbacks", ())),
     )

@@ -141,7 +141,9 @@ class _Chain:
 
     def _add(self, target: Any, shape: Sizes, *arguments: Any) -> None:
         node = self.graph.call_function(target, (self.value, *arguments))
-        node.meta = dict(self.view.meta)
+        # Not all of it: "tensor_meta" would give the view's shape to a step on the way there.
+        kept = ("nn_module_stack", "stack_trace")
+        node.meta = {key: self.view.meta[key] for key in kept if key in self.view.meta}
         like = self.view.meta["val"]
         with like.fake_mode:
             node.meta["val"] = torch.empty(shape, dtype=like.dtype, device=like.device)
