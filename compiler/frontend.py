@@ -133,13 +133,15 @@ def _read_pt2(path: Path) -> Model:
         context = new_context()
         with context, ir.Location.unknown():
             module = ir.Module.parse((Path(folder) / "module.mlirbc").read_bytes())
+    tied = parameter_globals.lift_parameters(module, result, program.tensors)
+    interface = _interface(program, result, module)
     notes = [
-        f"the model writes to its input '{output['target']}'; the compiled module leaves it alone"
+        f"the model writes to its input '{interface.inputs[output['input']].name}'; the compiled "
+        "module leaves it alone"
         for output in result["outputs"]
         if output["kind"] == "input-mutation"
     ]
-    tied = parameter_globals.lift_parameters(module, result, program.tensors)
-    return Model(module, _interface(program, result, module), tied, path, notes)
+    return Model(module, interface, tied, path, notes)
 
 
 def _import(program: Program, folder: Path) -> dict[str, Any]:

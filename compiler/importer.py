@@ -57,15 +57,17 @@ def _import(spec: dict[str, Any], out: Path) -> dict[str, Any]:
     torch.set_num_threads(1)
     _log("PyTorch reads the program")
     program = deserialise(spec)
-    inputs = _describe_inputs(program)
+    _describe_inputs(program)  # refuses what it must by the names that the user knows
     _log("PyTorch decomposes the program")
     program = _decompose(program)
+    # Again, because decomposing may bring parameters and buffers into another order.
+    inputs, outputs = _describe_inputs(program), _describe_outputs(program)
     _drop_literals(program)
     _log("torch-mlir lowers the program")
     module = _lower(program)
     with (out / "module.mlirbc").open("wb") as file:
         module.operation.write_bytecode(file)
-    return {"inputs": inputs, "outputs": _describe_outputs(program)}
+    return {"inputs": inputs, "outputs": outputs}
 
 
 def _log(stage: str) -> None:
@@ -223,12 +225,14 @@ def _SUPPORTED_INPUTS() -> frozenset[Any]:  # noqa: N802
 def _describe_outputs(program: Any) -> list[dict[str, Any]]:
     outputs: list[dict[str, Any]] = []
     values = program.graph.output_node().args[0]
+    users = [spec.arg.name for spec in program.graph_signature.input_specs
+             if spec.kind.name == "USER_INPUT"]  # fmt: skip
     for spec, value in zip(program.graph_signature.output_specs, values, strict=True):
         kind, argument = spec.kind.name, type(spec.arg).__name__
         if kind == "BUFFER_MUTATION":
             outputs.append({"kind": "mutation", "target": spec.target})
         elif kind == "USER_INPUT_MUTATION":
-            outputs.append({"kind": "input-mutation", "target": spec.target})
+            outputs.append({"kind": "input-mutation", "input": users.index(spec.target)})
         elif kind == "USER_OUTPUT" and argument == "TensorArgument":
             outputs.append({"kind": "user", "dtype": _dtype(value.meta["val"])})
         elif kind == "USER_OUTPUT" and argument == "ConstantArgument":
@@ -261,7 +265,9 @@ def _decompose(program: Any) -> Any:
 
 
 def _drop_literals(program: Any) -> None:
-    """Take inputs that are constants of the program out of the graph's arguments."""
+    """Take inputs and outputs that are constants out of the graph's arguments and results."""
+    import torch
+
     literals = {
         spec.arg.name: spec.arg.value
         for spec in program.graph_signature.input_specs
@@ -274,6 +280,8 @@ def _drop_literals(program: Any) -> None:
                 user.args = _replaced(user.args, node, value)
                 user.kwargs = _replaced(user.kwargs, node, value)
             program.graph.erase_node(node)
+    output = program.graph.output_node()
+    output.args = (tuple(value for value in output.args[0] if isinstance(value, torch.fx.Node)),)
 
 
 def _replaced(arguments: Any, node: Any, value: Any) -> Any:

@@ -46,8 +46,10 @@ def groups(before: Sizes, after: Sizes) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     i = j = 0
     while i < len(before) or j < len(after):
-        run = (1, 1)
-        if not _same(before[i : i + 1], after[j : j + 1]):
+        both = i < len(before) and j < len(after)
+        if both and _same(before[i : i + 1], after[j : j + 1]):
+            run = (1, 1)
+        else:
             run = _shortest(before[i:], after[j:])
         found.append(run)
         i, j = i + run[0], j + run[1]

@@ -135,7 +135,7 @@ def stored_parameters(artifact: Any) -> dict[str, int]:
         return {}
     index = rt.ParameterIndex()
     index.load(str(artifact.parameters_path))
-    return {entry.key: entry.length for entry in index.items()}
+    return {key: entry.length for key, entry in index.items()}
 
 
 def matmul_rows(artifact: Any) -> dict[str, dict[str, Any]]:
