@@ -186,8 +186,8 @@ class _Road:
 
 
 def _has_float64(model: Model) -> bool:
-    leaves = (*model.interface.inputs, *model.interface.outputs)
-    return any(item.dtype == "float64" for item in (*leaves, *model.tensors.values()))
+    dtypes = [leaf.dtype for leaf in (*model.interface.inputs, *model.interface.outputs)]
+    return "float64" in (*dtypes, *(tensor.dtype for tensor in model.tensors.values()))
 
 
 def _with_bounds(model: Model) -> tuple[Leaf, ...]:

@@ -52,9 +52,19 @@ class Artifact:
     def save(self, folder: str | os.PathLike[str]) -> Artifact:
         """Copy the files into `folder` under their names; return the artifact there."""
         target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        for path in self.files:
-            shutil.copyfile(path, target / path.name)
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            if target.samefile(self.path.parent):
+                return self
+            for path in reversed(self.files):  # the module last: it names the archive
+                part = target / f".{path.name}.part"
+                try:
+                    shutil.copyfile(path, part)
+                    os.replace(part, target / path.name)
+                finally:
+                    part.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write here ({error.strerror})", where=str(target)) from error
         return Artifact(target / self.path.name, self.manifest, self.report)
 
 

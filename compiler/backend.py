@@ -16,6 +16,7 @@ from . import subprocesses
 from .target import Target
 
 LIMITS = subprocesses.Limits(seconds=1800, memory=16 << 30)
+REFUSED = "iree-compile cannot lower"
 _MESSAGE_LENGTH = 400
 _UNKNOWN_CHIP = re.compile(
     r"unknown (target|CPU)|unrecognized|not a recognized processor|on a subtarget"
@@ -56,30 +57,35 @@ def compile_module(
     first = _attempt(source, output, target, limits)
     if first is None:
         return []
-    for flags in target.fallbacks:
-        if _is_final(first):
-            break
+    for flags in target.fallbacks if first.can_retry else ():
         if _attempt(source, output, target.with_flags(flags), limits) is None:
-            reason = (first.detail or first.what).splitlines()[0]
+            reason = (first.error.detail or first.error.what).splitlines()[0]
             return [f"compiled with {' '.join(flags)}, because without: {reason}"]
-    raise first
+    raise first.error
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Why ``iree-compile`` failed, and whether other flags could help."""
+
+    error: LowcError
+    can_retry: bool
 
 
 def _attempt(
     source: Path, output: Path, target: Target, limits: subprocesses.Limits
-) -> LowcError | None:
-    """Run ``iree-compile`` once; return why it failed, or None."""
+) -> _Failure | None:
+    """Run ``iree-compile`` once; return how it failed, or None."""
     command: list[str | Path] = [iree_compile(), source, "-o", output, *target.flags]
     child = subprocesses.run(command, limits, environment={"LLVM_DISABLE_CRASH_REPORT": "1"})
     if child.ok and output.exists():
         return None
     output.unlink(missing_ok=True)
-    return _failure(child, target, limits)
-
-
-def _is_final(failure: LowcError) -> bool:
-    """Whether other flags cannot help: no time, no disk, no such chip."""
-    return any(word in failure.what for word in ("was stopped", "disk is full", "this chip"))
+    error = _failure(child, target, limits)
+    # A crash of the compiler's own, or what it refuses, may go away with other flags.  Who was
+    # killed, or ran into a limit, must not be started again.
+    crashed = child.signal in ("SIGSEGV", "SIGABRT", "SIGFPE", "SIGILL", "SIGBUS")
+    return _Failure(error, can_retry=crashed or error.what.startswith(REFUSED))
 
 
 def write_reproducer(text: str, command: list[str], folder: Path | None = None) -> Reproducer:
@@ -118,7 +124,7 @@ def _failure(
         return UserError("iree-compile does not know this chip", where=where, detail=detail)
     named = re.search(r"operation '([\w.]+)'|'([\w.]+)' op", detail)
     operation = (named[1] or named[2]) if named else ""
-    what = f"iree-compile cannot lower '{operation}'" if operation else "iree-compile failed"
+    what = f"{REFUSED} '{operation}'" if operation else f"{REFUSED} the module"
     return UserError(
         what, where=where, detail=detail,
         hint="the messages name the place in the model; another target or recipe may do",

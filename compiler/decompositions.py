@@ -25,6 +25,7 @@ def decomposition_table() -> dict[Any, Callable[..., Any]]:
     # As a sum of products it would not be seen to be a product with a weight.
     table.pop(torch.ops.aten.mv.default, None)
     table[torch.ops.aten.index.Tensor] = index
+    table[torch.ops.aten.avg_pool2d.default] = average_pool
     table[torch.ops.aten.var_mean.correction] = variance_and_mean
     table[torch.ops.aten.var.correction] = lambda *args, **kw: variance_and_mean(*args, **kw)[0]
     table[torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default] = attention
@@ -81,6 +82,29 @@ def variance_and_mean(
     if not keepdim:
         mean = mean.squeeze(axes)
     return variance.to(tensor.dtype), mean.to(tensor.dtype)
+
+
+def average_pool(
+    image: Tensor,
+    kernel_size: list[int],
+    stride: list[int] | None = None,
+    padding: list[int] | None = None,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
+    """Return the mean of an image that is smaller than the window (EfficientNet's pooling).
+
+    torch-mlir pads it by one too many.  Every other pooling is left to it.
+    """
+    sizes = image.shape[-2:]
+    windows = [kernel_size[0], kernel_size[-1]]
+    is_static = all(isinstance(size, int) for size in sizes)
+    if not ceil_mode or any(padding or ()) or divisor_override or not is_static:
+        return NotImplemented
+    if any(size > window for size, window in zip(sizes, windows, strict=True)):
+        return NotImplemented
+    return image.mean([-2, -1], keepdim=True)
 
 
 def index(tensor: Tensor, indices: list[Tensor | None]) -> Tensor:

@@ -198,7 +198,6 @@ def _tail(text: str, lines: int) -> str:
 
 def _interface(program: Program, result: dict[str, Any], module: ir.Module) -> Manifest:
     names = program.argument_names
-    count = len(program.args_tree["children"])
     paths = [
         path
         for name, child in zip(
@@ -229,7 +228,7 @@ def _interface(program: Program, result: dict[str, Any], module: ir.Module) -> M
     return Manifest(
         inputs=inputs,
         outputs=outputs,
-        args_tree={**program.args_tree, "children": program.args_tree["children"][:count]},
+        args_tree=program.args_tree,
         kwargs_tree=program.kwargs_tree,
         out_tree=program.out_tree,
         argument_names=names,
@@ -243,6 +242,8 @@ def _interface(program: Program, result: dict[str, Any], module: ir.Module) -> M
 
 def _read_mlir(path: Path) -> Model:
     """Read MLIR whose entry function takes and returns tensors."""
+    if path.exists() and not path.is_file():
+        raise UserError("this is not a file", where=str(path))
     try:
         source = path.read_bytes()
     except FileNotFoundError:

@@ -1,7 +1,8 @@
 """Stream the parameters of a module into an ``.irpa`` archive.
 
-Nothing here holds more than one block of one tensor in memory: tensors that stay as they are go
-from the model's file to the archive by file handle, derived ones through a spool file.
+Tensors that stay as they are go from the model's file to the archive by file handle, derived ones
+block by block through a spool file.  Only a tensor that is stored with gaps, or whose layout cannot
+be had by strides, is in memory as a whole, and one at a time.
 """
 
 import errno
@@ -87,7 +88,10 @@ def write_parameters(
     """
     if source is None:
         missing = next(iter((*plan.originals, *(d.source for d in plan.derived))))
-        raise UserError(f"the module reads the parameter '{missing}', which no file holds")
+        raise UserError(
+            f"the module reads the parameter '{missing}', which no file holds",
+            hint="MLIR with named parameters cannot be compiled yet; a .pt2 brings them along",
+        )
     with _disk_errors(output), source.open("rb") as file, _spool_beside(output) as spool:
         index = rt.ParameterIndex()
         index.reserve(len(plan.originals) + 3 * len(plan.derived))

@@ -55,6 +55,8 @@ def load_recipe(recipe: str | os.PathLike[str] | Recipe) -> Recipe:
     """
     if isinstance(recipe, Recipe):
         return recipe
+    if not isinstance(recipe, (str, os.PathLike)):
+        raise UserError(f"a {type(recipe).__name__} is no recipe", hint="a name, a path, a Recipe")
     name = os.fspath(recipe)
     if name in built_in_names():
         text = (resources.files(__package__) / _FOLDER / f"{name}.toml").read_text()

@@ -7,6 +7,8 @@ from iree.compiler import ir
 
 from ..passes import annotations
 from ..passes.base import Remark, RemarkKind
+from ..passes.contraction import Contraction, Weight, find_weight, match_contraction
+from ..passes.parameters import stored_bits
 
 
 def matmul_rows(module: ir.Module) -> list[dict[str, Any]]:
@@ -21,14 +23,14 @@ def matmul_rows(module: ir.Module) -> list[dict[str, Any]]:
         name = annotations.text(op, annotations.MATMUL)
         form = annotations.from_attribute(op.attributes[annotations.FORM])
         kind = annotations.text(op, annotations.KIND)
-        bits = _bits(op, kind)
+        bits = _bits(module, op, kind)
         rows.setdefault(
             name,
             {
                 "name": name,
                 "kind": kind,
                 "shape": annotations.text(op, annotations.SHAPE),
-                "form": "exact" if bits is None or bits == _full_bits(op) else form["form"],
+                "form": form["form"] if annotations.BITS in op.attributes else "exact",
                 "requested": form["form"],
                 "lowering": annotations.text(op, annotations.LOWERING),
                 "tile": None,
@@ -54,14 +56,12 @@ def remark_rows(remarks: Iterable[Remark]) -> list[dict[str, str]]:
     ]
 
 
-def _bits(op: Any, kind: str) -> float | None:
+def _bits(module: ir.Module, op: Any, kind: str) -> float | None:
+    """Return the bits that one weight of `op` is stored in."""
     if kind != "weight":
         return None
     if annotations.BITS in op.attributes:
-        return ir.FloatAttr(op.attributes[annotations.BITS]).value
-    return _full_bits(op)
-
-
-def _full_bits(op: Any) -> float:
-    element = ir.RankedTensorType(op.operands[1].type).element_type
-    return float(getattr(element, "width", 32))
+        return float(ir.FloatAttr(op.attributes[annotations.BITS]).value)
+    found = match_contraction(op)
+    weight = find_weight(found) if isinstance(found, Contraction) else found
+    return float(stored_bits(module, weight)) if isinstance(weight, Weight) else None

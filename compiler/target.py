@@ -63,6 +63,8 @@ def load_target(target: str | Target) -> Target:
     """
     if isinstance(target, Target):
         return target
+    if not isinstance(target, str):
+        raise UserError(f"a {type(target).__name__} is no target", hint="a name or a Target")
     backend, colon, chip = target.partition(":")
     table = _table()
     if backend not in table:

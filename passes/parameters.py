@@ -16,6 +16,7 @@ from typing import Any
 from iree.compiler import ir
 
 from . import annotations
+from .contraction import Weight
 
 SCOPE = "model"
 _PARAMETER = re.compile(r'#flow\.parameter\.named<"((?:[^"\\]|\\.)*)"::"((?:[^"\\]|\\.)*)">')
@@ -38,6 +39,12 @@ def parameter_key(op: Any, *, mutable: bool = False) -> str | None:
         return None
     match = _PARAMETER.match(str(op.attributes["initial_value"]))
     return match[2] if match and match[1] == SCOPE else None
+
+
+def stored_bits(module: ir.Module, weight: Weight) -> int:
+    """Return the bits of one element of the global that holds `weight`."""
+    holder = find_global(module, weight.symbol)
+    return int(ir.RankedTensorType(ir.TypeAttr(holder.attributes["type"]).value).element_type.width)
 
 
 def derived_global(

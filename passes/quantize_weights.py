@@ -77,7 +77,7 @@ class QuantizeWeights(Pass):
             if form.form != "dequant":
                 continue
             name = annotations.text(op, annotations.MATMUL)
-            plan = match(module, op, form)
+            plan = match(module, op, form, words=self.packing == "words")
             if isinstance(plan, Refusal):
                 annotations.set_text(op, annotations.LOWERING, f"exact ({plan.reason})")
                 remark(RemarkKind.REFUSED, op, name, f"not quantised: {plan.reason}")
@@ -90,7 +90,7 @@ class QuantizeWeights(Pass):
             op.operation.erase()
 
 
-def match(module: ir.Module, op: Any, form: Form) -> Plan | Refusal:
+def match(module: ir.Module, op: Any, form: Form, *, words: bool = False) -> Plan | Refusal:
     """Describe how the weight of `op` would be quantised, or say why not.  Changes nothing."""
     found = match_contraction(op)
     if isinstance(found, Refusal):
@@ -121,7 +121,7 @@ def match(module: ir.Module, op: Any, form: Form) -> Plan | Refusal:
     # One group for all of K is padded like the last of several: whole vectors of codes.
     whole = round_up_group(k)
     group = min(form.group or whole, whole)
-    return Plan(
+    plan = Plan(
         contraction=found,
         weight=weight,
         source=source,
@@ -132,6 +132,10 @@ def match(module: ir.Module, op: Any, form: Form) -> Plan | Refusal:
         group=group,
         groups=-(-k // group),
     )
+    bits, stored = _bits_per_weight(plan, form, words=words), parameters.stored_bits(module, weight)
+    if bits >= stored:
+        return Refusal(f"K = {k} is too short: {bits:.3g} bits a weight where {stored} are stored")
+    return plan
 
 
 def _rewrite(module: ir.Module, plan: Plan, form: Form, *, words: bool) -> float:

@@ -32,8 +32,8 @@ CPU, CPU_SYNC, VULKAN, CUDA = "cpu", "cpu-sync", "vulkan", "cuda"
 DRIVERS = {CPU: "local-task", CPU_SYNC: "local-sync", VULKAN: "vulkan", CUDA: "cuda"}
 # IREE's executor takes no more workers.
 MAX_THREADS = 64
-# Code for CPUs may put 128 KiB on the stack in one function (compiler/targets.toml), and a worker's
-# stack has only that by default: with dynamic shapes, BERT's embedding runs over its end.
+# A worker has 128 KiB of stack by default; code that was compiled with the last fallback of
+# compiler/targets.toml needs up to 512 KiB in one function.
 WORKER_STACK_BYTES = 1 << 20
 
 _HINTS = {

@@ -1,7 +1,7 @@
 """The command ``lowc``: subcommands, exit codes, and how errors are shown.
 
-Exit codes: 0 fine, 1 lowc's fault, 2 the user's, 130 after Ctrl-C, 141 when the reader of stdout
-went away.  ``LOWC_DEBUG=1`` adds the traceback to an error.
+Exit codes: 0 fine, 1 lowc's fault, 2 the user's, 130 after Ctrl-C, 143 after SIGTERM, 141 when the
+reader of stdout went away.  ``LOWC_DEBUG=1`` adds the traceback to an error.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import click
 
@@ -96,13 +98,16 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (``sys.argv[1:]`` if None); return the exit code."""
     try:
-        code = _invoke(sys.argv[1:] if arguments is None else list(arguments))
+        if arguments is None:
+            _unwind_on_termination()
+        with _interrupts_as_terminated():
+            code = _invoke(sys.argv[1:] if arguments is None else list(arguments))
         sys.stdout.flush()
     except BrokenPipeError:
         _silence()
         return 141
-    except KeyboardInterrupt:
-        return _complain("interrupted", 130)
+    except _Terminated as error:
+        return _complain(error.text, error.code)
     except LowcError as error:
         return _complain(f"error: {error}", error.exit_code)
     except _NoSubcommand as error:
@@ -118,6 +123,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         return _complain(_unexpected(error), 1)
     return code
+
+
+class _Terminated(BaseException):
+    """Somebody asked the process to end; raised so that temporary files are removed on the way."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.code = 128 + number
+        is_interrupt = number == signal.SIGINT
+        self.text = "interrupted" if is_interrupt else f"ended by {signal.Signals(number).name}"
+
+
+@contextmanager
+def _interrupts_as_terminated() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise _Terminated(signal.SIGINT) from None
+
+
+def _unwind_on_termination() -> None:
+    def stop(number: int, _frame: object) -> None:
+        raise _Terminated(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
 
 
 def _invoke(arguments: list[str]) -> int:

@@ -27,7 +27,9 @@ MAX_JSON_VALUES = 10_000  # a larger output is summarised; --output writes all o
     "--output", "outputs", multiple=True, metavar="FILE.npy",
     help="Write an output there; once per output, in order.",
 )  # fmt: skip
-@click.option("--device", default="auto", show_default=True, help="Such as local-task or vulkan.")
+@click.option(
+    "--device", default="auto", show_default=True, help="auto, cpu, cpu-sync, vulkan or cuda."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the outputs as JSON.")
 def run_command(
     module: str, inputs: tuple[str, ...], outputs: tuple[str, ...], device: str, as_json: bool

@@ -22,7 +22,6 @@ CASES = {
     "odd K, one group, 8 bits, zero point": (
         5, 33, Form("dequant", "i8", 0, False), None, [1, 9], "f32",
     ),
-    "one by one": (1, 1, I4, None, [1, 9], "f32"),
     "f16 weights": (16, 64, I4, None, [1, 9], "f16"),
     "bf16 weights, zero point": (16, 64, Form("dequant", "i4", 32, False), None, [1, 9], "bf16"),
 }  # fmt: skip
@@ -62,6 +61,22 @@ def test_cpu(name, tmp_path):
 @pytest.mark.parametrize("name", ON_VULKAN)
 def test_vulkan(name, tmp_path):
     check(CASES[name], "vulkan", tmp_path)
+
+
+def test_what_would_grow_stays_exact(tmp_path):
+    weight = np.ones((4, 2), np.float32)
+    artifact = compile_linear(tmp_path, weight, I4, 1)
+    (row,) = artifact.report["matmuls"]
+    assert row["form"] == "exact" and row["requested"] == "dequant"
+    assert "K = 2 is too short: 48 bits a weight where 32 are stored" in row["lowering"]
+    assert row["bits_per_weight"] == 32
+    assert (lowc.load(artifact)(np.ones((1, 2), np.float32)) == 2).all()
+
+
+def test_report_tells_short_quantised_rows_from_exact_ones(tmp_path):
+    weight = np.random.default_rng(0).standard_normal((8, 6)).astype(np.float32)
+    (row,) = compile_linear(tmp_path, weight, Form("dequant", "i8", 16), 1).report["matmuls"]
+    assert row["form"] == "dequant" and row["bits_per_weight"] == pytest.approx(160 / 6)
 
 
 def test_infinite_weight_is_refused(tmp_path):

@@ -382,6 +382,7 @@ class Layers(nn.Module):
             "dilated": self.dilated(pixels[:, :, 0]),
             "max pool": functional.max_pool2d(pixels, 3, 2, 1),
             "average pool": functional.avg_pool2d(pixels, 3, 2, 1),
+            "pool of all": functional.avg_pool2d(pixels, 64, ceil_mode=True),
             "adaptive pool": functional.adaptive_avg_pool2d(pixels, (3, 4)),
             "nearest": functional.interpolate(pixels, scale_factor=2, mode="nearest"),
             "bilinear": functional.interpolate(

@@ -31,8 +31,8 @@ class Views(nn.Module):
         batch, length, _ = x.shape
         return (
             x.view(batch * length, 24), x.view(-1), x.view(batch, length, 2, 3, 4),
-            x.view(batch * length, 24).view(batch, length, 24), x.view(batch, length * 4, 6),
-            x.view(batch, 1, length, 24), x.view(-1).view(length, batch, 24), x.view(batch * 4, length * 6),
+            torch.relu(x).view(batch, length * 24), x.view(batch, length * 4, 6),
+            x.view(batch, 1, length, 24), x.view(length, batch, 24), x.view(batch * 4, length * 6),
             x.view(batch, -1, 1), x.view(batch * length * 6, 4).view(batch, length, 6, 4),
         )  # fmt: skip
 

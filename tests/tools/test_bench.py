@@ -54,6 +54,27 @@ def test_recipes_beside_opponents(model, capsys, tmp_path):
     assert record["machine"]["cpu"] and record["machine"]["versions"]["lowc"]
 
 
+@pytest.mark.slow
+def test_state_is_compared_at_the_first_call(capsys, tmp_path):
+    import torch
+
+    class Counter(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("seen", torch.zeros(3))
+
+        def forward(self, x):
+            self.seen.add_(x)
+            return self.seen * 1
+
+    path = tmp_path / "counter.pt2"
+    torch.export.save(torch.export.export(Counter(), (torch.ones(3),)), path)
+    arguments = ["bench", "model", str(path), "--against", "torch", "--blocks", "2", "--json"]
+    assert main(arguments) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["max_abs_error"] for row in rows] == [0, 0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
@@ -61,6 +82,9 @@ def test_recipes_beside_opponents(model, capsys, tmp_path):
         (["--against", "onnxruntime"], "need the model as ONNX"),
         (["--recipe", "f3"], "there is no recipe 'f3'"),
         (["--dim", "rows"], "'rows' is not of the form NAME=int"),
+        (["--blocks", "0"], "0 is not in the range"),
+        (["--input", "ids=pyproject.toml"], "this is no .npy file"),
+        (["--onnx", "missing.onnx"], "missing.onnx: the file does not exist"),
     ],
 )
 def test_wrong_arguments(model, capsys, arguments, what):

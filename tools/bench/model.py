@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from ...errors import LowcError, UserError
+from ...errors import LowcError, UserError, nearest
 from ...runtime import tree as trees
 from .. import output
+from ..inputs import read_npy
 from . import inputs as bench_inputs
 from . import opponents
 from .record import keep as keep_record
@@ -53,8 +54,16 @@ class Row:
     "--dim", "dims", multiple=True, metavar="SYMBOL=N", help="Size of a dynamic dimension."
 )
 @click.option("--input", "files", multiple=True, metavar="NAME=F.npy", help="Use this input.")
-@click.option("--threads", type=int, default=0, help="Threads for each; 0 means all cores.")
-@click.option("--blocks", type=int, default=15, show_default=True, help="Blocks of calls for each.")
+@click.option(
+    "--threads", type=click.IntRange(min=0), default=0, help="Threads for each; 0 means all cores."
+)
+@click.option(
+    "--blocks",
+    type=click.IntRange(min=1),
+    default=15,
+    show_default=True,
+    help="Blocks of calls for each.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--keep", type=click.Path(path_type=Path, file_okay=False),
@@ -70,7 +79,7 @@ def model_command(
     All are loaded in one process and called in blocks that alternate, after an idle gap and
     warm-up calls, with the same inputs and number of threads.  Times are medians of block medians;
     ratio is the opponent's time over that of the first recipe.  Outputs are compared with
-    PyTorch's after timing.  ``iree`` measures every stock flag set and names the best.
+    PyTorch's.  ``iree`` measures every stock flag set and names the best.
     """
     names = tuple(part.strip() for part in against.split(",") if part.strip())
     opponents.check_names(names)
@@ -78,10 +87,13 @@ def model_command(
         raise UserError(
             "ONNX Runtime and OpenVINO need the model as ONNX", hint="--onnx model.onnx"
         )
+    if onnx is not None and not onnx.is_file():
+        raise UserError("the file does not exist", where=str(onnx), hint="export the model as ONNX")
+    sizes, given = _pairs(dims, int), {n: read_npy(f) for n, f in _pairs(files, str).items()}
     threads = threads or len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="lowc-bench-") as folder:
         contest = Contest(model, Path(folder), threads, target)
-        contest.prepare(recipes, _pairs(dims, int), _pairs(files, str), names, onnx)
+        contest.prepare(recipes, sizes, given, names, onnx)
         rows = contest.run(blocks)
     best = min((row for row in rows if row.name.startswith("iree:")), key=_time, default=None)
     record = new_record(
@@ -111,7 +123,7 @@ class Contest:
         self.input_text = ""
 
     def prepare(
-        self, recipes: tuple[str, ...], dims: dict[str, int], files: dict[str, str],
+        self, recipes: tuple[str, ...], dims: dict[str, int], given: dict[str, Any],
         names: tuple[str, ...], onnx: Path | None,
     ) -> None:  # fmt: skip
         """Compile and load every contender."""
@@ -120,7 +132,7 @@ class Contest:
 
         output.remark(f"importing {self.model}")
         with open_model(self.model) as imported:
-            values = self._inputs(imported.interface, dims, files)
+            values = self._inputs(imported.interface, dims, given)
             for recipe in recipes:
                 output.remark(f"compiling with recipe {recipe}")
                 path = self.folder / f"lowc-{Path(recipe).stem}.vmfb"
@@ -129,15 +141,16 @@ class Contest:
             for name in names:
                 self._add_opponent(name, imported, values, onnx)
 
-    def _inputs(self, manifest: Any, dims: dict[str, int], files: dict[str, str]) -> list[Any]:
+    def _inputs(self, manifest: Any, dims: dict[str, int], given: dict[str, Any]) -> list[Any]:
         sizes = bench_inputs.symbol_sizes(manifest, dims)
         values = bench_inputs.make_inputs(manifest, sizes)
         leaves = [leaf for leaf in manifest.inputs if not leaf.literal]
-        for name, file in files.items():
+        for name, array in given.items():
             position = next((i for i, leaf in enumerate(leaves) if leaf.name == name), None)
             if position is None:
-                raise UserError(f"the model has no input '{name}'")
-            values[position] = np.load(file, allow_pickle=False)
+                hint = nearest(name, [leaf.name for leaf in leaves])
+                raise UserError(f"the model has no input '{name}'", hint=hint)
+            values[position] = array
         self.input_text = ", ".join(
             f"{leaf.name}: {'x'.join(map(str, np.shape(value)))} {leaf.dtype}"
             for leaf, value in zip(leaves, values, strict=True)
@@ -150,8 +163,8 @@ class Contest:
         on_cpu = self.target.partition(":")[0] == "cpu" or name.startswith("iree:")
         module = load(path, threads=self.threads if on_cpu else None)
         manifest = module.manifest
-        given = iter(values)
-        leaves = iter([leaf.value if leaf.literal else next(given) for leaf in manifest.inputs])
+        tensors = iter(values)
+        leaves = iter([leaf.value if leaf.literal else next(tensors) for leaf in manifest.inputs])
         args = trees.unflatten(manifest.args_tree, leaves)
         kwargs = trees.unflatten(manifest.kwargs_tree, leaves)
 
@@ -182,16 +195,19 @@ class Contest:
             self.skipped[name] = error.what
 
     def run(self, blocks: int) -> list[Row]:
-        """Time all, then compare their results with PyTorch's, or with the first contender's."""
+        """Compare the results with PyTorch's, or the first contender's, and time all."""
         from ...runtime.timing import time_interleaved
 
+        # The results that are compared are those of the first call: a model with state gives
+        # others at each.
+        results = {name: run() for name, run in self.runners.items()}
+        expected = results["torch" if "torch" in results else next(iter(results))]
         output.remark(f"timing {', '.join(self.runners)}")
         times = time_interleaved(self.runners, blocks=blocks)
-        expected = self.runners["torch" if "torch" in self.runners else next(iter(self.runners))]()
         first = next(iter(times.values())).median
         rows = []
         for name, timing in times.items():
-            error, cosine = compare(self.runners[name](), expected)
+            error, cosine = compare(results[name], expected)
             rows.append(
                 Row(
                     name, timing.median * 1e3, timing.p10 * 1e3, timing.p90 * 1e3,

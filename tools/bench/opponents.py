@@ -91,9 +91,12 @@ def onnxruntime_runner(path: Path, inputs: list[Any], threads: int) -> Runner:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(
-        os.fspath(path), options, providers=["CPUExecutionProvider"]
-    )
+    try:
+        session = onnxruntime.InferenceSession(
+            os.fspath(path), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # its errors have no common base
+        raise _not_loaded("ONNX Runtime", path, error) from error
     feed = {node.name: np.asarray(v) for node, v in zip(session.get_inputs(), inputs, strict=True)}
     return lambda: session.run(None, feed)
 
@@ -106,6 +109,14 @@ def openvino_runner(path: Path, inputs: list[Any], threads: int) -> Runner:
         raise UserError("openvino is not installed", hint="pip install openvino") from error
 
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino.Core().compile_model(os.fspath(path), "CPU", settings)
+    try:
+        compiled = openvino.Core().compile_model(os.fspath(path), "CPU", settings)
+    except Exception as error:
+        raise _not_loaded("OpenVINO", path, error) from error
     request = compiled.create_infer_request()
     return lambda: list(request.infer(inputs).values())
+
+
+def _not_loaded(name: str, path: Path, error: Exception) -> UserError:
+    said = (str(error).splitlines() or [type(error).__name__])[0]
+    return UserError(f"{name} cannot load the model ({said})", where=str(path))
