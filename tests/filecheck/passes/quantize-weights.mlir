@@ -85,14 +85,14 @@ func.func @zero_points(%x: tensor<2x32xf32>, %init: tensor<2x8xf32>) -> tensor<2
 // group = 0 is one group for all of K, padded to a multiple of 16 codes.  The weight is stored
 // [K, N] here, so that its derivation transposes.
 
-util.global private @bytes = #flow.parameter.named<"model"::"bytes"> : tensor<5x8xf32>
+util.global private @bytes = #flow.parameter.named<"model"::"bytes"> : tensor<6x8xf32>
 // CHECK-LABEL: func.func @one_group
-func.func @one_group(%x: tensor<2x5xf32>, %init: tensor<2x8xf32>) -> tensor<2x8xf32> {
+func.func @one_group(%x: tensor<2x6xf32>, %init: tensor<2x8xf32>) -> tensor<2x8xf32> {
   // CHECK: util.global.load @bytes.i8g16.t10.codes : tensor<8x1x16xi8>
-  // CHECK: high[0, 11]
-  %w = util.global.load @bytes : tensor<5x8xf32>
+  // CHECK: high[0, 10]
+  %w = util.global.load @bytes : tensor<6x8xf32>
   // expected-remark@below {{bytes: i8, 1 groups of 16}}
-  %y = linalg.matmul ins(%x, %w : tensor<2x5xf32>, tensor<5x8xf32>)
+  %y = linalg.matmul ins(%x, %w : tensor<2x6xf32>, tensor<6x8xf32>)
       outs(%init : tensor<2x8xf32>) -> tensor<2x8xf32>
   return %y : tensor<2x8xf32>
 }
@@ -297,4 +297,20 @@ func.func @empty(%x: tensor<2x16xf32>, %init: tensor<2x0xf32>) -> tensor<2x0xf32
   %y = linalg.matmul ins(%x, %w : tensor<2x16xf32>, tensor<16x0xf32>)
       outs(%init : tensor<2x0xf32>) -> tensor<2x0xf32>
   return %y : tensor<2x0xf32>
+}
+
+// -----
+
+// One group is a whole vector of codes: with few weights in a row they would take more than floats.
+
+util.global private @bytes = #flow.parameter.named<"model"::"bytes"> : tensor<5x8xf32>
+// CHECK-LABEL: func.func @too_short
+func.func @too_short(%x: tensor<2x5xf32>, %init: tensor<2x8xf32>) -> tensor<2x8xf32> {
+  // CHECK: util.global.load @bytes : tensor<5x8xf32>
+  // CHECK: linalg.matmul
+  %w = util.global.load @bytes : tensor<5x8xf32>
+  // expected-remark@below {{bytes: not quantised: K = 5 is too short: 32 bits a weight where 32 are stored}}
+  %y = linalg.matmul ins(%x, %w : tensor<2x5xf32>, tensor<5x8xf32>)
+      outs(%init : tensor<2x8xf32>) -> tensor<2x8xf32>
+  return %y : tensor<2x8xf32>
 }
