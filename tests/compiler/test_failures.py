@@ -144,6 +144,11 @@ def assert_dead(pid):
     pytest.fail(f"process {pid} is still running")
 
 
+def heed_interrupts():
+    """Undo what a background shell does: it has its children ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(("signal_name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_interrupt_leaves_nothing(tmp_path, signal_name, code):
     model = write(tmp_path, GOOD)
@@ -157,7 +162,7 @@ def test_interrupt_leaves_nothing(tmp_path, signal_name, code):
     output = tmp_path / "out.vmfb"
     child = subprocess.Popen(
         [sys.executable, "-c", program, "compile", str(model), "-o", str(output)],
-        stderr=subprocess.PIPE, text=True,
+        stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts,
     )  # fmt: skip
     pid_file = tmp_path / "pid.mlir"
     for _ in range(300):
@@ -165,7 +170,10 @@ def test_interrupt_leaves_nothing(tmp_path, signal_name, code):
             break
         time.sleep(0.1)
     child.send_signal(signal.Signals[signal_name])
-    _, errors = child.communicate(timeout=30)
+    try:
+        _, errors = child.communicate(timeout=30)
+    finally:
+        child.kill()
     assert child.returncode == code, errors
     assert "Traceback" not in errors and ("interrupted" in errors or signal_name in errors)
     assert_dead(int(pid_file.read_text()))
