@@ -13,6 +13,14 @@ import pytest
 
 # Later ones run later; a test without any of them runs first.
 _ORDER = ("filecheck", "slow", "vulkan", "cuda", "wheel")
+# Files that compile whole models; others mark single tests.
+_SLOW = (
+    "tests/compiler/test_failures.py",
+    "tests/compiler/test_models.py",
+    "tests/tools/test_bench.py",
+    "tests/tools/test_demo.py",
+    "tests/zoo/",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -32,6 +40,9 @@ def _temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order the tests by cost; Python's sort keeps the order within a group."""
+    for item in items:
+        if item.nodeid.startswith(_SLOW):
+            item.add_marker("slow")
     items.sort(key=_cost)
 
 

@@ -162,7 +162,7 @@ def test_interrupt_leaves_nothing(tmp_path, signal_name, code):
     output = tmp_path / "out.vmfb"
     child = subprocess.Popen(
         [sys.executable, "-c", program, "compile", str(model), "-o", str(output)],
-        stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts,
+        stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts,  # noqa: PLW1509
     )  # fmt: skip
     pid_file = tmp_path / "pid.mlir"
     for _ in range(300):

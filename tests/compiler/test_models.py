@@ -329,8 +329,10 @@ def test_products_with_weights(recipe):
 def test_every_product_with_a_weight_is_rounded():
     rows = matmul_rows(products("w4a16")[0])
     kept = {name: row["lowering"] for name, row in rows.items() if row["form"] == "exact"}
-    # Two of attention inside, two of functional.scaled_dot_product_attention, and one of two parameters.
-    assert sorted(kept) == ["attention:pv", "attention:qk", "main:0", "main:1", "main:2"]
+    # Two inside of each attention, one of two parameters, and a K of 1, which would only grow.
+    products_of_two = ["attention:pv", "attention:qk", "main:0", "main:1", "main:2"]
+    assert sorted(kept) == [*products_of_two, "single"]
+    assert "too short" in kept["single"]
     rounded_ones = {name for name, row in rows.items() if row["form"] == "dequant"}
     assert {"plain", "head", "twice", "twice#1", "attention", "vector", "batched"} <= rounded_ones
 

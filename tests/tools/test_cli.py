@@ -183,7 +183,7 @@ def test_ctrl_c_leaves_no_file_and_no_child(tmp_path: Path) -> None:
         [*LOWC, "compile", source, "-o", tmp_path / "slow.vmfb"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         # A background shell has its children ignore Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )  # fmt: skip
     assert started.stderr is not None
     for line in started.stderr:
