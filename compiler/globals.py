@@ -19,6 +19,7 @@ from typing import Any
 from iree.compiler import ir
 
 from ..errors import UserError
+from ..passes.build import load_global
 from ..runtime.manifest import ENTRY_POINT, PARAMETER_SCOPE, RESET_POINT
 from .program import Tensor
 
@@ -78,7 +79,7 @@ class _Lift:
             name, mutable = entry["target"], entry["target"] in mutated
             symbol = self._global(name, argument.type, mutable=mutable)
             with ir.InsertionPoint.at_block_begin(self.block), argument.location:
-                argument.replace_all_uses_with(_load(symbol, argument.type))
+                argument.replace_all_uses_with(load_global(symbol, argument.type))
         for index in reversed(dead):
             self.block.erase_argument(index)
 
@@ -150,7 +151,7 @@ class _Lift:
                 declare_global(self.module, initial, type_, parameter=key, mutable=False)
                 ir.Operation.create(
                     "util.global.store",
-                    operands=[_load(initial, type_)],
+                    operands=[load_global(initial, type_)],
                     attributes={"global": ir.FlatSymbolRefAttr.get(self._symbol(name))},
                 )
             ir.Operation.create("func.return")
@@ -171,11 +172,3 @@ def declare_global(
         attributes["is_mutable"] = ir.UnitAttr.get()
     with ir.InsertionPoint.at_block_begin(module.body):
         return ir.Operation.create("util.global", attributes=attributes)
-
-
-def _load(symbol: str, type_: ir.Type) -> ir.Value:
-    return ir.Operation.create(
-        "util.global.load",
-        results=[type_],
-        attributes={"global": ir.FlatSymbolRefAttr.get(symbol)},
-    ).result

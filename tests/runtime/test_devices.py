@@ -76,9 +76,8 @@ def test_absent_drivers_name_the_packages() -> None:
     assert "apt-get install mesa-vulkan-drivers libvulkan1" in vulkan
 
 
+@pytest.mark.vulkan
 def test_wrong_device_for_a_module(add: Path) -> None:
-    if not any(d.available and d.name.startswith("vulkan") for d in list_devices()):
-        pytest.skip("needs a Vulkan device")
     with pytest.raises(UserError) as caught:
         load(add, "vulkan")
     assert "the module was compiled for cpu and does not run on the device 'vulkan" in str(
