@@ -18,10 +18,24 @@ from ..errors import UserError, nearest
 FORMS = {
     "exact": "the multiplication that the model was exported with",
     "dequant": "weights in few bits, made floats again inside the product",
+    "lmul": "each multiplication is one integer addition of bit patterns, with an offset (L-Mul)",
+    "pam": "each multiplication is one integer addition of bit patterns (piecewise affine)",
 }
 WEIGHT_BITS = {"i4": 4, "i8": 8}
 ACTIVATIONS = ("f32",)
 METHODS = ("rtn",)
+SPECIALS = ("finite", "full")
+CARRIERS = ("f32", "bf16", "f16", "f8E4M3FN", "f8E5M2")
+MANTISSA_BITS = {"f32": 23, "bf16": 7, "f16": 10, "f8E4M3FN": 3, "f8E5M2": 2}
+STORED_FLOATS = {"bf16": 16, "f8E4M3FN": 8, "f8E5M2": 8}
+SCOPES = ("matmul", "elementwise")
+_ADDED = ("mantissa-bits", "specials", "gain", "carrier", "accumulate", "weights", "of")
+KEYS: dict[str, tuple[str, ...]] = {
+    "exact": (),
+    "dequant": ("weights", "group", "symmetric", "activations", "method"),
+    "lmul": _ADDED,
+    "pam": _ADDED,
+}
 
 # IREE's code generator cannot load a part of a vector of 4-bit elements (seen in 3.13): a group is
 # a whole number of vectors, of 16 elements where it is short and of 64 where it is long.
@@ -43,7 +57,8 @@ class Form:
     form : str
         A key of :data:`FORMS`.
     weights : str
-        Storage of the weight: a key of :data:`WEIGHT_BITS`.
+        Storage of the weight: a key of :data:`WEIGHT_BITS` (dequant) or of :data:`STORED_FLOATS`
+        (lmul, pam; empty leaves it in f32).
     group : int
         Weights along K that share one scale: 16, 32, 48 or a multiple of 64; 0 means all of K.
     symmetric : bool
@@ -52,6 +67,19 @@ class Form:
         What the other operand is rounded to; ``f32`` leaves it as it is.
     method : str
         How the codes are chosen; ``rtn`` rounds to nearest.
+    mantissa_bits : int
+        lmul, pam: leading mantissa bits of each operand that are kept; 0 keeps all.
+    specials : str
+        lmul, pam: ``finite`` clamps magnitudes so that one addition does; ``full`` also has the
+        rules for zero, NaN, infinity, underflow and overflow (``formats/lmul.py``).
+    gain : bool
+        lmul, pam: divide the sum by the slope of the approximate product.
+    carrier : str
+        lmul, pam: the format that operands are rounded to before they are added.
+    accumulate : str
+        lmul, pam: the format that the sum is rounded to after each addition.
+    of : str
+        lmul, pam: which multiplications; ``elementwise`` rules apply to those outside matmuls.
     """
 
     form: str = "exact"
@@ -60,6 +88,12 @@ class Form:
     symmetric: bool = True
     activations: str = "f32"
     method: str = "rtn"
+    mantissa_bits: int = 0
+    specials: str = "finite"
+    gain: bool = False
+    carrier: str = "f32"
+    accumulate: str = "f32"
+    of: str = "matmul"
 
     @property
     def bits(self) -> int:
@@ -71,6 +105,9 @@ class Form:
         _known(self.form, FORMS, "form", where)
         if self.form == "exact":
             return
+        if self.form in ("lmul", "pam"):
+            self._check_added(where)
+            return
         _known(self.weights, WEIGHT_BITS, "weights", where)
         _known(self.activations, ACTIVATIONS, "activations", where)
         _known(self.method, METHODS, "method", where)
@@ -81,9 +118,36 @@ class Form:
                 hint="16, 32, 64 and 128 are usual; 0 means one group for all of K",
             )
 
+    def _check_added(self, where: str) -> None:
+        if self.weights:
+            _known(self.weights, STORED_FLOATS, "weights", where)
+        _known(self.specials, SPECIALS, "specials", where)
+        _known(self.carrier, CARRIERS, "carrier", where)
+        _known(self.accumulate, CARRIERS, "accumulate", where)
+        _known(self.of, SCOPES, "of", where)
+        most = MANTISSA_BITS[self.carrier]
+        if not 0 <= self.mantissa_bits <= most:
+            raise UserError(
+                f"mantissa-bits = {self.mantissa_bits} is not 0 to {most}, what {self.carrier} has",
+                where=where,
+                hint="0 keeps all bits; 4 and 3 are the paper's",
+            )
+        if self.specials == "finite" and self.carrier not in ("f32", "bf16"):
+            raise UserError(
+                f"carrier = '{self.carrier}' has too short a range for specials = 'finite'",
+                where=where,
+                hint='specials = "full"',
+            )
+        if self.of == "elementwise" and (self.weights or self.gain or self.accumulate != "f32"):
+            raise UserError(
+                "weights, gain and accumulate are about sums of products", where=where,
+                hint='leave them out where of = "elementwise"',
+            )  # fmt: skip
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that this form uses."""
-        return {"form": "exact"} if self.form == "exact" else dataclasses.asdict(self)
+        used = ("form", *(key.replace("-", "_") for key in KEYS[self.form]))
+        return {key: getattr(self, key) for key in used}
 
 
 @dataclass(frozen=True)
@@ -128,19 +192,25 @@ class Rule:
             )
         form = Form(**values)
         form.check(where)
-        extra = [key for key in values if key != "form"]
-        if form.form == "exact" and extra:
-            raise UserError(f"form 'exact' takes no '{extra[0]}'", where=where)
+        allowed = {"form", *(key.replace("-", "_") for key in KEYS[form.form])}
+        extra = [key.replace("_", "-") for key in values if key not in allowed]
+        if extra:
+            raise UserError(
+                f"form '{form.form}' takes no '{extra[0]}'", where=where,
+                hint=f"it takes {', '.join(KEYS[form.form])}" if KEYS[form.form] else "",
+            )  # fmt: skip
         return cls(match, form)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the rule as :meth:`from_dict` reads it."""
-        return {"match": self.match, **self.form.to_dict()}
+        fields = {key.replace("_", "-"): value for key, value in self.form.to_dict().items()}
+        return {"match": self.match, **fields}
 
 
-def first_match(rules: Sequence[Rule], name: str) -> Rule | None:
-    """Return the first rule whose glob matches `name`."""
-    return next((rule for rule in rules if fnmatch.fnmatchcase(name, rule.match)), None)
+def first_match(rules: Sequence[Rule], name: str, scope: str = "matmul") -> Rule | None:
+    """Return the first rule for `scope` (one of :data:`SCOPES`) whose glob matches `name`."""
+    meant = (rule for rule in rules if rule.form.of == scope)
+    return next((rule for rule in meant if fnmatch.fnmatchcase(name, rule.match)), None)
 
 
 def rules_to_text(rules: Sequence[Rule]) -> str:

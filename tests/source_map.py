@@ -32,9 +32,11 @@ FOLDERS = {
     "compiler/recipes": "the built-in recipes; see [recipes.md](recipes.md)",
     "passes": "what rewrites the IR; knows MLIR, nothing of PyTorch or files",
     "passes/formats": "one NumPy definition per number format; no MLIR",
+    "passes/kernels": "kernels that lowc generates itself, one meaning each, for a tile and a vector width",
     "runtime": "load and run; needs NumPy and `iree.runtime` only",
     "tools": "the command line, one file per subcommand (`compile`, `run`, `opt` …) and what they share",
     "tools/bench": "measuring beside named opponents",
+    "tools/report": "what a form or a recipe costs and saves: text, JSON, plots",
     "tests": "mirrors the folders; `tests/filecheck/passes/` has one IR test per pass, run by lit",
 }
 

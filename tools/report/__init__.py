@@ -1,0 +1,24 @@
+"""``lowc report``: what a form or a recipe costs and saves."""
+
+from __future__ import annotations
+
+import click
+
+from ..lazy_group import LazyGroup
+
+COMMANDS = {
+    "lmul": (
+        "lmul:lmul_command",
+        "Errors of L-Mul beside those of float formats: the paper's table.",
+    ),
+    "accuracy": ("accuracy:accuracy_command", "What recipes do to a model's outputs, by layer."),
+    "energy": (
+        "energy:energy_command",
+        "Operations of a compiled model, and what they cost in joules.",
+    ),
+}
+
+
+@click.group(cls=LazyGroup, commands_at=COMMANDS, package=__package__)
+def report() -> None:
+    """Say what a form or a recipe costs in accuracy and saves in energy."""
