@@ -14,6 +14,7 @@ from iree.compiler import ir
 
 from ..errors import LowcError, UserError
 from ..passes import annotations, instruments
+from ..passes.count_operations import count
 from ..passes.runner import PassFailure, Runner, format_pipeline
 from ..passes.strip_annotations import StripAnnotations
 from ..runtime.manifest import Leaf, Manifest
@@ -104,8 +105,8 @@ class _Road:
             self._end("import", begun)
             if _has_float64(imported):
                 self.target = self.target.with_float64()
-            rows, remarks, timing = self._passes(imported)
-            manifest = self._parameters(imported, rows, remarks)
+            said, timing = self._passes(imported)
+            manifest = self._parameters(imported, said)
             self._backend(imported.module, manifest)
         sizes = {path.name: path.stat().st_size for path in self._files()}
         facts = manifest.report | {
@@ -126,8 +127,9 @@ class _Road:
     def _end(self, name: str, begun: float) -> None:
         self.seconds[name] = time.perf_counter() - begun
 
-    def _passes(self, model: Model) -> tuple[list[Any], list[Any], instruments.Timing]:
+    def _passes(self, model: Model) -> tuple[dict[str, Any], instruments.Timing]:
         begun = self._begin("passes")
+        exported = count(model.module)
         timing = instruments.Timing()
         hooks: list[Any] = [timing]
         if self.temps is not None:
@@ -141,11 +143,11 @@ class _Road:
                 failure.input_ir,
                 ["lowc", "opt", "{input}", f"--pass-pipeline={format_pipeline([failure.element])}"],
             ) from failure
-        rows = report.matmul_rows(model.module)
+        said = report.facts(model.module, runner.remarks, exported)
         self._end("passes", begun)
-        return rows, report.remark_rows(runner.remarks), timing
+        return said, timing
 
-    def _parameters(self, model: Model, rows: list[Any], remarks: list[Any]) -> Manifest:
+    def _parameters(self, model: Model, said: dict[str, Any]) -> Manifest:
         begun = self._begin("parameters")
         plan = plan_parameters(model.module)
         written = None
@@ -160,7 +162,7 @@ class _Road:
             device=self.target.device,
             parameters=written,
             versions=_versions(),
-            report={"matmuls": rows, "remarks": remarks},
+            report=said,
         )
 
     def _backend(self, module: ir.Module, manifest: Manifest) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..passes.assign_forms import AssignForms
 from ..passes.base import Pass
 from ..passes.clamp_indices import ClampIndices
+from ..passes.count_operations import CountOperations
 from ..passes.forms import rules_to_text
 from ..passes.fuse_dequant import FuseDequant
 from ..passes.name_matmuls import NameMatmuls
@@ -22,6 +23,7 @@ def passes_for(recipe: Recipe, target: Target) -> list[Pass | str]:
         # Weights change before shapes do: the layout of a weight is still readable.
         QuantizeWeights(packing="words" if target.backend == "vulkan" else "bits"),
         FuseDequant(),
+        CountOperations(),
         ClampIndices(),
         # The float weights have no reader now; their loads go, then their globals, so that they
         # are not written into the parameter archive.

@@ -8,16 +8,23 @@ from iree.compiler import ir
 from ..passes import annotations
 from ..passes.base import Remark, RemarkKind
 from ..passes.contraction import Contraction, Weight, find_weight, match_contraction
+from ..passes.count_operations import Tally, tally_of
 from ..passes.parameters import stored_bits
+from . import energy
 
 
 def matmul_rows(module: ir.Module) -> list[dict[str, Any]]:
     """Return one row per named matmul, in the order of the program.
 
     ``shape`` is batch x M x N x K; ``bits_per_weight`` counts scales and zero points and is None
-    for a product of two activations; ``tile``, ``predicted_seconds`` and ``energy_picojoules`` are
-    None until something chooses or predicts them.
+    for a product of two activations; ``tile`` and ``predicted_seconds`` are None until something
+    chooses or predicts them.  ``operations`` (scalar operations of a call by kind), ``bits_moved``
+    and ``energy_picojoules`` (arithmetic and guards) are counted from the IR, and None where
+    nothing was; of two ways to choose from at run time they are those of the one with more
+    operations.  ``energy_exact_picojoules`` is for f32 multiplications and additions.
     """
+    counted = _tallies(module)
+    table = energy.load_table()
     rows: dict[str, dict[str, Any]] = {}
     for op in annotations.matmuls(module):
         name = annotations.text(op, annotations.MATMUL)
@@ -35,11 +42,38 @@ def matmul_rows(module: ir.Module) -> list[dict[str, Any]]:
                 "lowering": annotations.text(op, annotations.LOWERING),
                 "tile": None,
                 "predicted_seconds": None,
-                "energy_picojoules": None,
                 "bits_per_weight": bits,
+                **energy_columns(annotations.text(op, annotations.SHAPE), counted.get(name), table),
             },
         )
     return list(rows.values())
+
+
+def energy_columns(shape: str, tally: Tally | None, table: energy.Table) -> dict[str, Any]:
+    """Return what a row says about operations, bits and energy."""
+    columns: dict[str, Any] = {
+        "operations": None,
+        "bits_moved": None,
+        "energy_picojoules": None,
+        "energy_exact_picojoules": energy.exact_picojoules(shape, table),
+    }
+    if tally is not None:
+        columns |= {
+            "operations": dict(sorted(tally.operations.items())),
+            "bits_moved": tally.bits,
+            "energy_picojoules": energy.price(tally.operations, table).compute_pj,
+        }
+    return columns
+
+
+def facts(module: ir.Module, remarks: Iterable[Remark], exported: Tally) -> dict[str, Any]:
+    """Return all that is known after the passes; `exported` was counted before them."""
+    counted = tally_of(module.operation) or Tally()
+    return {
+        "matmuls": matmul_rows(module),
+        "remarks": remark_rows(remarks),
+        "energy": energy.summary(exported, counted, energy.load_table()),
+    }
 
 
 def remark_rows(remarks: Iterable[Remark]) -> list[dict[str, str]]:
@@ -54,6 +88,18 @@ def remark_rows(remarks: Iterable[Remark]) -> list[dict[str, str]]:
         for remark in remarks
         if remark.kind is not RemarkKind.NOTE
     ]
+
+
+def _tallies(module: ir.Module) -> dict[str, Tally]:
+    """Return what was counted for each matmul; of several ways to calculate it, the longest."""
+    found: dict[str, Tally] = {}
+    for op in annotations.matmuls(module):
+        name, tally = annotations.text(op, annotations.MATMUL), tally_of(op)
+        if tally is None:
+            continue
+        if name not in found or tally.operations.total() > found[name].operations.total():
+            found[name] = tally
+    return found
 
 
 def _bits(module: ir.Module, op: Any, kind: str) -> float | None:

@@ -9,6 +9,7 @@ attribute                    on           meaning
 ``lowc.form = {…}``          contraction  the form that the recipe assigns (:class:`.forms.Form`)
 ``lowc.lowering = "…"``      contraction  what became of it, and why, for the report
 ``lowc.bits = 5.0``          contraction  stored bits per weight, scales counted
+``lowc.operations = "{…}"``  linalg …     its scalar operations by kind, and bits moved; module: sum
 ``lowc.derivation = {…}``    util.global  how its bytes follow from another parameter
 ``lowc.index_bounds = "…"``  func.func    [argument, size] of inputs that index a table
 ============================ ============ =========================================================
@@ -28,9 +29,10 @@ SHAPE = "lowc.shape"
 FORM = "lowc.form"
 LOWERING = "lowc.lowering"
 BITS = "lowc.bits"
+OPERATIONS = "lowc.operations"
 DERIVATION = "lowc.derivation"
 INDEX_BOUNDS = "lowc.index_bounds"
-MATMUL_ATTRIBUTES = (MATMUL, KIND, SHAPE, FORM, LOWERING, BITS)
+MATMUL_ATTRIBUTES = (MATMUL, KIND, SHAPE, FORM, LOWERING, BITS, OPERATIONS)
 
 
 def operations(root: Any) -> Iterator[Any]:

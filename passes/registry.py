@@ -13,6 +13,7 @@ PASSES = {
     "lowc-assign-forms": "assign_forms:AssignForms",
     "lowc-quantize-weights": "quantize_weights:QuantizeWeights",
     "lowc-fuse-dequant": "fuse_dequant:FuseDequant",
+    "lowc-count-operations": "count_operations:CountOperations",
     "lowc-clamp-indices": "clamp_indices:ClampIndices",
     "lowc-strip-annotations": "strip_annotations:StripAnnotations",
 }

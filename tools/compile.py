@@ -72,8 +72,25 @@ def compile_command(
     output.result("")
     for path, size in files.items():
         output.result(f"{path}  {output.size_text(size)}")
+    _say_energy(artifact.report["energy"])
     seconds = artifact.report.get("seconds", {})
     output.remark(", ".join(f"{name} {value:.1f} s" for name, value in seconds.items()))
+
+
+def _say_energy(energy: dict[str, Any]) -> None:
+    from ..compiler.energy import change_text, joules_text
+
+    now, before = (
+        part["picojoules"]["arithmetic"] + part["picojoules"]["guards"]
+        for part in (energy, energy["exported"])
+    )
+    if not before:
+        return
+    each = ", dynamic sizes taken as 1" if energy["dynamic"] else ""
+    output.result(
+        f"arithmetic per call{each}: {joules_text(now)}, as exported {joules_text(before)} "
+        f"({change_text(energy['saving'])}); see lowc report energy"
+    )
 
 
 @contextmanager
