@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shlex
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import iree.compiler
 
@@ -18,6 +20,12 @@ from .target import Target
 LIMITS = subprocesses.Limits(seconds=1800, memory=16 << 30)
 REFUSED = "iree-compile cannot lower"
 _MESSAGE_LENGTH = 400
+_PROBE = """
+func.func @probe(%x: tensor<64xf32>) -> tensor<64xf32> {
+  %y = arith.addf %x, %x : tensor<64xf32>
+  return %y : tensor<64xf32>
+}
+"""
 _UNKNOWN_CHIP = re.compile(
     r"unknown (target|CPU)|unrecognized|not a recognized processor|on a subtarget"
 )
@@ -86,6 +94,32 @@ def _attempt(
     # killed, or ran into a limit, must not be started again.
     crashed = child.signal in ("SIGSEGV", "SIGABRT", "SIGFPE", "SIGILL", "SIGBUS")
     return _Failure(error, can_retry=crashed or error.what.startswith(REFUSED))
+
+
+@functools.cache
+def vector_unit(target: Target) -> Literal["none", "portable", "avx2", "avx512"]:
+    """Return the vector unit that IREE sees on the chip of `target`; ``none`` on a GPU.
+
+    IREE is asked, by compiling a function of one addition down to its executable: it knows the
+    chips by name.  If it cannot be asked the answer is ``portable``; a chip that it does not know
+    fails later, with the words of :func:`compile_module`.
+    """
+    if target.backend != "cpu":
+        return "none"
+    with tempfile.TemporaryDirectory(prefix="lowc-probe-") as folder:
+        source = Path(folder) / "probe.mlir"
+        source.write_text(_PROBE)
+        command: list[str | Path] = [
+            iree_compile(),
+            source,
+            *target.flags,
+            "--compile-to=executable-sources",
+        ]
+        child = subprocesses.run(command, subprocesses.Limits(seconds=60, memory=4 << 30))
+    found = re.search(r"native_vector_size = (\d+)", child.stdout)
+    units: dict[str, Literal["avx2", "avx512"]] = {"32": "avx2", "64": "avx512"}
+    is_x86 = "x86_64" in child.stdout
+    return units.get(found[1], "portable") if found and is_x86 else "portable"
 
 
 def write_reproducer(text: str, command: list[str], folder: Path | None = None) -> Reproducer:

@@ -15,34 +15,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InternalError, UserError
-from ..passes.formats import integer
+from ..passes.formats import integer, stored
 
 BLOCK_ELEMENTS = 1 << 22  # 16 MiB of f32 at a time
 
 
 @dataclass(frozen=True)
 class Derivation:
-    """What one group of derived parameters follows from; the fields of ``lowc.derivation``."""
+    """What one group of derived parameters follows from: the attribute ``lowc.derivation``.
+
+    ``settings`` are the fields that belong to the method `kind` (a key of :data:`METHODS`).
+    """
 
     kind: str
     source: str
     layout: str
-    bits: int
-    group: int
-    symmetric: bool
-    zero_bytes: int = 1
+    settings: tuple[tuple[str, Any], ...]
 
     @classmethod
     def from_attribute(cls, values: dict[str, Any]) -> tuple[Derivation, str]:
         """Split the attribute of a global into its derivation and its part."""
-        values = dict(values)
-        part = values.pop("part")
-        return cls(**values), part
+        rest = dict(values)
+        part, kind, source, layout = (rest.pop(k) for k in ("part", "kind", "source", "layout"))
+        return cls(kind, source, layout, tuple(sorted(rest.items()))), part
 
-    @property
-    def format(self) -> integer.GroupedInteger:
-        """The number format of the result."""
-        return integer.GroupedInteger(self.bits, self.group, self.symmetric)
+    def __getitem__(self, setting: str) -> Any:
+        return dict(self.settings)[setting]
 
 
 Part = tuple[str, NDArray[np.uint8]]
@@ -81,18 +79,52 @@ _CASTS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _rtn(rows: NDArray[np.float32], derivation: Derivation) -> Iterator[Part]:
-    quantized = integer.quantize(rows, derivation.format)
-    yield "codes", integer.pack(quantized.codes, derivation.bits)
-    yield "scales", quantized.scales.reshape(-1).view(np.uint8)
-    if quantized.zeros is not None:
-        yield (
-            "zeros",
-            quantized.zeros.reshape(-1).astype(f"<u{derivation.zero_bytes}").view(np.uint8),
-        )
+def _rtn(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
+    """Integers rounded to nearest, of rows ``[..., K]``: codes, scales and zeros."""
+    bits, symmetric = derivation["bits"], derivation["symmetric"]
+    fmt = integer.GroupedInteger(bits, derivation["group"], symmetric)
+    for rows in _row_blocks(tensor):
+        quantized = integer.quantize(rows, fmt)
+        yield "codes", integer.pack(quantized.codes, bits)
+        yield "scales", quantized.scales.reshape(-1).view(np.uint8)
+        if quantized.zeros is not None:
+            zeros = quantized.zeros.reshape(-1).astype(f"<u{derivation['zero_bytes']}")
+            yield "zeros", zeros.view(np.uint8)
 
 
-METHODS: dict[str, Callable[[NDArray[np.float32], Derivation], Iterator[Part]]] = {"rtn": _rtn}
+def _additive(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
+    """Patterns of added products, of ``[batch, K, N]``: bits, in panels or as they are, and scales.
+
+    One panel of columns is in memory at a time; bits that are not in panels are as a whole, since
+    the columns of a scale lie apart.
+    """
+    store = stored.STORED[derivation["storage"]]
+    panel, lanes = derivation["panel"], derivation["lanes"]
+    for matrix in tensor:
+        width = panel or max(1, matrix.shape[1])
+        for start in range(0, matrix.shape[1], width):
+            columns = np.ascontiguousarray(matrix[:, start : start + width], np.float32)
+            bits, scales = stored.encode(columns, store, derivation["mantissa_bits"])
+            if panel:
+                bits = stored.pack_panels(bits, store, panel, lanes)
+            yield "bits", bits.reshape(-1).view(np.uint8)
+            if scales is not None:
+                yield "scales", scales.reshape(-1).view(np.uint8)
+
+
+def _row_blocks(tensor: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
+    """Yield ``[..., K]`` as f32 ``[rows, K]``, a block of rows at a time."""
+    k = tensor.shape[-1]
+    rows = tensor.reshape(-1, k)
+    step = max(1, BLOCK_ELEMENTS // k)
+    for start in range(0, len(rows), step):
+        yield np.ascontiguousarray(rows[start : start + step], dtype=np.float32)
+
+
+METHODS: dict[str, Callable[[NDArray[Any], Derivation], Iterator[Part]]] = {
+    "rtn": _rtn,
+    "additive": _additive,
+}
 
 
 def derive(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
@@ -111,14 +143,9 @@ def derive(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
     if derivation.kind not in METHODS:
         raise InternalError(f"the derivation '{derivation.kind}' is unknown")
     laid_out = apply_layout(tensor, json.loads(derivation.layout))
-    k = laid_out.shape[-1]
-    rows = laid_out.reshape(-1, k)
-    step = max(1, BLOCK_ELEMENTS // k)
-    for start in range(0, len(rows), step):
-        block = np.ascontiguousarray(rows[start : start + step], dtype=np.float32)
-        try:
-            yield from METHODS[derivation.kind](block, derivation)
-        except ValueError as error:
-            raise UserError(
-                f"the weight cannot be quantised: {error}", where=f"parameter '{derivation.source}'"
-            ) from error
+    try:
+        yield from METHODS[derivation.kind](laid_out, derivation)
+    except ValueError as error:
+        raise UserError(
+            f"the weight cannot be stored anew: {error}", where=f"parameter '{derivation.source}'"
+        ) from error

@@ -1,21 +1,26 @@
 """``lowc-assign-forms``: give every named matmul the form that the recipe's rules choose."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from iree.compiler import ir
 
 from . import annotations
 from .base import Pass, RemarkKind
-from .forms import Form, first_match, rules_from_text
+from .contraction import module_path
+from .formats.floats import FORMATS
+from .forms import Form, Rule, first_match, rules_from_text
 
 
 @dataclass(frozen=True)
 class AssignForms(Pass):
     """Annotate each named matmul with the form of the first rule whose glob matches its name.
 
-    A matmul that no rule matches is left ``exact``.
+    A matmul that no rule matches is left ``exact``.  Rules with ``of = "elementwise"`` are for
+    multiplications outside matmuls, which are called after their module with ``:mul`` behind it;
+    only those that such a rule matches are named.
 
     Parameters
     ----------
@@ -47,6 +52,46 @@ class AssignForms(Pass):
             if form.form == "exact":
                 annotations.set_text(op, annotations.LOWERING, f"exact ({because})")
             remark(RemarkKind.NOTE, op, name, f"form {form.form} ({because})")
+        if any(rule.form.of == "elementwise" for rule in rules):
+            _assign_elementwise(module, rules, remark)
+
+
+def _assign_elementwise(
+    module: ir.Module, rules: Sequence[Rule], remark: Callable[..., None]
+) -> None:
+    """Name and annotate the element-wise multiplications that a rule is for."""
+    taken: Counter[str] = Counter()
+    for op in annotations.operations(module):
+        if annotations.MATMUL in op.attributes or not elementwise_multiplications(op):
+            continue
+        base = f"{module_path(op.location) or 'main'}:mul"
+        rule = first_match(rules, base, "elementwise")
+        if rule is None:
+            continue
+        name = base if not taken[base] else f"{base}#{taken[base]}"
+        taken[base] += 1
+        shape = ir.RankedTensorType(op.results[0].type)
+        sizes = ["?" if shape.is_dynamic_dim(i) else str(shape.shape[i]) for i in range(shape.rank)]
+        annotations.set_text(op, annotations.MATMUL, name)
+        annotations.set_text(op, annotations.KIND, "elementwise")
+        annotations.set_text(op, annotations.SHAPE, "x".join(sizes))
+        op.attributes[annotations.FORM] = annotations.to_attribute(rule.form.to_dict(), op.context)
+        remark(RemarkKind.NOTE, op, name, f"form {rule.form.form} (rule '{rule.match}')")
+
+
+def elementwise_multiplications(op: Any) -> list[Any]:
+    """Return the float multiplications in the body of an element-wise ``linalg.generic``."""
+    if op.name != "linalg.generic" or len(op.results) != 1:
+        return []
+    kinds = ir.ArrayAttr(op.attributes["iterator_types"])
+    if any("parallel" not in str(kind) for kind in kinds):
+        return []
+    body = [inner.operation for inner in op.regions[0].blocks[0].operations]
+    return [
+        inner
+        for inner in body
+        if inner.name == "arith.mulf" and str(inner.results[0].type) in FORMATS
+    ]
 
 
 def form_of(op: object) -> Form:

@@ -43,6 +43,40 @@ def empty(shape: Sequence[int], element: ir.Type, dynamic: Sequence[ir.Value] = 
     ).result
 
 
+def dynamic_sizes(value: ir.Value) -> list[ir.Value]:
+    """Return the unknown sizes of `value` in order, as :func:`empty` takes them."""
+    return [dim(value, axis) for axis, size in enumerate(shape_of(value)) if size == DYNAMIC]
+
+
+def zeros(shape: Sequence[int], element: ir.Type, dynamic: Sequence[ir.Value] = ()) -> ir.Value:
+    """Return a tensor of float zeros, as ``linalg.fill``."""
+    zero = arith.constant(element, ir.FloatAttr.get(element, 0.0))
+    return linalg.fill(zero, outs=[empty(shape, element, dynamic)])
+
+
+def elementwise(
+    inputs: Sequence[ir.Value],
+    element: ir.Type,
+    body: Callable[..., ir.Value],
+    maps: Sequence[ir.AffineMap] | None = None,
+) -> Any:
+    """Return a ``linalg.generic`` of the shape of the first input that has no reduction.
+
+    `maps` say where each input is read; without them all are read at the same place.  ``body`` gets
+    the scalar of each input, and that of the result, which it has no use for.
+    """
+    shape = shape_of(inputs[0])
+    init = empty(shape, element, dynamic_sizes(inputs[0]))
+    identity = identity_map(len(shape))
+    maps = [*(maps or [identity] * len(inputs)), identity]
+    return generic(inputs, init, maps, ["parallel"] * len(shape), body)
+
+
+def identity_map(loops: int) -> ir.AffineMap:
+    """Return the map of a tensor that is read where the loops are."""
+    return dims_map(loops, range(loops))
+
+
 def generic(
     inputs: Sequence[ir.Value],
     init: ir.Value,
@@ -104,24 +138,32 @@ def expand_last(value: ir.Value, outer: int, inner: int, axis: int) -> ir.Value:
 
 def pad_end(value: ir.Value, axis: int, count: int) -> ir.Value:
     """Append `count` zeros along the static dimension `axis`."""
+    return _pad(value, axis, shape_of(value)[axis] + count, count, [])
+
+
+def _pad(
+    value: ir.Value, axis: int, size: int, count: int, dynamic: Sequence[ir.Value]
+) -> ir.Value:
+    """Append zeros along `axis`, `count` of them or as many as `dynamic` says."""
     shape = shape_of(value)
     element = element_of(value)
-    result = [size + count if d == axis else size for d, size in enumerate(shape)]
+    result = [size if d == axis else old for d, old in enumerate(shape)]
     low, high = [0] * len(shape), [count if d == axis else 0 for d in range(len(shape))]
     op = ir.Operation.create(
         "tensor.pad",
         results=[tensor_type(result, element)],
-        operands=[value],
+        operands=[value, *dynamic],
         attributes={
             "static_low": ir.DenseI64ArrayAttr.get(low),
             "static_high": ir.DenseI64ArrayAttr.get(high),
-            "operandSegmentSizes": ir.DenseI32ArrayAttr.get([1, 0, 0]),
+            "operandSegmentSizes": ir.DenseI32ArrayAttr.get([1, 0, len(dynamic)]),
         },
         regions=1,
     )
     block = op.regions[0].blocks.append(*[ir.IndexType.get()] * len(shape))
     with ir.InsertionPoint(block):
-        zero = arith.constant(element, ir.FloatAttr.get(element, 0.0))
+        is_integer = isinstance(element, ir.IntegerType)
+        zero = arith.constant(element, 0 if is_integer else ir.FloatAttr.get(element, 0.0))
         ir.Operation.create("tensor.yield", operands=[zero])
     return op.result
 
@@ -133,6 +175,103 @@ def with_static_size(value: ir.Value, axis: int, size: int) -> ir.Value:
         return value
     shape[axis] = size
     return tensor.cast(tensor_type(shape, element_of(value)), value)
+
+
+def expand(
+    value: ir.Value, counts: Sequence[int], sizes: Sequence[ir.Value], known: Sequence[int | None]
+) -> ir.Value:
+    """Split dimension i of `value` into ``counts[i]`` dimensions; `sizes` has the size of each.
+
+    ``known`` repeats the sizes that are static, with None for the others.
+    """
+    groups, axis = [], 0
+    for count in counts:
+        groups.append(list(range(axis, axis + count)))
+        axis += count
+    static = [DYNAMIC if size is None else size for size in known]
+    dynamic = [size for size, number in zip(sizes, known, strict=True) if number is None]
+    return ir.Operation.create(
+        "tensor.expand_shape",
+        results=[tensor_type(static, element_of(value))],
+        operands=[value, *dynamic],
+        attributes={
+            "reassociation": _reassociation(groups),
+            "static_output_shape": ir.DenseI64ArrayAttr.get(static),
+        },
+    ).result
+
+
+def insert_units(value: ir.Value, at: Sequence[int]) -> ir.Value:
+    """Return `value` with dimensions of size 1, which stand at the places `at` of the result."""
+    if not at:
+        return value
+    shape = shape_of(value)
+    result, sizes = list(shape), [dim(value, d) for d, n in enumerate(shape) if n == DYNAMIC]
+    for place in sorted(at):
+        result.insert(place, 1)
+    return ir.Operation.create(
+        "tensor.expand_shape",
+        results=[tensor_type(result, element_of(value))],
+        operands=[value, *sizes],
+        attributes={
+            "reassociation": _reassociation(_with_units(len(result), at) if shape else []),
+            "static_output_shape": ir.DenseI64ArrayAttr.get(result),
+        },
+    ).result
+
+
+def drop_units(value: ir.Value, at: Sequence[int]) -> ir.Value:
+    """Undo :func:`insert_units`."""
+    rank = len(shape_of(value))
+    if not at:
+        return value
+    if len(at) == rank:
+        return _collapse_all(value)
+    return collapse(value, _with_units(rank, at))
+
+
+def _with_units(rank: int, at: Sequence[int]) -> list[list[int]]:
+    """Group the dimensions of size 1 at `at` with a neighbour each."""
+    groups: list[list[int]] = []
+    leading: list[int] = []
+    for axis in range(rank):
+        if axis in at:
+            (groups[-1] if groups else leading).append(axis)
+        else:
+            groups.append([*leading, axis])
+            leading = []
+    return groups
+
+
+def _collapse_all(value: ir.Value) -> ir.Value:
+    return ir.Operation.create(
+        "tensor.collapse_shape",
+        results=[tensor_type([], element_of(value))],
+        operands=[value],
+        attributes={"reassociation": _reassociation([])},
+    ).result
+
+
+def split_last(value: ir.Value, inner: int) -> ir.Value:
+    """Split the last dimension, a multiple of `inner`, into ``… x inner``."""
+    shape = shape_of(value)
+    last = len(shape) - 1
+    outer = DYNAMIC if shape[last] == DYNAMIC else shape[last] // inner
+    values = [dim(value, d) for d in range(last)]
+    values += [arith.divui(dim(value, last), index(inner)), index(inner)]
+    known = [None if size == DYNAMIC else size for size in (*shape[:last], outer, inner)]
+    return expand(value, [1] * last + [2], values, known)
+
+
+def pad_to_multiple(value: ir.Value, axis: int, multiple: int) -> ir.Value:
+    """Append zeros along `axis` until its size is a multiple; the size may be unknown."""
+    size = shape_of(value)[axis]
+    if size != DYNAMIC:
+        missing = -size % multiple
+        return pad_end(value, axis, missing) if missing else value
+    total = dim(value, axis)
+    whole = arith.muli(arith.ceildivui(total, index(multiple)), index(multiple))
+    return _pad(value, axis, DYNAMIC, DYNAMIC, [arith.subi(whole, total)])
 
 
 def load_global(symbol: str, type_: ir.Type) -> ir.Value:

@@ -102,6 +102,72 @@ def match_contraction(op: Any) -> Contraction | Refusal:
     )
 
 
+def match_convolution(op: Any) -> Contraction | Refusal:
+    """Describe `op` as a convolution, a sum over windows of products.  Changes nothing.
+
+    ``batch`` are the loops that all three tensors share (depthwise channels, groups), ``m`` those
+    of the image (batch, output positions), ``n`` the output channels, ``k`` input channels and
+    filter positions.  The first of ``maps``, the image's, has sums of loops in it.
+    """
+    name = op.operation.name
+    if not name.startswith("linalg.") or len(op.operation.results) != 1:
+        return Refusal(f"{name} is no linalg op on tensors")
+    if not linalg.isa_convolution_op(op.operation) or not multiplies_and_adds(op):
+        return Refusal(f"{name} is no convolution")
+    dims = linalg.infer_convolution_dimensions(op.operation)
+    maps = indexing_maps(op)
+    if dims is None or len(maps) != 3:
+        return Refusal(f"{name} has no plain convolution dimensions")
+    if any(not is_dim(result) for map_ in maps[1:] for result in map_.results):
+        return Refusal(f"{name} has a filter or result index that is not a plain dimension")
+    lhs, rhs, init = op.operation.operands
+    return Contraction(
+        op=op,
+        operands=(lhs, rhs),
+        init=init,
+        maps=maps,
+        batch=tuple(dims.depth),
+        m=(*dims.batch, *dims.output_image),
+        n=tuple(dims.output_channel),
+        k=(*dims.input_channel, *dims.filter_loop),
+        sizes=_loop_sizes(maps, (lhs, rhs, init)),
+    )
+
+
+def match_product(op: Any) -> Contraction | Refusal:
+    """Describe `op` as a contraction or a convolution, or say why it is neither."""
+    found = match_contraction(op)
+    if isinstance(found, Contraction):
+        return found
+    convolution = match_convolution(op)
+    return convolution if isinstance(convolution, Contraction) else found
+
+
+def multiplies_and_adds(op: Any) -> bool:
+    """Whether the body is ``acc + ext(a) * ext(b)`` on floats, and nothing else."""
+    if len(op.regions) != 1 or len(op.regions[0].blocks) != 1:
+        return False
+    block = op.regions[0].blocks[0]
+    if len(block.arguments) != 3:
+        return False
+    a, b, acc = block.arguments
+    total = defining(block.operations[len(block.operations) - 1].operation.operands[0])
+    if total is None or total.name != "arith.addf":
+        return False
+    for product, rest in (total.operands, reversed(list(total.operands))):
+        factors = defining(product)
+        if rest != acc or factors is None or factors.name != "arith.mulf":
+            continue
+        found = [_unextended(value) for value in factors.operands]
+        return found in ([a, b], [b, a])
+    return False
+
+
+def _unextended(value: ir.Value) -> ir.Value:
+    op = defining(value)
+    return op.operands[0] if op is not None and op.name == "arith.extf" else value
+
+
 def find_weight(found: Contraction) -> Weight | Refusal:
     """Find the operand that is a parameter.  Changes nothing.
 
@@ -115,6 +181,18 @@ def find_weight(found: Contraction) -> Weight | Refusal:
     if not weights:
         return Refusal("a product of two activations has no weight")
     return weights[0]
+
+
+def is_zero_fill(value: ir.Value) -> bool:
+    """Whether `value` is a tensor that was filled with zeros."""
+    op = defining(value)
+    if op is None or op.name != "linalg.fill":
+        return False
+    filler = defining(op.operands[0])
+    if filler is None or filler.name != "arith.constant":
+        return False
+    number = filler.attributes["value"]
+    return isinstance(number, ir.FloatAttr) and number.value == 0
 
 
 def indexing_maps(op: Any) -> tuple[ir.AffineMap, ...]:
@@ -150,16 +228,16 @@ def defining(value: ir.Value) -> Any:
 
 def is_dim(expression: ir.AffineExpr) -> bool:
     """Whether an index is a plain loop dimension."""
-    return isinstance(expression, ir.AffineDimExpr) or ir.AffineDimExpr.isinstance(expression)
+    return isinstance(expression, ir.AffineDimExpr)
 
 
 def _loop_sizes(maps: Sequence[ir.AffineMap], values: Sequence[ir.Value]) -> tuple[int | None, ...]:
     sizes: dict[int, int | None] = {}
     for map_, value in zip(maps, values, strict=True):
         type_ = ir.RankedTensorType(value.type)
-        for axis, loop in enumerate(dims_of(map_)):
-            if not type_.is_dynamic_dim(axis):
-                sizes[loop] = type_.get_dim_size(axis)
+        for axis, result in enumerate(map_.results):
+            if is_dim(result) and not type_.is_dynamic_dim(axis):
+                sizes[ir.AffineDimExpr(result).position] = type_.get_dim_size(axis)
     return tuple(sizes.get(loop) for loop in range(maps[0].n_dims))
 
 
@@ -182,6 +260,8 @@ def simplify_layout(steps: Sequence[LayoutStep]) -> tuple[LayoutStep, ...]:
 
 
 def _trace(found: Contraction, position: int) -> Weight | Refusal:
+    if not all(is_dim(result) for result in found.maps[position].results):
+        return Refusal("the operand is the image of a convolution")
     value, dims = found.operands[position], list(dims_of(found.maps[position]))
     element = ir.RankedTensorType(value.type).element_type
     value, dims = _drop_broadcast(value, dims)

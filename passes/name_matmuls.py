@@ -9,14 +9,14 @@ from iree.compiler import ir
 
 from . import annotations
 from .base import Pass, Refusal, RemarkKind
-from .contraction import Contraction, Weight, defining, find_weight, match_contraction, module_path
+from .contraction import Contraction, Weight, defining, find_weight, match_product, module_path
 
 _SEARCH_LIMIT = 400
 
 
 @dataclass(frozen=True)
 class NameMatmuls(Pass):
-    """Find all contractions and annotate each with name, kind and shape.
+    """Find all contractions and convolutions and annotate each with name, kind and shape.
 
     The name is the module path in the PyTorch model, which the frontend keeps in the location; a
     weight without one is called after its parameter.  The products of two activations get
@@ -40,7 +40,7 @@ class NameMatmuls(Pass):
         weighted: list[tuple[Contraction, str]] = []
         products: dict[str, list[Contraction]] = defaultdict(list)
         for op in annotations.operations(module):
-            found = match_contraction(op)
+            found = match_product(op)
             if isinstance(found, Refusal):
                 continue
             weight = find_weight(found)

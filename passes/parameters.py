@@ -10,6 +10,7 @@ whose ``lowc.derivation`` says how its bytes are made; after the passes one plac
         = #flow.parameter.named<"model"::"fc.weight.i4g32.codes"> : tensor<8x1x32xi4>
 """
 
+import json
 import re
 from typing import Any
 
@@ -68,3 +69,11 @@ def derived_global(
         )
         op.move_after(after)
     return symbol
+
+
+def layout_name(text: str) -> str:
+    """Return a short name for a layout (JSON): ``t10`` for a transposition, else a checksum."""
+    steps = json.loads(text)
+    if len(steps) == 1 and steps[0][0] == "transpose":
+        return "t" + "".join(str(axis) for axis in steps[0][1])
+    return f"v{sum((i + 1) * byte for i, byte in enumerate(text.encode())) % 16**8:08x}"

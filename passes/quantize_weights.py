@@ -243,7 +243,7 @@ def _load_part(
     kind = f"{form.weights}g{plan.group}" + ("" if form.symmetric else "z")
     layout = json.dumps(plan.layout, separators=(",", ":"))
     # Two uses of one weight in different layouts are two derived parameters.
-    view = "" if not plan.layout else f".{_digest(layout)}"
+    view = "" if not plan.layout else f".{parameters.layout_name(layout)}"
     derivation = {
         "kind": form.method,
         "part": part,
@@ -252,23 +252,15 @@ def _load_part(
         "bits": form.bits,
         "group": plan.group,
         "symmetric": form.symmetric,
+        "zero_bytes": 4 if words else 1,
     }
     if words:
-        derivation["zero_bytes"] = 4
         kind += "w"
     holder = parameters.find_global(module, plan.weight.symbol)
     symbol = f"{plan.source}.{kind}{view}.{part}"
     return build.load_global(
         parameters.derived_global(module, holder, symbol, type_, derivation), type_
     )
-
-
-def _digest(text: str) -> str:
-    """Return a short stable name for a layout: ``t10`` for a transposition, else a checksum."""
-    steps = json.loads(text)
-    if len(steps) == 1 and steps[0][0] == "transpose":
-        return "t" + "".join(str(axis) for axis in steps[0][1])
-    return f"v{sum((i + 1) * byte for i, byte in enumerate(text.encode())) % 16**8:08x}"
 
 
 def _contraction(plan: Plan, weight: ir.Value) -> Any:

@@ -82,7 +82,7 @@ def test_report_tells_short_quantised_rows_from_exact_ones(tmp_path):
 def test_infinite_weight_is_refused(tmp_path):
     weight = np.ones((4, 32), np.float32)
     weight[2, 5] = np.inf
-    with pytest.raises(lowc.UserError, match=r"parameter 'w': the weight cannot be quantised"):
+    with pytest.raises(lowc.UserError, match=r"parameter 'w': the weight cannot be stored anew"):
         compile_linear(tmp_path, weight, I4, 1)
     assert not list(tmp_path.glob("*.vmfb")) and not list(tmp_path.glob(".lowc*"))
 

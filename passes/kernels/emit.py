@@ -1,0 +1,100 @@
+"""Build loops, vectors and memory accesses of a kernel in few words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from iree.compiler import ir
+from iree.compiler.dialects import arith, memref, scf, vector
+
+Loop = Callable[..., Sequence[ir.Value]]
+
+
+def index(value: int) -> ir.Value:
+    """Return an index constant."""
+    return arith.constant(ir.IndexType.get(), value)
+
+
+def integer(width: int) -> ir.Type:
+    """Return the signless integer type of `width` bits."""
+    return ir.IntegerType.get_signless(width)
+
+
+def vector_type(lanes: int, element: ir.Type) -> ir.VectorType:
+    """Return ``vector<lanes x element>``."""
+    return ir.VectorType.get([lanes], element)
+
+
+def splat(lanes: int, element: ir.Type, value: int | float) -> ir.Value:
+    """Return a vector constant; an integer is a bit pattern."""
+    type_ = vector_type(lanes, element)
+    if isinstance(element, ir.IntegerType):
+        width, number = element.width, int(value)
+        number = number - (1 << width) if number >> (width - 1) & 1 else number
+        scalar: Any = ir.IntegerAttr.get(element, number)
+    else:
+        scalar = ir.FloatAttr.get(element, float(value))
+    return arith.constant(type_, ir.DenseElementsAttr.get_splat(type_, scalar))
+
+
+def loop(
+    start: ir.Value, stop: ir.Value, step: ir.Value, body: Loop, carried: Sequence[ir.Value] = ()
+) -> list[ir.Value]:
+    """Build ``scf.for``; ``body(i, *carried)`` returns what the next round carries."""
+    op = scf.ForOp(start, stop, step, list(carried))
+    with ir.InsertionPoint(op.body):
+        scf.YieldOp(list(body(op.induction_variable, *op.inner_iter_args)))
+    return list(op.results)
+
+
+def each(start: ir.Value, stop: ir.Value, step: int, body: Callable[[ir.Value], object]) -> None:
+    """Build ``scf.for`` that carries nothing."""
+
+    def run(i: ir.Value) -> Sequence[ir.Value]:
+        body(i)
+        return ()
+
+    loop(start, stop, index(step), run)
+
+
+def buffer_type(shape: Sequence[int], element: ir.Type) -> ir.MemRefType:
+    """Return ``memref<shape x element>``."""
+    return ir.MemRefType.get(list(shape), element)
+
+
+def scratch(shape: Sequence[int], element: ir.Type) -> ir.Value:
+    """Return a buffer on the stack, aligned to 64 bytes."""
+    alignment = ir.IntegerAttr.get(integer(64), 64)
+    return memref.AllocaOp(buffer_type(shape, element), [], [], alignment=alignment).result
+
+
+def load(lanes: int, source: ir.Value, at: Sequence[ir.Value], mask: ir.Value | None = None) -> Any:
+    """Load a vector; lanes outside `mask` are zero and are not read."""
+    element = ir.MemRefType(source.type).element_type
+    type_ = vector_type(lanes, element)
+    if mask is None:
+        return vector.load(type_, source, list(at))
+    return vector.maskedload(type_, source, list(at), mask, splat(lanes, element, 0))
+
+
+def store(
+    value: ir.Value, target: ir.Value, at: Sequence[ir.Value], mask: ir.Value | None = None
+) -> None:
+    """Store a vector; lanes outside `mask` are not written."""
+    if mask is None:
+        vector.store(value, target, list(at))
+    else:
+        vector.maskedstore(target, list(at), mask, value)
+
+
+def mask_of(lanes: int, count: ir.Value) -> ir.Value:
+    """Return a mask whose first `count` lanes are set; none below 0, all above `lanes`."""
+    bounded = arith.minsi(arith.maxsi(count, index(0)), index(lanes))
+    return vector.create_mask(vector_type(lanes, integer(1)), [bounded])
+
+
+def broadcast_scalar(lanes: int, source: ir.Value, at: Sequence[ir.Value]) -> ir.Value:
+    """Load one element into all lanes."""
+    scalar = memref.load(source, list(at))
+    return vector.broadcast(vector_type(lanes, scalar.type), scalar)

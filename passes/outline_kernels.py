@@ -1,0 +1,181 @@
+"""``lowc-outline-kernels``: dispatch to a kernel of lowc's own where there is one."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from iree.compiler import ir
+from iree.compiler.dialects import arith
+
+from . import add_operands, annotations, build
+from .additive import Addition
+from .base import Pass, Refusal, RemarkKind
+from .contraction import defining, indexing_maps, is_dim, is_zero_fill
+from .formats.floats import F32
+from .formats.stored import STORED
+from .kernels import executable, tiles
+from .kernels.additive_matmul import AdditiveMatmul
+from .matrices import Matrices, as_matrices, from_matrices, to_matrices
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sum of added products as matrices, and the kernel that multiplies them."""
+
+    op: Any
+    matrices: Matrices
+    columns: int
+    kernel: AdditiveMatmul
+
+
+@dataclass(frozen=True)
+class OutlineKernels(Pass):
+    """Replace sums of added products by dispatches to a generated kernel.
+
+    The kernel prepares the left operand itself and reads the right one in panels: a weight is
+    stored so (a new derivation), an activation is packed by one ``linalg.generic``.  It computes
+    what the portable form computes, bit for bit; see ``passes/kernels/additive_matmul.py``.
+
+    Before::
+
+        %p = linalg.generic ins(%x) … { bitcast, andi, maxui, minui, andi, ori, subi }
+        %b = util.global.load @"fc.weight.f32m23….bits" : tensor<64x32xi32>
+        %y = linalg.generic (m, n, k) ins(%p, %b) … { addi, bitcast, addf }
+
+    After::
+
+        hal.executable.source private @add_… { … }
+        %b = util.global.load @"fc.weight.f32m23….p32x16.bits" : tensor<1x1x64x32xi32>
+        %y = flow.dispatch @add_…::@add_…[%groups, %chunks, %batch](%x, %b) : … -> …
+
+    Parameters
+    ----------
+    isa : str
+        The vector unit that the kernels are for; ``none`` outlines nothing.
+    """
+
+    isa: Literal["none", "portable", "avx2", "avx512"] = "none"
+    name: ClassVar[str] = "lowc-outline-kernels"
+
+    def run(self, module: ir.Module, remark: Callable[..., None]) -> None:
+        """Outline every sum that there is a kernel for; say why not for the others."""
+        for op in annotations.matmuls(module):
+            if annotations.PRODUCT not in op.attributes:
+                continue
+            name = annotations.text(op, annotations.MATMUL)
+            plan: Plan | Refusal = Refusal("the target has no kernels of lowc's")
+            if self.isa != "none":
+                plan = match(op, tiles.ISAS[self.isa])
+            said = annotations.text(op, annotations.LOWERING)
+            if isinstance(plan, Refusal):
+                annotations.set_text(
+                    op, annotations.LOWERING, f"{said}; stock code generation ({plan.reason})"
+                )
+                remark(RemarkKind.REFUSED, op, name, f"no kernel: {plan.reason}")
+                continue
+            tile = plan.kernel.tile
+            text = f"kernel of {self.isa} vectors, {tile.rows} x {tile.columns} sums in registers"
+            annotations.set_text(op, annotations.LOWERING, f"{said}; {text}")
+            annotations.set_text(op, annotations.TILE, tile.name)
+            remark(RemarkKind.APPLIED, op, name, text)
+            rewrite(module, plan)
+
+
+def match(op: Any, isa: tiles.Isa) -> Plan | Refusal:
+    """Describe the kernel for `op`, or say why there is none.  Changes nothing."""
+    facts = json.loads(annotations.text(op, annotations.PRODUCT))
+    if facts["specials"] != "finite":
+        return Refusal("kernels have finite specials only")
+    if facts["accumulate"] != "f32":
+        return Refusal("kernels add in f32 only")
+    maps = indexing_maps(op)
+    if any(not is_dim(result) for map_ in maps for result in map_.results):
+        return Refusal("a convolution is contracted directly")
+    if not is_zero_fill(op.operands[2]):
+        return Refusal("the sums do not start at zero")
+    weight = next((i for i in (1, 0) if add_operands.is_stored(op.operands[i])), None)
+    columns = 1 if weight is None else weight
+    matrices = as_matrices(op, columns)
+    if isinstance(matrices, Refusal):
+        return matrices
+    if matrices.k == 0:
+        return Refusal("K is 0")
+    stored = STORED["f32"]
+    if weight is not None:
+        stored = STORED[add_operands.derivation_of(op.operands[weight])["storage"]]
+    product = Addition(F32, facts["mantissa-bits"], facts["constant"])
+    sizes = (matrices.batch, matrices.m, matrices.n, matrices.k)
+    kernel = AdditiveMatmul(
+        *sizes,
+        b_batch=matrices.batch_in_columns,
+        product=product,
+        stored=stored,
+        prepares=facts["carrier"] == "f32" and _raw(op.operands[1 - columns]) is not None,
+        tile=tiles.choose(isa, *sizes, 32 // stored.width),
+    )
+    return Plan(op, matrices, columns, kernel)
+
+
+def _raw(value: ir.Value) -> ir.Value | None:
+    """Return the f32 tensor that `value` was prepared from."""
+    op = defining(value)
+    if op is None or annotations.PREPARED not in op.attributes:
+        return None
+    source: ir.Value = op.operands[0]
+    return source if build.element_of(source) == ir.F32Type.get() else None
+
+
+def rewrite(module: ir.Module, plan: Plan) -> None:
+    """Declare the kernel, lay the operands out for it, dispatch, and bring the result back."""
+    op, kernel, matrices = plan.op, plan.kernel, plan.matrices
+    tile = kernel.tile
+    with ir.InsertionPoint(op), op.location:
+        rows = op.operands[1 - plan.columns]
+        if kernel.prepares:
+            rows = _raw(rows) or rows
+        left = to_matrices(rows, matrices, "rows")
+        right = op.operands[plan.columns]
+        if add_operands.is_stored(right):
+            panels = add_operands.load_panels(module, right, tile.columns, tile.lanes)
+        else:
+            panels = _packed(to_matrices(right, matrices, "columns"), tile.columns)
+        sizes = matrices.values(op)
+        executable.declare(
+            module, kernel.name, [True, True, False],
+            sum(size is None for size in kernel.sizes), executable.CPU, kernel.emit,
+        )  # fmt: skip
+        grid = [
+            _ceildiv(sizes["n"], tile.columns * tile.panels),
+            _ceildiv(sizes["m"], tile.row_chunk),
+            sizes["batch"],
+        ]
+        known = dict(zip(("batch", "m", "n", "k"), kernel.sizes, strict=True))
+        opened = {name: sizes[name] for name, size in known.items() if size is None}
+        shape = [build.DYNAMIC if (s := known[d]) is None else s for d in ("batch", "m", "n")]
+        call = executable.dispatch(
+            kernel.name, grid, list(opened.values()), [left, panels],
+            build.tensor_type(shape, ir.F32Type.get()),
+            [size for name, size in opened.items() if name != "k"],
+        )  # fmt: skip
+        annotations.copy_annotations(op, call)
+        result = from_matrices(call.results[0], matrices, op)
+    op.operation.results[0].replace_all_uses_with(result)
+    op.operation.erase()
+
+
+def _packed(matrix: ir.Value, columns: int) -> ir.Value:
+    """Return prepared ``[batch, K, N]`` as panels ``[batch, N/columns, K, columns]``."""
+    matrix = build.pad_to_multiple(matrix, 2, columns)
+    split = build.split_last(matrix, columns)
+    source = build.dims_map(4, [0, 2, 1, 3])
+    batch, k, panels, _ = build.shape_of(split)
+    sizes = [build.dim(split, axis) for axis in (0, 2, 1)]
+    opened = [s for s, n in zip(sizes, (batch, panels, k), strict=True) if n == build.DYNAMIC]
+    init = build.empty([batch, panels, k, columns], build.element_of(matrix), opened)
+    maps = [source, build.identity_map(4)]
+    return build.generic([split], init, maps, ["parallel"] * 4, lambda x, _: x).operation.results[0]
+
+
+def _ceildiv(value: ir.Value, by: int) -> ir.Value:
+    return arith.ceildivui(value, build.index(by))
