@@ -33,6 +33,7 @@ PACKAGES = {
 }
 
 _CGROUP = Path("/sys/fs/cgroup")
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
 def cpu_model(cpuinfo: str) -> str:
@@ -66,6 +67,16 @@ def cpu_quota(cpu_max: str) -> float | None:
     if len(parts) != 2 or not all(part.isdigit() for part in parts) or parts[1] == "0":
         return None
     return int(parts[0]) / int(parts[1])
+
+
+def last_level_cache_bytes(folder: Path = _CACHES) -> int | None:
+    """Return the size of the first processor's largest cache; None where Linux does not tell."""
+    sizes = [read_text(path).strip() for path in folder.glob("index*/size")]
+    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+    return max(
+        (int(size[:-1]) * units[size[-1]] for size in sizes if re.fullmatch(r"\d+[KMG]", size)),
+        default=None,
+    )
 
 
 def memory_bytes(meminfo: str, memory_max: str = "") -> tuple[int, int] | None:

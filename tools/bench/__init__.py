@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import click
 
-from .model import model_command
+from ..lazy_group import LazyGroup
+
+COMMANDS = {
+    "model": ("model:model_command", "A whole model under some recipes, beside its opponents."),
+    "matmul": ("matmul:matmul_command", "One product under one form, beside peers and the limit."),
+}
 
 
-@click.group()
+@click.group(cls=LazyGroup, commands_at=COMMANDS, package=__package__)
 def bench() -> None:
     """Measure side by side with named opponents, interleaved in one run."""
-
-
-bench.add_command(model_command)

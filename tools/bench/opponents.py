@@ -35,11 +35,11 @@ STOCK_FLAG_SETS: dict[str, tuple[str, ...]] = {
 NAMES = ("torch", "iree", "onnxruntime", "openvino")
 
 
-def check_names(names: tuple[str, ...]) -> None:
+def check_names(names: tuple[str, ...], known: tuple[str, ...] = NAMES) -> None:
     """Raise a UserError for an opponent that does not exist."""
     for name in names:
-        if name not in NAMES:
-            raise UserError(f"there is no opponent '{name}'", hint=nearest(name, NAMES))
+        if name not in known:
+            raise UserError(f"there is no opponent '{name}'", hint=nearest(name, known))
 
 
 def torch_runner(model: Path, inputs: list[Any], threads: int) -> Runner:

@@ -1,0 +1,207 @@
+"""``lowc bench matmul`` on tiny products: contenders, limits, checked results, refusals."""
+
+import json
+
+import numpy as np
+import pytest
+from lowc.errors import InternalError, UserError
+from lowc.passes.forms import Form, Rule
+from lowc.tools import machine
+from lowc.tools.bench import check, limits, peers, probes
+from lowc.tools.bench.products import Product, Shape
+from lowc.tools.cli import main
+
+SHAPE = ["--m", "6", "--n", "40", "--k", "64"]
+
+
+def bench(capsys, *arguments):
+    """Run the command with little timing; return its JSON."""
+    assert main(["bench", "matmul", *arguments, "--blocks", "1", "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.slow
+def test_a_weight_in_few_bits_beside_its_peers(capsys, tmp_path):
+    plot = tmp_path / "bars.svg"
+    record = bench(
+        capsys, "--form", "dequant", "--weights", "i4", "--group", "32", "--zero-points", *SHAPE,
+        "--against", "torch,torch-bf16,iree", "--keep", str(tmp_path), "--plot", str(plot),
+    )  # fmt: skip
+    (product,) = record["products"]
+    rows = {row["name"]: row for row in product["rows"]}
+    assert list(rows) == ["lowc:dequant-i4", "torch", "torch-bf16", "iree:f32"]
+    ours = rows["lowc:dequant-i4"]
+    assert ours["ratio"] == 1 and "dequant" in ours["lowering"]
+    assert ours["definition_error"] < 1e-5 and 0.01 < ours["error"] < 0.2
+    assert rows["torch"]["error"] < 1e-5 and rows["torch"]["definition_error"] is None
+    assert 1e-4 < rows["torch-bf16"]["error"] < 1e-2
+    assert rows["iree:f32"]["definition_error"] < 1e-5
+    assert rows["torch"]["limited_by"] in ("fma", "memory")
+    assert rows["torch-bf16"]["limited_by"] == "memory"
+    assert all(row["limit_ms"] > 0 for row in rows.values())
+    for row in rows.values():
+        assert row["over_limit"] == pytest.approx(row["median_ms"] / row["limit_ms"])
+        assert row["gflops"] == pytest.approx(2 * 6 * 40 * 64 / row["median_ms"] / 1e6)
+    assert record["form"]["symmetric"] is False and record["machine"]["cpu"]
+    (kept,) = tmp_path.glob("matmul-dequant-i4-1x6x40x64-*.json")
+    assert json.loads(kept.read_text()) == record
+    assert "1x6x40x64" in plot.read_text() and "iree:f32" in plot.read_text()
+
+
+@pytest.mark.slow
+def test_products_of_activations_and_several_shapes_as_text(capsys):
+    arguments = [
+        "--shape",
+        "2x6x10x16",
+        "--shape",
+        "1x16x24",
+        "--against",
+        "torch",
+        "--blocks",
+        "1",
+    ]
+    assert main(["bench", "matmul", *arguments]) == 0
+    shown = capsys.readouterr().out
+    assert "2x6x10x16 (BxMxNxK, two activations) for cpu" in shown
+    assert "1x1x16x24 (BxMxNxK, one weight) for cpu" in shown
+    assert shown.count("limits: fma") == 2
+    assert shown.count("GFLOP/s") == 1 and shown.count(" GB/s   limit") == 1
+    assert "lowc:exact: exact (rule '*')" in shown
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--form", "lmul", "--mantissa-bits", "4", "--gain", *SHAPE],
+        ["--form", "lmul", "--weights", "f8E4M3FN", "--mantissa-bits", "3", *SHAPE],
+        ["--form", "pam", "--specials", "full", "--shape", "2x6x10x16"],
+    ],
+    ids=["gain", "stored", "pam"],
+)
+def test_added_products_match_their_definition(capsys, options):
+    (product,) = bench(capsys, *options, "--against", "iree-form")["products"]
+    assert [row["name"].partition(":")[0] for row in product["rows"]] == ["lowc", "iree"]
+    for row in product["rows"]:
+        assert row["definition_error"] < 1e-5 and 0.01 < row["error"] < 0.2
+        assert row["limited_by"] in ("additions", "memory")
+    assert "kernel of" not in product["rows"][1]["lowering"]
+
+
+@pytest.mark.slow
+def test_rotated_weights_come_from_files_of_their_own(capsys, monkeypatch):
+    monkeypatch.setattr(machine, "last_level_cache_bytes", lambda: 1 << 14)
+    record = bench(capsys, *SHAPE, "--rotate", "--against", "torch")
+    assert record["rotated"] is True
+    # 10 KB of weights turn through more than 4 x 16 KiB.
+    assert list(record["products"][0]["rates"]) == ["fma", "read-65536"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        ([*SHAPE, "--form", "lmull"], "form = 'lmull' is unknown\n  hint: did you mean 'lmul'?"),
+        ([*SHAPE, "--form", "dequant", "--weights", "i5"], "weights = 'i5' is unknown"),
+        ([*SHAPE, "--weights", "i4"], "form 'exact' takes no 'weights'"),
+        ([*SHAPE, "--zero-points"], "form 'exact' takes no zero points"),
+        ([*SHAPE, "--form", "lmul", "--specials", "fine"], "did you mean 'finite'?"),
+        ([*SHAPE, "--form", "lmul", "--mantissa-bits", "24"], "mantissa-bits = 24 is not 0 to 23"),
+        (
+            [*SHAPE, "--against", "irre"],
+            "there is no opponent 'irre'\n  hint: did you mean 'iree'?",
+        ),
+        ([*SHAPE, "--plot", "bars.gif"], "a plot cannot be written as '.gif'"),
+        ([*SHAPE, "--blocks", "0"], "0 is not in the range"),
+        (["--m", "4"], "a shape needs --m, --n and --k"),
+        ([], "there is no shape"),
+        (["--shape", "4x4"], "'4x4' is no shape BxMxNxK or MxNxK"),
+        (["--shape", "4x0x4"], "'4x0x4' has a size of 0"),
+        (["--shape", "2x4x4x4", "--activations", "one"], "has a batch, and a weight has none"),
+        (["--shape", "9000000x9000000x9"], "of memory"),
+        ([*SHAPE, "--targt", "cpu"], "did you mean '--target'?"),
+    ],
+)
+def test_wrong_arguments(capsys, arguments, what):
+    assert main(["bench", "matmul", *arguments]) == 2
+    assert what in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_form_that_is_refused_is_not_measured(capsys):
+    arguments = ["--form", "dequant", "--weights", "i4", "--shape", "2x4x32x32"]
+    assert main(["bench", "matmul", *arguments]) == 2
+    assert "did not get the form 'dequant': exact (" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vectors", [probes.Vectors(16, 32), probes.Vectors(8, 16)], ids=str)
+def test_probes_do_what_they_count(tmp_path, vectors):
+    groups = probes.GROUPS_PER_THREAD
+    lanes = groups * vectors.lanes
+    fma = probes.fma_probe(vectors, 1, times=512)
+    result = probes.load_probe(fma, 1, tmp_path, "fma")()
+    chains = fma.work // 512 // lanes
+    # Each chain begins at 1 and grows by 2^-10 * 1 in each round.
+    assert result.shape == (lanes,) and (result == chains * 1.5).all()
+    added = probes.addition_probe(vectors, 1, times=100)
+    result = probes.load_probe(added, 1, tmp_path, "additions")()
+    assert (result == added.work // lanes).all()  # each product adds the pattern of 1
+    read = probes.read_probe(vectors, 1, 1 << 16, least=1 << 18)
+    result = probes.load_probe(read, 1, tmp_path, "read")()
+    assert read.work == 1 << 18 and result.sum() * 4 == read.work
+
+
+def test_the_limit_is_the_slower_of_two():
+    demand = limits.Demand(products=1000, arithmetic=limits.FMA, moved=4000, touched=40_000)
+    rates = {"fma": 1e6, "read-32768": 1e6}
+    assert limits.limit_of(demand, rates) == limits.Limit(4.0, "memory")
+    assert limits.limit_of(demand, rates | {"fma": 1e5}) == limits.Limit(10.0, "fma")
+    assert limits.buffer_size(40_000) == 32768 and limits.buffer_size(8) == limits.LEAST_BUFFER
+    assert limits.buffer_size(1e15) <= limits.CACHES_TO_FILL * limits.cache_bytes()
+
+
+def test_the_last_level_cache(tmp_path):
+    for index, size in enumerate(("32K", "32K", "1024K", "33M", "odd")):
+        (tmp_path / f"index{index}").mkdir()
+        (tmp_path / f"index{index}" / "size").write_text(f"{size}\n")
+    assert machine.last_level_cache_bytes(tmp_path) == 33 << 20
+    assert machine.last_level_cache_bytes(tmp_path / "absent") is None
+
+
+def setup(rotate):
+    """A setup of a product of 1 KB of weights that nothing is compiled for."""
+    product = Product(Shape(1, 4, 16, 16), has_weight=True)
+    return peers.Setup(product, Rule("*", Form()), None, "cpu", 1, None, rotate)
+
+
+def test_copies_fill_the_caches_or_are_refused(monkeypatch):
+    monkeypatch.setattr(machine, "last_level_cache_bytes", lambda: 1 << 20)
+    assert setup(rotate=False).copies(1024) == 1
+    assert setup(rotate=True).copies(1 << 20) == 5
+    with pytest.raises(UserError, match="4097 copies"):
+        setup(rotate=True).copies(1024)
+
+
+def test_a_wrong_result_is_no_measurement():
+    product = Product(Shape(1, 40, 48, 64), has_weight=True)
+    sample = check.Sample.of(product)
+    x, w = product.operands
+    right = x @ w.T
+    form = Form("dequant", weights="i4")
+    exact, bound = check.exact(sample), check.rounding(Form(), sample)
+    assert sample.take(right).shape == (16, 48)
+    assert check.relative_error(sample.take(right), exact) < 1e-6
+    check.check("right", sample.take(right), check.definition(Form(), sample), bound)
+    with pytest.raises(InternalError, match="'wrong' is not what its form defines"):
+        check.check("wrong", sample.take(right), check.definition(form, sample), bound)
+    with pytest.raises(InternalError):
+        check.check("nan", np.full((16, 48), np.nan), exact, bound)
+
+
+def test_a_sample_of_a_batch_is_its_last_matrix():
+    product = Product(Shape(3, 5, 7, 11), has_weight=False)
+    x, y = product.operands
+    sample = check.Sample.of(product)
+    expected = x[2].astype(np.float64) @ y[2].astype(np.float64)
+    np.testing.assert_allclose(check.exact(sample), expected)
+    assert (sample.take(np.stack([expected * 0, expected * 0, expected])) == expected).all()

@@ -1,0 +1,116 @@
+"""Check results of a product on a sample of rows and columns, against its form's definition."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ...errors import InternalError
+from ...passes.forms import MANTISSA_BITS, Form
+from .products import Float, Product
+
+Double = NDArray[np.float64]
+# Products of numbers that are calculated for the comparison: some tenths of a second.
+_BUDGET = 1 << 23
+_MOST_ROWS = 16
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows and columns of one matrix of the batch, and the operands that lead to them.
+
+    ``x`` is [rows, K], ``w`` [K, columns]; the whole product where it is small.
+    """
+
+    batch: int
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    x: Float
+    w: Float
+
+    @classmethod
+    def of(cls, product: Product) -> Sample:
+        """Choose rows and columns at random, seeded; the matrix is the last of the batch."""
+        shape, generator = product.shape, np.random.default_rng(1)
+        rows = min(shape.m, max(1, min(_MOST_ROWS, _BUDGET // shape.k)))
+        columns = min(shape.n, max(1, _BUDGET // (shape.k * rows)))
+        chosen_rows = np.sort(generator.choice(shape.m, rows, replace=False))
+        chosen_columns = np.sort(generator.choice(shape.n, columns, replace=False))
+        left, right = product.operands
+        if not product.has_weight:
+            left, right = left[-1], right[-1].T
+        return cls(
+            shape.batch - 1, chosen_rows, chosen_columns, left[chosen_rows],
+            right[chosen_columns].T,
+        )  # fmt: skip
+
+    def take(self, result: ArrayLike) -> Double:
+        """Return the sampled part of a result ``[M, N]`` or ``[B, M, N]``."""
+        array = np.asarray(result)
+        matrix = array[self.batch] if array.ndim == 3 else array
+        return matrix[np.ix_(self.rows, self.columns)].astype(np.float64)
+
+
+def exact(sample: Sample) -> Double:
+    """Return the product of the operands as they are."""
+    return sample.x.astype(np.float64) @ sample.w.astype(np.float64)
+
+
+def definition(form: Form, sample: Sample) -> Double:
+    """Return what `form` must give, by its NumPy definition."""
+    w = _stored(form, sample.w)
+    if form.form in ("exact", "dequant"):
+        return sample.x.astype(np.float64) @ w.astype(np.float64)
+    from ...passes.formats import lmul
+
+    is_lmul = form.form == "lmul"
+    result = lmul.matmul(
+        sample.x, w, form.mantissa_bits, form.specials,
+        offset=is_lmul, carrier=form.carrier, accumulate=form.accumulate,
+    ).astype(np.float64)  # fmt: skip
+    if form.gain:
+        result /= lmul.slope(form.mantissa_bits, offset=is_lmul, carrier=form.carrier)
+    return result
+
+
+def rounding(form: Form, sample: Sample) -> float:
+    """Return a bound on ``||found - defined||``: two sums of K rounded products, in any order."""
+    k = sample.w.shape[0]
+    magnitude = np.abs(sample.x).astype(np.float64) @ np.abs(_stored(form, sample.w))
+    unit = 2.0 ** -(MANTISSA_BITS[form.accumulate] + 1)
+    return float(2 * (k + 2) * unit * np.linalg.norm(magnitude))
+
+
+def relative_error(found: Double, expected: Double) -> float:
+    """Return ``||found - expected|| / ||expected||``."""
+    return float(np.linalg.norm(found - expected) / (np.linalg.norm(expected) or 1.0))
+
+
+def check(name: str, found: Double, defined: Double, bound: float) -> None:
+    """Raise an InternalError when `found` is not what the form defines: no time counts then."""
+    distance = float(np.linalg.norm(found - defined))
+    if not distance <= bound:
+        raise InternalError(
+            f"the result of '{name}' is not what its form defines: it differs by {distance:.3g}, "
+            f"rounding explains {bound:.3g}",
+            where="lowc bench matmul",
+        )
+
+
+def _stored(form: Form, w: Float) -> Any:
+    """Return the values ``[K, N]`` that the weight has where it is stored."""
+    k = w.shape[0]
+    if form.form == "dequant":
+        from ...passes.formats.integer import GroupedInteger, dequantize, quantize
+
+        fmt = GroupedInteger(form.bits, min(form.group or k, k), form.symmetric)
+        return dequantize(quantize(np.ascontiguousarray(w.T), fmt), k).T
+    if not form.weights:
+        return w
+    from ...passes.formats.stored import STORED, decode, encode
+
+    stored = STORED[form.weights]
+    return decode(*encode(np.ascontiguousarray(w), stored, form.mantissa_bits or 23), stored)

@@ -1,0 +1,171 @@
+"""``lowc bench matmul``: one product under one form, beside peers and the physical limit."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ...errors import UserError
+from ...passes.forms import FORMS, Rule
+from .. import machine, output
+from ..report.plots import check_plot_path
+from . import limits, opponents, peers, show
+from .measure import Bench
+from .products import Product, Shape
+from .record import keep as keep_record
+from .record import new_record
+
+
+@click.command("matmul")
+@click.option("--form", default="exact", show_default=True, help=f"One of {', '.join(FORMS)}.")
+@click.option("--weights", help="Storage of the weight: i4, i8 (dequant), bf16, f8E4M3FN …")
+@click.option("--group", type=int, help="dequant: weights that share a scale.")
+@click.option("--zero-points", is_flag=True, help="dequant: with zero points.")
+@click.option("--mantissa-bits", type=int, help="lmul, pam: leading bits that are kept.")
+@click.option("--specials", help="lmul, pam: finite or full.")
+@click.option("--gain", is_flag=True, help="lmul, pam: divide by the slope.")
+@click.option("--carrier", help="lmul, pam: the format that is added in.")
+@click.option("--accumulate", help="lmul, pam: the format of the sum.")
+@click.option("--m", type=click.IntRange(min=1), help="Rows of the left operand.")
+@click.option("--n", type=click.IntRange(min=1), help="Columns of the right operand.")
+@click.option("--k", type=click.IntRange(min=1), help="What is summed over.")
+@click.option("--batch", type=click.IntRange(min=1), help="Independent products at once.")
+@click.option(
+    "--shape", "shapes", multiple=True, metavar="[B×]M×N×K",
+    help="A shape, such as 128x384x1536; may be given several times.",
+)  # fmt: skip
+@click.option(
+    "--activations", type=click.Choice(["one", "both"]),
+    help="both: no weight, a product of two activations; always so with a batch.",
+)  # fmt: skip
+@click.option("--target", default="cpu", show_default=True, help="The target to compile for.")
+@click.option(
+    "--against", default="torch,iree", show_default=True,
+    help=f"Peers, separated by commas: {', '.join(peers.PEERS)}.",
+)  # fmt: skip
+@click.option("--rotate", is_flag=True, help="Take turns among weights, more than caches hold.")
+@click.option(
+    "--threads", type=click.IntRange(min=0), default=0, help="Threads for each; 0 means all cores."
+)
+@click.option(
+    "--blocks", type=click.IntRange(min=1), default=15, show_default=True,
+    help="Blocks of calls for each.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw bars into this file.")
+@click.option(
+    "--keep", type=click.Path(path_type=Path, file_okay=False),
+    help="Keep the result, with machine and date, as a JSON file in this folder.",
+)  # fmt: skip
+def matmul_command(
+    m: int | None, n: int | None, k: int | None, batch: int | None, shapes: tuple[str, ...],
+    activations: str | None, target: str, against: str, rotate: bool, threads: int, blocks: int,
+    as_json: bool, plot: Path | None, keep: Path | None, **form: Any,
+) -> None:  # fmt: skip
+    """Time one matmul under one form beside its peers and beside what the machine allows.
+
+    The product goes the whole road of ``lowc compile``.  Calls of all contenders alternate in
+    blocks, as do those of small kernels that measure the limits: the rate of multiply-adds, that of
+    additions, and the bandwidth.  ``error`` is relative to the exact product; what has a form is
+    compared with its NumPy definition too, and refused when it differs.
+
+    ``iree`` is stock IREE in f32, ``iree-form`` stock IREE on the product that lowc rewrote.
+    Operands lie on the device before the clock starts.
+    """
+    rule = _rule(form)
+    wanted = _shapes(shapes, m, n, k, batch)
+    names = tuple(part.strip() for part in against.split(",") if part.strip())
+    opponents.check_names(names, tuple(peers.PEERS))
+    if plot is not None:
+        check_plot_path(plot)
+    threads = threads or len(os.sched_getaffinity(0))
+    products = [_product(shape, activations) for shape in wanted]
+    for product in products:
+        _check_memory(product, len(names) + 1, rotate)
+    with tempfile.TemporaryDirectory(prefix="lowc-bench-") as folder:
+        probes = limits.Limits(threads, Path(folder)) if _is_cpu(target) else None
+        bench = Bench(rule, target, threads, rotate, names, probes)
+        outcomes = [bench.measure(product, blocks) for product in products]
+    record = new_record(
+        form=rule.form.to_dict(), target=target, threads=threads, rotated=rotate,
+        activations=["one" if product.has_weight else "both" for product in products],
+        products=[outcome.to_dict() for outcome in outcomes],
+    )  # fmt: skip
+    if keep is not None:
+        output.remark(f"kept in {keep_record(record, keep, _stem(rule, wanted, rotate))}")
+    if plot is not None:
+        show.draw_bars(plot, record)
+    if as_json:
+        output.result_json(record)
+        return
+    show.print_record(record)
+
+
+def _rule(given: dict[str, Any]) -> Rule:
+    """Return the one rule that the options stand for."""
+    where = "the options of the form"
+    chosen = {key: value for key, value in given.items() if value is not None}
+    has_zeros, has_gain = chosen.pop("zero_points"), chosen.pop("gain")
+    data = {key.replace("_", "-"): value for key, value in chosen.items()}
+    if has_zeros:
+        if data["form"] != "dequant":
+            raise UserError(f"form '{data['form']}' takes no zero points", where=where)
+        data["symmetric"] = False
+    if has_gain:
+        data["gain"] = True
+    return Rule.from_dict({"match": "*", **data}, where)
+
+
+def _shapes(
+    texts: tuple[str, ...], m: int | None, n: int | None, k: int | None, batch: int | None
+) -> list[Shape]:
+    """Return the shapes of ``--shape``, and the one of ``--m --n --k --batch`` before them."""
+    shapes = [Shape.parse(text) for text in texts]
+    if m and n and k:
+        return [Shape(batch or 1, m, n, k), *shapes]
+    if m or n or k or batch:
+        raise UserError("a shape needs --m, --n and --k", hint="or --shape 128x384x1536")
+    if not shapes:
+        raise UserError(
+            "there is no shape", hint="--m 128 --n 384 --k 1536, or --shape 128x384x1536"
+        )
+    return shapes
+
+
+def _product(shape: Shape, activations: str | None) -> Product:
+    if activations == "one" and shape.batch > 1:
+        raise UserError(
+            f"{shape} has a batch, and a weight has none",
+            hint="leave --activations out, or give the rows of the batch to M",
+        )
+    return Product(shape, activations != "both" and shape.batch == 1)
+
+
+def _check_memory(product: Product, contenders: int, rotate: bool) -> None:
+    """Refuse a product that does not fit: operands, results and copies of all contenders."""
+    memory = machine.memory_here()
+    rotated = limits.CACHES_TO_FILL * limits.cache_bytes() if rotate else 0
+    needed = (contenders + 3) * (product.bytes_f32 + rotated)
+    if memory is not None and needed > memory[1]:
+        raise UserError(
+            f"{product.shape} needs about {output.size_text(needed)} of memory, "
+            f"{output.size_text(memory[1])} are there",
+            hint="a smaller shape, fewer peers, or no --rotate",
+        )
+
+
+def _is_cpu(target: str) -> bool:
+    return target.partition(":")[0] == "cpu"
+
+
+def _stem(rule: Rule, shapes: list[Shape], rotate: bool) -> str:
+    """Return the beginning of the file's name: form, shape, and what else tells runs apart."""
+    form = rule.form
+    bits = f"m{form.mantissa_bits}" if form.mantissa_bits else ""
+    place = str(shapes[0]) if len(shapes) == 1 else f"{len(shapes)}-shapes"
+    parts = ("matmul", form.form, form.weights, bits, place, "rotated" if rotate else "")
+    return "-".join(part for part in parts if part)
