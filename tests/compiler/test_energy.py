@@ -85,6 +85,11 @@ def test_what_has_no_published_price_has_none(kind: str) -> None:
     assert table.why_unpriced(kind)
 
 
+def test_memory_of_the_default_table() -> None:
+    found = energy.price({}, energy.load_table(), bits=16)
+    assert (found.memory_pj, found.compute_pj) == (200, 0)
+
+
 def test_every_reason_of_the_default_table_is_reachable() -> None:
     table = energy.load_table()
     kinds = ["extf.f16", "math.exp.f32", "addi.i64"]
@@ -203,6 +208,14 @@ def test_analysis_reports_what_compilation_does(tmp_path: Path) -> None:
     assert found["energy"]["operations"] == {"addf.f32": 32, "mulf.f32": 32}
     assert found["matmuls"][0]["energy_exact_picojoules"] == pytest.approx(32 * 4.6)
     assert (found["recipe"], found["target"]) == ("f32", "cpu")
+
+
+def test_of_two_ways_at_run_time_the_longer_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "m.mlir").write_text(linear_text(None, 8, 64))
+    (row,) = analyse(tmp_path / "m.mlir", "w8a16")["matmuls"]
+    assert row["lowering"].startswith("at run time")
+    # Inside the product every code is made a float and scaled; ahead of it the product is exact.
+    assert row["operations"] == {"addf.f32": 512, "mulf.f32": 1024, "sitofp.i8": 512}
 
 
 def test_analysis_names_what_is_unknown(tmp_path: Path) -> None:

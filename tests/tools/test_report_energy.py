@@ -93,6 +93,15 @@ def test_text(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "per unit of the dynamic sizes" in capsys.readouterr().out
 
 
+def test_what_nothing_is_known_of_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    softmax = "linalg.softmax dimension(1) ins(%r : tensor<2x8xf32>) outs(%o : tensor<2x8xf32>) -> tensor<2x8xf32>"
+    (tmp_path / "m.mlir").write_text(SOURCE.replace("math.exp %r : tensor<2x8xf32>", softmax))
+    assert main(["report", "energy", str(tmp_path / "m.mlir")]) == 0
+    assert "nothing is known of them: linalg.softmax\n" in capsys.readouterr().out
+
+
 def test_a_module_is_priced_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     compiled = report(capsys, folder / "m.vmfb")["recipes"]
     assert compiled == report(capsys, folder / "m.mlir")["recipes"]
