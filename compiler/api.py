@@ -5,7 +5,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,12 @@ from iree.compiler import ir
 
 from ..errors import LowcError, UserError
 from ..passes import annotations, instruments
+from ..passes.base import Pass
 from ..passes.count_operations import count
 from ..passes.runner import PassFailure, Runner, format_pipeline
+from ..passes.shadow_matmuls import SUMS
 from ..passes.strip_annotations import StripAnnotations
+from ..runtime import tree as trees
 from ..runtime.manifest import Leaf, Manifest
 from . import backend, report
 from .artifact import Artifact, Staging, embed_manifest, staging
@@ -38,6 +41,7 @@ def compile(  # noqa: A001  (the name that users expect: lowc.compile)
     output: str | os.PathLike[str] | None = None,
     save_temps: str | os.PathLike[str] | None = None,
     progress: Callable[[str], object] | None = None,
+    kernels: bool = True,
 ) -> Artifact:
     """Compile a model.
 
@@ -58,6 +62,8 @@ def compile(  # noqa: A001  (the name that users expect: lowc.compile)
         A folder for the IR after every pass and the module that ``iree-compile`` gets.
     progress : callable, optional
         Called with the name of each stage (:data:`STAGES`) as it begins.
+    kernels : bool, optional
+        False leaves every product to stock code generation, to compare with.
 
     Returns
     -------
@@ -82,11 +88,34 @@ def compile(  # noqa: A001  (the name that users expect: lowc.compile)
         folder = tempfile.TemporaryDirectory(prefix="lowc-artifact-")
         output = Path(folder.name) / "model.vmfb"
     temps = Path(save_temps) if save_temps is not None else None
-    with staging(Path(output).absolute()) as stage:
-        road = _Road(chosen, goal, stage, temps, progress or (lambda _stage: None))
+    artifact = build(
+        model, chosen, goal, Path(output), temps=temps, progress=progress, kernels=kernels
+    )
+    artifact._folder = folder  # noqa: SLF001
+    return artifact
+
+
+def build(
+    model: Any,
+    recipe: Recipe,
+    target: Target,
+    output: Path,
+    *,
+    temps: Path | None = None,
+    progress: Callable[[str], object] | None = None,
+    measures: Sequence[Pass] = (),
+    kernels: bool = True,
+) -> Artifact:
+    """Do the work of :func:`compile`.
+
+    `measures` are passes that run when forms are assigned and nothing is rewritten yet; the
+    manifest has what they add to the entry function's results.
+    """
+    with staging(output.absolute()) as stage:
+        road = _Road(recipe, target, stage, temps, progress or (lambda _stage: None))
+        road.measures, road.kernels = measures, kernels
         artifact = road.travel(model)
         stage.publish()
-    artifact._folder = folder  # noqa: SLF001
     return artifact
 
 
@@ -96,6 +125,8 @@ class _Road:
     ) -> None:
         self.recipe, self.target, self.stage, self.temps = recipe, target, stage, temps
         self.progress = progress
+        self.measures: Sequence[Pass] = ()
+        self.kernels = True
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
 
@@ -134,7 +165,7 @@ class _Road:
         hooks: list[Any] = [timing]
         if self.temps is not None:
             hooks.append(instruments.DumpIR(self.temps))
-        runner = Runner(passes_for(self.recipe, self.target), hooks)
+        runner = Runner(self._elements(), hooks)
         try:
             runner.run(model.module)
         except PassFailure as failure:
@@ -147,6 +178,9 @@ class _Road:
         self._end("passes", begun)
         return said, timing
 
+    def _elements(self) -> list[Pass | str]:
+        return passes_for(self.recipe, self.target, self.measures, kernels=self.kernels)
+
     def _parameters(self, model: Model, said: dict[str, Any]) -> Manifest:
         begun = self._begin("parameters")
         plan = plan_parameters(model.module)
@@ -154,15 +188,18 @@ class _Road:
         if not plan.is_empty:
             written = write_parameters(plan, model.tensors, model.source, self.stage.parameters)
         self._end("parameters", begun)
+        measured = json.loads(
+            annotations.text(entry_function(model.module), annotations.SHADOWS) or "[]"
+        )
         return dataclasses.replace(
-            model.interface,
+            _with_sums(model.interface, len(measured)) if measured else model.interface,
             inputs=_with_bounds(model),
             recipe=self.recipe.name,
             target=self.target.name,
             device=self.target.device,
             parameters=written,
             versions=_versions(),
-            report=said,
+            report=said | ({"shadows": measured} if measured else {}),
         )
 
     def _backend(self, module: ir.Module, manifest: Manifest) -> None:
@@ -202,6 +239,13 @@ def _with_bounds(model: Model) -> tuple[Leaf, ...]:
         leaf if leaf.literal else dataclasses.replace(leaf, below=below.get(next(numbers)))
         for leaf in model.interface.inputs
     )
+
+
+def _with_sums(interface: Manifest, rows: int) -> Manifest:
+    """Return the interface with the sums that ``lowc-shadow-matmuls`` measures as last output."""
+    leaf = Leaf(annotations.SHADOWS, (rows, SUMS), "float32")
+    out_tree = {"type": "tuple", "children": [interface.out_tree, trees.LEAF]}
+    return dataclasses.replace(interface, outputs=(*interface.outputs, leaf), out_tree=out_tree)
 
 
 def _versions() -> dict[str, str]:

@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..passes.assign_forms import AssignForms
 from ..passes.base import Pass
 from ..passes.clamp_indices import ClampIndices
 from ..passes.count_operations import CountOperations
 from ..passes.forms import rules_to_text
 from ..passes.fuse_dequant import FuseDequant
+from ..passes.lower_lmul import LowerLmul
+from ..passes.lower_pam import LowerPam
 from ..passes.name_matmuls import NameMatmuls
+from ..passes.outline_kernels import OutlineKernels
 from ..passes.quantize_weights import QuantizeWeights
+from .backend import vector_unit
 from .recipe import Recipe
 from .target import Target
 
+OUTLINED = ("lmul", "pam")  # forms that there are kernels for
 
-def passes_for(recipe: Recipe, target: Target) -> list[Pass | str]:
-    """Return the elements to run, in order, for `recipe` on `target`."""
+
+def passes_for(
+    recipe: Recipe, target: Target, measures: Sequence[Pass] = (), *, kernels: bool = True
+) -> list[Pass | str]:
+    """Return the elements to run, in order, for `recipe` on `target`.
+
+    `measures` run when forms are assigned and nothing is rewritten yet.  Without `kernels` every
+    product is left to stock code generation.
+    """
+    has_kernels = kernels and any(rule.form.form in OUTLINED for rule in recipe.rules)
     return [
         # Names come from locations, which native passes may drop: first of all.
         NameMatmuls(),
         AssignForms(rules=rules_to_text(recipe.rules)),
+        *measures,
         # Weights change before shapes do: the layout of a weight is still readable.
         QuantizeWeights(packing="words" if target.backend == "vulkan" else "bits"),
         FuseDequant(),
+        LowerLmul(),
+        LowerPam(),
+        # Operations are counted where they still stand as linalg: a kernel hides them.
         CountOperations(),
+        OutlineKernels(isa=vector_unit(target) if has_kernels else "none"),
         ClampIndices(),
         # The float weights have no reader now; their loads go, then their globals, so that they
         # are not written into the parameter archive.

@@ -10,8 +10,12 @@ attribute                    on           meaning
 ``lowc.lowering = "…"``      contraction  what became of it, and why, for the report
 ``lowc.bits = 5.0``          contraction  stored bits per weight, scales counted
 ``lowc.operations = "{…}"``  linalg …     its scalar operations by kind, and bits moved; module: sum
+``lowc.product = "{…}"``     contraction  how patterns are added: constant, specials … (JSON)
+``lowc.tile = "…"``          contraction  the tile that its kernel was generated for
+``lowc.prepared = "0"``      generic      it prepares an operand of such a product, less this much
 ``lowc.derivation = {…}``    util.global  how its bytes follow from another parameter
 ``lowc.index_bounds = "…"``  func.func    [argument, size] of inputs that index a table
+``lowc.shadows = "[…]"``     func.func    names of the matmuls that its last result measures
 ============================ ============ =========================================================
 """
 
@@ -30,8 +34,12 @@ FORM = "lowc.form"
 LOWERING = "lowc.lowering"
 BITS = "lowc.bits"
 OPERATIONS = "lowc.operations"
+PRODUCT = "lowc.product"
+PREPARED = "lowc.prepared"
+TILE = "lowc.tile"
 DERIVATION = "lowc.derivation"
 INDEX_BOUNDS = "lowc.index_bounds"
+SHADOWS = "lowc.shadows"
 MATMUL_ATTRIBUTES = (MATMUL, KIND, SHAPE, FORM, LOWERING, BITS, OPERATIONS)
 
 

@@ -11,9 +11,13 @@ from .base import PREFIX, Pass
 PASSES = {
     "lowc-name-matmuls": "name_matmuls:NameMatmuls",
     "lowc-assign-forms": "assign_forms:AssignForms",
+    "lowc-shadow-matmuls": "shadow_matmuls:ShadowMatmuls",
     "lowc-quantize-weights": "quantize_weights:QuantizeWeights",
     "lowc-fuse-dequant": "fuse_dequant:FuseDequant",
     "lowc-count-operations": "count_operations:CountOperations",
+    "lowc-lower-lmul": "lower_lmul:LowerLmul",
+    "lowc-lower-pam": "lower_pam:LowerPam",
+    "lowc-outline-kernels": "outline_kernels:OutlineKernels",
     "lowc-clamp-indices": "clamp_indices:ClampIndices",
     "lowc-strip-annotations": "strip_annotations:StripAnnotations",
 }

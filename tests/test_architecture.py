@@ -25,7 +25,10 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "runtime": ({".", "runtime"}, {"iree.runtime", "ml_dtypes", "numpy"}),
     "compiler": (
         {".", "passes", "runtime", "compiler"},
-        {"iree.compiler", "iree.runtime", "ml_dtypes", "numpy", "sympy", "torch", "torch_mlir"},
+        {
+            "iree.compiler", "iree.runtime", "ml_dtypes", "numpy", "safetensors", "sympy", "torch",
+            "torch_mlir",
+        },
     ),
     "tools": (
         {".", "passes", "runtime", "compiler", "tools"},

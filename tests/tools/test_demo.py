@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 
@@ -25,7 +26,10 @@ def test_demo(tmp_path):
     assert "compiling with recipe w4a16: parameters" in done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {
         "minilm.pt2", "minilm-f32.vmfb", "minilm-f32.irpa", "minilm-w4a16.vmfb",
-        "minilm-w4a16.irpa",
+        "minilm-w4a16.irpa", "minilm-inputs.npz",
     }  # fmt: skip
+    stacked = np.load(tmp_path / "minilm-inputs.npz", allow_pickle=False)
+    assert stacked["input_ids"].shape == stacked["attention_mask"].shape == (12, 128)
+    assert len({row.tobytes() for row in stacked["input_ids"]}) == 12
     stored = int(re.search(r"w4a16 .*\(0\.(\d+) of f32\)", done.stdout)[1])
     assert stored < 300  # thousandths
