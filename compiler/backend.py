@@ -20,6 +20,7 @@ from .target import Target
 LIMITS = subprocesses.Limits(seconds=1800, memory=16 << 30)
 REFUSED = "iree-compile cannot lower"
 _MESSAGE_LENGTH = 400
+Unit = Literal["portable", "avx2", "avx512", "spirv", "ptx"]  # as lowc-outline-kernels names them
 _PROBE = """
 func.func @probe(%x: tensor<64xf32>) -> tensor<64xf32> {
   %y = arith.addf %x, %x : tensor<64xf32>
@@ -97,15 +98,15 @@ def _attempt(
 
 
 @functools.cache
-def vector_unit(target: Target) -> Literal["none", "portable", "avx2", "avx512"]:
-    """Return the vector unit that IREE sees on the chip of `target`; ``none`` on a GPU.
+def vector_unit(target: Target) -> Unit:
+    """Return the vector unit that IREE sees on the chip of `target`, or the code of a GPU.
 
-    IREE is asked, by compiling a function of one addition down to its executable: it knows the
-    chips by name.  If it cannot be asked the answer is ``portable``; a chip that it does not know
-    fails later, with the words of :func:`compile_module`.
+    For a CPU, IREE is asked, by compiling a function of one addition down to its executable: it
+    knows the chips by name.  If it cannot be asked the answer is ``portable``; a chip that it does
+    not know fails later, with the words of :func:`compile_module`.
     """
     if target.backend != "cpu":
-        return "none"
+        return "spirv" if target.backend == "vulkan" else "ptx"
     with tempfile.TemporaryDirectory(prefix="lowc-probe-") as folder:
         source = Path(folder) / "probe.mlir"
         source.write_text(_PROBE)
@@ -117,7 +118,7 @@ def vector_unit(target: Target) -> Literal["none", "portable", "avx2", "avx512"]
         ]
         child = subprocesses.run(command, subprocesses.Limits(seconds=60, memory=4 << 30))
     found = re.search(r"native_vector_size = (\d+)", child.stdout)
-    units: dict[str, Literal["avx2", "avx512"]] = {"32": "avx2", "64": "avx512"}
+    units: dict[str, Unit] = {"32": "avx2", "64": "avx512"}
     is_x86 = "x86_64" in child.stdout
     return units.get(found[1], "portable") if found and is_x86 else "portable"
 
@@ -129,7 +130,7 @@ def write_reproducer(text: str, command: list[str], folder: Path | None = None) 
         folder.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix="lowc-reproducer-", dir=parent))
     (fresh / "input.mlir").write_text(text)
-    line = shlex.join(part.format(input=fresh / "input.mlir") for part in command)
+    line = shlex.join(part.replace("{input}", str(fresh / "input.mlir")) for part in command)
     (fresh / "replay.sh").write_text(f"#!/bin/sh\nexec {line}\n")
     return Reproducer(fresh, line)
 

@@ -41,9 +41,11 @@ def passes_for(
         FuseDequant(),
         LowerLmul(),
         LowerPam(),
+        # Products of the same activation prepare it once, and are to be counted so.
+        "cse",
         # Operations are counted where they still stand as linalg: a kernel hides them.
         CountOperations(),
-        OutlineKernels(isa=vector_unit(target) if has_kernels else "none"),
+        OutlineKernels(unit=vector_unit(target) if has_kernels else "none"),
         ClampIndices(),
         # The float weights have no reader now; their loads go, then their globals, so that they
         # are not written into the parameter archive.

@@ -7,7 +7,7 @@ from iree.compiler import ir
 
 from ..passes import annotations
 from ..passes.base import Remark, RemarkKind
-from ..passes.contraction import Contraction, Weight, find_weight, match_contraction
+from ..passes.contraction import Contraction, Weight, find_weight, match_product
 from ..passes.count_operations import Tally, tally_of
 from ..passes.parameters import stored_bits
 from . import energy
@@ -37,13 +37,13 @@ def matmul_rows(module: ir.Module) -> list[dict[str, Any]]:
                 "name": name,
                 "kind": kind,
                 "shape": annotations.text(op, annotations.SHAPE),
-                "form": form["form"] if annotations.BITS in op.attributes else "exact",
+                "form": form["form"] if _is_rewritten(op) else "exact",
                 "requested": form["form"],
                 "lowering": annotations.text(op, annotations.LOWERING),
-                "tile": None,
+                "tile": annotations.text(op, annotations.TILE) or None,
                 "predicted_seconds": None,
                 "bits_per_weight": bits,
-                **energy_columns(annotations.text(op, annotations.SHAPE), counted.get(name), table),
+                **energy_columns(_matmul_shape(op, kind), counted.get(name), table),
             },
         )
     return list(rows.values())
@@ -55,7 +55,7 @@ def energy_columns(shape: str, tally: Tally | None, table: energy.Table) -> dict
         "operations": None,
         "bits_moved": None,
         "energy_picojoules": None,
-        "energy_exact_picojoules": energy.exact_picojoules(shape, table),
+        "energy_exact_picojoules": energy.exact_picojoules(shape, table) if shape else None,
     }
     if tally is not None:
         columns |= {
@@ -102,12 +102,22 @@ def _tallies(module: ir.Module) -> dict[str, Tally]:
     return found
 
 
+def _matmul_shape(op: Any, kind: str) -> str:
+    """Return the shape of a matmul, nothing for an element-wise multiplication."""
+    return "" if kind == "elementwise" else annotations.text(op, annotations.SHAPE)
+
+
+def _is_rewritten(op: Any) -> bool:
+    """Whether a matmul has the form that it was assigned: it was not refused."""
+    return annotations.BITS in op.attributes or annotations.PRODUCT in op.attributes
+
+
 def _bits(module: ir.Module, op: Any, kind: str) -> float | None:
     """Return the bits that one weight of `op` is stored in."""
     if kind != "weight":
         return None
     if annotations.BITS in op.attributes:
         return float(ir.FloatAttr(op.attributes[annotations.BITS]).value)
-    found = match_contraction(op)
+    found = match_product(op)
     weight = find_weight(found) if isinstance(found, Contraction) else found
     return float(stored_bits(module, weight)) if isinstance(weight, Weight) else None

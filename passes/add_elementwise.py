@@ -1,6 +1,7 @@
 """Rewrite multiplications outside matmuls into integer additions, where a rule asks for it."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,7 @@ def run(module: ir.Module, name: str, remark: Callable[..., None]) -> None:
             _rewrite(product, form)
         text = f"{len(products)} multiplications by added patterns, {form.specials} specials"
         annotations.set_text(op, annotations.LOWERING, text)
+        annotations.set_text(op, annotations.PRODUCT, json.dumps({"specials": form.specials}))
         remark(RemarkKind.APPLIED, op, annotations.text(op, annotations.MATMUL), text)
 
 

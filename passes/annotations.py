@@ -40,7 +40,7 @@ TILE = "lowc.tile"
 DERIVATION = "lowc.derivation"
 INDEX_BOUNDS = "lowc.index_bounds"
 SHADOWS = "lowc.shadows"
-MATMUL_ATTRIBUTES = (MATMUL, KIND, SHAPE, FORM, LOWERING, BITS, OPERATIONS)
+MATMUL_ATTRIBUTES = (MATMUL, KIND, SHAPE, FORM, LOWERING, BITS, OPERATIONS, PRODUCT, TILE)
 
 
 def operations(root: Any) -> Iterator[Any]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from iree.compiler import ir
-from iree.compiler.dialects import arith
 
 from . import add_operands, annotations, build
 from .additive import Addition
@@ -14,9 +13,12 @@ from .base import Pass, Refusal, RemarkKind
 from .contraction import defining, indexing_maps, is_dim, is_zero_fill
 from .formats.floats import F32
 from .formats.stored import STORED
-from .kernels import executable, tiles
+from .kernels import additive_matmul_gpu, executable, tiles
 from .kernels.additive_matmul import AdditiveMatmul
+from .kernels.additive_matmul_gpu import AdditiveMatmulGpu
 from .matrices import Matrices, as_matrices, from_matrices, to_matrices
+
+Kernel = AdditiveMatmul | AdditiveMatmulGpu
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Plan:
     op: Any
     matrices: Matrices
     columns: int
-    kernel: AdditiveMatmul
+    kernel: Kernel
 
 
 @dataclass(frozen=True)
@@ -51,22 +53,23 @@ class OutlineKernels(Pass):
 
     Parameters
     ----------
-    isa : str
-        The vector unit that the kernels are for; ``none`` outlines nothing.
+    unit : str
+        The vector unit of a CPU, or the code of a GPU, that the kernels are for; ``none`` outlines
+        nothing.
     """
 
-    isa: Literal["none", "portable", "avx2", "avx512"] = "none"
+    unit: Literal["none", "portable", "avx2", "avx512", "spirv", "ptx"] = "none"
     name: ClassVar[str] = "lowc-outline-kernels"
 
     def run(self, module: ir.Module, remark: Callable[..., None]) -> None:
         """Outline every sum that there is a kernel for; say why not for the others."""
         for op in annotations.matmuls(module):
-            if annotations.PRODUCT not in op.attributes:
+            if annotations.PRODUCT not in op.attributes or _is_elementwise(op):
                 continue
             name = annotations.text(op, annotations.MATMUL)
-            plan: Plan | Refusal = Refusal("the target has no kernels of lowc's")
-            if self.isa != "none":
-                plan = match(op, tiles.ISAS[self.isa])
+            plan: Plan | Refusal = Refusal("lowc's kernels are off")
+            if self.unit != "none":
+                plan = match(op, self.unit)
             said = annotations.text(op, annotations.LOWERING)
             if isinstance(plan, Refusal):
                 annotations.set_text(
@@ -74,15 +77,14 @@ class OutlineKernels(Pass):
                 )
                 remark(RemarkKind.REFUSED, op, name, f"no kernel: {plan.reason}")
                 continue
-            tile = plan.kernel.tile
-            text = f"kernel of {self.isa} vectors, {tile.rows} x {tile.columns} sums in registers"
+            text = plan.kernel.describe()
             annotations.set_text(op, annotations.LOWERING, f"{said}; {text}")
-            annotations.set_text(op, annotations.TILE, tile.name)
+            annotations.set_text(op, annotations.TILE, plan.kernel.tile.name)
             remark(RemarkKind.APPLIED, op, name, text)
             rewrite(module, plan)
 
 
-def match(op: Any, isa: tiles.Isa) -> Plan | Refusal:
+def match(op: Any, unit: str) -> Plan | Refusal:
     """Describe the kernel for `op`, or say why there is none.  Changes nothing."""
     facts = json.loads(annotations.text(op, annotations.PRODUCT))
     if facts["specials"] != "finite":
@@ -106,15 +108,21 @@ def match(op: Any, isa: tiles.Isa) -> Plan | Refusal:
         stored = STORED[add_operands.derivation_of(op.operands[weight])["storage"]]
     product = Addition(F32, facts["mantissa-bits"], facts["constant"])
     sizes = (matrices.batch, matrices.m, matrices.n, matrices.k)
-    kernel = AdditiveMatmul(
-        *sizes,
-        b_batch=matrices.batch_in_columns,
-        product=product,
-        stored=stored,
-        prepares=facts["carrier"] == "f32" and _raw(op.operands[1 - columns]) is not None,
-        tile=tiles.choose(isa, *sizes, 32 // stored.width),
-    )
+    has_batch = matrices.batch_in_columns
+    if unit in ("spirv", "ptx"):
+        if stored.width != 32:
+            return Refusal(f"kernels for GPUs read weights in f32, not {stored.name}")
+        thread = additive_matmul_gpu.choose_tile(matrices.m, matrices.n)
+        kernel: Kernel = AdditiveMatmulGpu(*sizes, has_batch, product, unit, thread)
+        return Plan(op, matrices, columns, kernel)
+    prepares = facts["carrier"] == "f32" and _raw(op.operands[1 - columns]) is not None
+    tile = tiles.choose(tiles.ISAS[unit], *sizes, 32 // stored.width)
+    kernel = AdditiveMatmul(*sizes, has_batch, product, stored, prepares, tile)
     return Plan(op, matrices, columns, kernel)
+
+
+def _is_elementwise(op: Any) -> bool:
+    return annotations.text(op, annotations.KIND) == "elementwise"
 
 
 def _raw(value: ir.Value) -> ir.Value | None:
@@ -143,13 +151,9 @@ def rewrite(module: ir.Module, plan: Plan) -> None:
         sizes = matrices.values(op)
         executable.declare(
             module, kernel.name, [True, True, False],
-            sum(size is None for size in kernel.sizes), executable.CPU, kernel.emit,
+            sum(size is None for size in kernel.sizes), kernel.translation, kernel.emit,
         )  # fmt: skip
-        grid = [
-            _ceildiv(sizes["n"], tile.columns * tile.panels),
-            _ceildiv(sizes["m"], tile.row_chunk),
-            sizes["batch"],
-        ]
+        grid = kernel.grid(sizes)
         known = dict(zip(("batch", "m", "n", "k"), kernel.sizes, strict=True))
         opened = {name: sizes[name] for name, size in known.items() if size is None}
         shape = [build.DYNAMIC if (s := known[d]) is None else s for d in ("batch", "m", "n")]
@@ -175,7 +179,3 @@ def _packed(matrix: ir.Value, columns: int) -> ir.Value:
     init = build.empty([batch, panels, k, columns], build.element_of(matrix), opened)
     maps = [source, build.identity_map(4)]
     return build.generic([split], init, maps, ["parallel"] * 4, lambda x, _: x).operation.results[0]
-
-
-def _ceildiv(value: ir.Value, by: int) -> ir.Value:
-    return arith.ceildivui(value, build.index(by))

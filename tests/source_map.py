@@ -29,6 +29,7 @@ What is no Python: `Makefile` (all that people do here), `.ci/` (what machines d
 FOLDERS = {
     "": "the public API: `compile`, `load`, `Recipe`, `Target`, and the errors",
     "compiler": "from a model to an artifact; may use `passes` and the manifest of `runtime`",
+    "compiler/energy": "what operations cost in energy, with sources",
     "compiler/recipes": "the built-in recipes; see [recipes.md](recipes.md)",
     "passes": "what rewrites the IR; knows MLIR, nothing of PyTorch or files",
     "passes/formats": "one NumPy definition per number format; no MLIR",

@@ -81,6 +81,25 @@ class AdditiveMatmul:
         return (self.batch, self.m, self.n, self.k)
 
     @property
+    def translation(self) -> str:
+        """How IREE goes on from the kernel's body."""
+        return "#iree_codegen.translation_info<pipeline = #iree_cpu.pipeline<Default>>"
+
+    def grid(self, sizes: dict[str, ir.Value]) -> list[ir.Value]:
+        """Return the workgroups along x, y and z, given batch, m, n and k."""
+        across = self.tile.columns * self.tile.panels
+        return [
+            arith.ceildivui(sizes["n"], emit.index(across)),
+            arith.ceildivui(sizes["m"], emit.index(self.tile.row_chunk)),
+            sizes["batch"],
+        ]
+
+    def describe(self) -> str:
+        """Say which kernel it is."""
+        lanes = f"vectors of {self.tile.lanes}"
+        return f"kernel of {lanes}, {self.tile.rows} x {self.tile.columns} sums in registers"
+
+    @property
     def words(self) -> int:
         """Words of i32 in one row of a panel."""
         return self.tile.columns * self.stored.width // 32

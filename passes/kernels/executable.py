@@ -21,7 +21,6 @@ from iree.compiler.dialects import arith
 from .. import build
 
 READ_ONLY = 1  # of hal.descriptor_flags
-CPU = "#iree_codegen.translation_info<pipeline = #iree_cpu.pipeline<Default>>"
 
 
 def declare(

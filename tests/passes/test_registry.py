@@ -14,8 +14,9 @@ from lowc.tools import docs, docstring
 NAMES = sorted(registry.PASSES)
 # What stands in passes/ beside the passes themselves.
 SUPPORT = {
-    "__init__", "annotations", "base", "build", "contraction", "forms", "instruments", "options",
-    "parameters", "registry", "runner",
+    "__init__", "add_elementwise", "add_operands", "add_products", "additive", "annotations", "base",
+    "build", "contraction", "forms", "instruments", "matrices", "options", "parameters", "registry",
+    "runner",
 }  # fmt: skip
 
 
