@@ -107,6 +107,21 @@ def test_wrong_arguments(tmp_path, capsys, arguments, what):
     assert what in capsys.readouterr().err
 
 
+def test_sizes_that_only_inputs_can_tell(tmp_path, capsys):
+    source = tmp_path / "double.mlir"
+    source.write_text(
+        "func.func @main(%x: tensor<?x4xf32>) -> tensor<?x4xf32> {\n"
+        "  %y = arith.addf %x, %x : tensor<?x4xf32>\n  return %y : tensor<?x4xf32>\n}\n"
+    )
+    assert main(["report", "accuracy", str(source), "--recipe", "w4a16"]) == 2
+    assert "hint: give inputs with --inputs FILE.npz" in capsys.readouterr().err
+    np.savez(tmp_path / "x.npz", arg0=np.ones((3, 4), np.float32))
+    said = report(source, capsys, "--recipe", "w4a16", "--inputs", str(tmp_path / "x.npz"))
+    assert "double.mlir, 3 calls from x.npz, errors against f32" in said.out
+    assert "w4a16: no layer has another form than exact" in said.out
+    assert "0.00e+00" in said.out
+
+
 def a_layer(name, error):
     return LayerError(name, "weight", "1x2x3", "lmul", error, 1.0, error)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...errors import UserError
 from .. import output
 from ..bench.inputs import make_inputs, symbol_sizes
 from ..bench.record import new_record
@@ -176,8 +177,11 @@ def _inputs(model: Model, file: Path | None) -> tuple[list[list[Any]], dict[str,
         calls = read_calibration(file, model.interface)
         text = f"{len(calls)} calls from {file.name}"
         return calls, {"calls": len(calls), "random": False, "file": file.name, "text": text}
-    sizes = symbol_sizes(model.interface, {})
-    calls = [make_inputs(model.interface, sizes, seed) for seed in range(RANDOM_CALLS)]
+    try:
+        sizes = symbol_sizes(model.interface, {})
+        calls = [make_inputs(model.interface, sizes, seed) for seed in range(RANDOM_CALLS)]
+    except UserError as error:
+        raise UserError(error.what, hint="give inputs with --inputs FILE.npz") from error
     if not calls[0]:
         calls = calls[:1]
     text = f"{len(calls)} calls of random inputs"
