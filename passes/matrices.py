@@ -135,7 +135,8 @@ def _transposed(value: ir.Value, order: list[int]) -> ir.Value:
     shape = build.shape_of(value)
     sizes = [build.dim(value, axis) for axis in order if shape[axis] == build.DYNAMIC]
     init = build.empty([shape[axis] for axis in order], build.element_of(value), sizes)
-    return linalg.transpose(value, outs=[init], permutation=order)
+    moved: ir.Value = linalg.transpose(value, outs=[init], permutation=order).results[0]
+    return moved
 
 
 def _grouped(value: ir.Value, counts: list[int]) -> ir.Value:
