@@ -33,6 +33,9 @@ from . import emit
 from .executable import Interface
 from .tiles import Tile
 
+STREAMED_ROWS = 4  # up to so many rows, B comes from memory faster than it can be used
+AHEAD_BYTES = 4096
+
 
 @dataclass(frozen=True)
 class AdditiveMatmul:
@@ -226,16 +229,18 @@ class _Body:
         sums = self._starting_sums(places, masks)
 
         def step(k: ir.Value, *carried: ir.Value) -> Sequence[ir.Value]:
-            weights = self._weights(p, arith.addi(self.kb, k))
+            weights = self._weights(p, arith.addi(self.kb, k), ahead=rows <= STREAMED_ROWS)
             totals = []
             for r in range(rows):
                 pattern = emit.broadcast_scalar(self.lanes, self.scratch, [emit.index(r), k])
                 for v, (bits, is_zero) in enumerate(weights):
                     product = arith.addi(pattern, bits)
-                    if is_zero is not None:
-                        product = arith.select(is_zero, self._bits(0), product)
                     value = vector.bitcast(emit.vector_type(self.lanes, self.f32), product)
-                    totals.append(arith.addf(carried[r * self.tile.vectors + v], value))
+                    before = carried[r * self.tile.vectors + v]
+                    total = arith.addf(before, value)
+                    if is_zero is not None:  # one masked addition
+                        total = arith.select(is_zero, before, total)
+                    totals.append(total)
             return totals
 
         found = emit.loop(emit.index(0), self.count, emit.index(1), step, sums)
@@ -274,13 +279,22 @@ class _Body:
 
     # -- weights -----------------------------------------------------------------------------------
 
-    def _weights(self, p: ir.Value, k: ir.Value) -> list[tuple[ir.Value, ir.Value | None]]:
-        """Return the patterns of one row of a panel, and where they stand for zeros (fp8)."""
+    def _weights(
+        self, p: ir.Value, k: ir.Value, *, ahead: bool
+    ) -> list[tuple[ir.Value, ir.Value | None]]:
+        """Return the patterns of one row of a panel, and where they stand for zeros (fp8).
+
+        With `ahead`, what is read some rows later is fetched into the cache: few products of each
+        weight leave too little work in flight to hide the latency of memory.
+        """
         ways = 32 // self.kernel.stored.width
         found: list[tuple[ir.Value, ir.Value | None]] = []
         for v in range(self.tile.vectors // ways):
             at = [self.b_item, p, k, emit.index(v * self.lanes)]
             words = emit.load(self.lanes, self.b, at)
+            if ahead:
+                later = arith.addi(k, emit.index(max(1, AHEAD_BYTES // (4 * self.kernel.words))))
+                emit.prefetch(self.b, [self.b_item, p, later, emit.index(v * self.lanes)])
             found += [self._unpacked(words, way) for way in range(ways)]
         return found
 

@@ -88,6 +88,19 @@ def store(
         vector.maskedstore(target, list(at), mask, value)
 
 
+def prefetch(source: ir.Value, at: Sequence[ir.Value]) -> None:
+    """Ask for a cache line that will be read; the place may lie beyond the buffer."""
+    flags = {"isWrite": False, "isDataCache": True}
+    ir.Operation.create(
+        "memref.prefetch",
+        operands=[source, *at],
+        attributes={
+            **{name: ir.BoolAttr.get(value) for name, value in flags.items()},
+            "localityHint": ir.IntegerAttr.get(integer(32), 3),
+        },
+    )
+
+
 def mask_of(lanes: int, count: ir.Value) -> ir.Value:
     """Return a mask whose first `count` lanes are set; none below 0, all above `lanes`."""
     bounded = arith.minsi(arith.maxsi(count, index(0)), index(lanes))

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SCRATCH_BYTES = 32 << 10  # of a worker's stack, for prepared rows
+MAX_K_BLOCK = 512  # prepared rows lie on a worker's stack: 12 x 512 x 4 bytes
+MAX_K = 8192  # of a single row
+B_BYTES = 640 << 10  # of a block of B, which is read again for every block of rows
+TALL = 768  # rows from which on B is read often enough for a tall tile
+WORKGROUPS = 8
+MIN_CHUNK = 60  # rows of a workgroup, of which each prepares its own
 
 
 @dataclass(frozen=True)
@@ -78,40 +83,49 @@ def choose(
 ) -> Tile:
     """Return the tile for a shape; `ways` weights lie in one word, so panels hold whole words.
 
-    Narrow and tall tiles need fewer columns, wide ones read A less often; 24 sums leave registers
-    for the operands on AVX-512, 12 on AVX2.
+    The numbers were found by timing a few dozen tiles on AVX-512 with two cores.
     """
-    rows, vectors = (6, 4) if isa.registers >= 32 else (6, 2)
-    if m is not None and m < rows:
-        rows = m
-    vectors = max(vectors, ways)
-    if n is not None:  # no wider than there are columns
-        while vectors > ways and (vectors // 2) * isa.lanes >= n and (vectors // 2) % ways == 0:
-            vectors //= 2
-    if m is not None and m > rows and vectors * 2 <= 4:
-        rows = min(m, rows * 2)
-    block = min(512, SCRATCH_BYTES // 4 // rows // isa.lanes * isa.lanes)
-    if m == 1:
-        block = 8192
+    rows, vectors = _register_tile(isa, m, n, ways)
+    block = MAX_K_BLOCK if rows > 1 else MAX_K
     k_block = block if k is None else min(block, -(-k // isa.lanes) * isa.lanes)
     return Tile(isa.lanes, rows, vectors, k_block, *_cut(isa, batch, m, n, k_block, rows, vectors))
+
+
+def _register_tile(isa: Isa, m: int | None, n: int | None, ways: int) -> tuple[int, int]:
+    """Return rows and vectors: as many sums as leave registers for operands and a product.
+
+    A tile twice as tall reads B half as often, which pays where B no longer fits a cache; a wide one
+    reads A less often, which pays where A is small.
+    """
+    if isa.registers >= 32:
+        rows, vectors = (12, 2) if m is not None and m >= TALL else (6, 4)
+    else:
+        rows, vectors = 6, 2
+    sums = rows * vectors
+    while n is not None and vectors > 1 and vectors // 2 * isa.lanes >= n:
+        vectors //= 2
+    vectors = -(-vectors // ways) * ways
+    rows = max(1, sums // vectors)
+    return (rows if m is None else min(rows, m)), vectors
 
 
 def _cut(
     isa: Isa, batch: int | None, m: int | None, n: int | None, k_block: int, rows: int, vectors: int
 ) -> tuple[int, int]:
-    """Return panels and rows of a workgroup: enough workgroups, each with a block of B in L2."""
+    """Return panels and rows of a workgroup.
+
+    The panels of one fit the second cache, groups of them are even in number, so that two threads
+    have as much to do, and rows are cut where there would be too few workgroups.
+    """
     columns = vectors * isa.lanes
     panels = -(-(n or 1024) // columns)
-    fitting = max(1, (384 << 10) // (k_block * columns * 4))
-    group = min(panels, fitting)
-    chunk = m or 1 << 20
-    wanted = 8
-    while group > 1 and -(-panels // group) * (batch or 1) < wanted:
-        group = -(-group // 2)
+    groups = -(-panels // max(1, B_BYTES // (k_block * columns * 4)))
+    few = WORKGROUPS if m is None or m > rows else 2 * WORKGROUPS
+    if m is not None and m <= rows:
+        groups = max(groups, few // (batch or 1))
+    groups = min(panels, groups + groups % 2)
+    group = -(-panels // groups)
     if m is None:
-        chunk = 32 * rows
-    elif -(-panels // group) * (batch or 1) < wanted and m > 2 * rows:
-        parts = min(-(-wanted // (-(-panels // group) * (batch or 1))), m // rows)
-        chunk = -(-m // parts // rows) * rows
-    return group, chunk
+        return group, MIN_CHUNK // rows * rows
+    chunks = min(-(-few // (groups * (batch or 1))), max(1, m // MIN_CHUNK))
+    return group, -(-m // chunks // rows) * rows
