@@ -79,7 +79,9 @@ def prepared(value: ir.Value, carrier: FloatFormat, product: Addition, less: int
     """
 
     def body(x: ir.Value, _out: ir.Value) -> ir.Value:
-        x = additive.to_carrier(additive.to_carrier(x, carrier), F32)
+        is_carried = x.type == additive.float_type(carrier)
+        x = additive.to_carrier(x, F32)
+        x = x if is_carried else additive.round_to(x, carrier)
         return additive.prepare(additive.bits_of(x), product, less=less)
 
     made = build.elementwise([value], additive.integer(32), body).operation

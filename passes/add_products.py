@@ -77,6 +77,8 @@ def _match_weight(module: ir.Module, found: Contraction, form: Form) -> StoredWe
     """Describe the weight of `found` if it can be stored as it is added."""
     if form.specials == "full":
         return Refusal("products with full specials read weights as they are")
+    if form.carrier != "f32":
+        return Refusal(f"weights are stored as f32 patterns, not rounded to {form.carrier}")
     weight = find_weight(found)
     if isinstance(weight, Refusal):
         return weight

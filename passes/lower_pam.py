@@ -48,7 +48,7 @@ class LowerPam(Pass):
     name: ClassVar[str] = "lowc-lower-pam"
 
     def run(self, module: ir.Module, remark: Callable[..., None]) -> None:
-        """Rewrite what has the form ``lmul``."""
+        """Rewrite what has the form ``pam``."""
         default = Form(
             "pam", mantissa_bits=self.mantissa_bits, specials=self.specials, gain=self.gain
         )

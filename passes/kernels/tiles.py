@@ -8,7 +8,8 @@ MAX_K_BLOCK = 512  # prepared rows lie on a worker's stack: 12 x 512 x 4 bytes
 MAX_K = 8192  # of a single row
 B_BYTES = 640 << 10  # of a block of B, which is read again for every block of rows
 TALL = 768  # rows from which on B is read often enough for a tall tile
-WORKGROUPS = 8
+WORKGROUPS = 4  # that a matmul is cut into at least
+STREAMS = 16  # and one that reads each weight once, since the speed of memory varies
 MIN_CHUNK = 60  # rows of a workgroup, of which each prepares its own
 
 
@@ -94,8 +95,8 @@ def choose(
 def _register_tile(isa: Isa, m: int | None, n: int | None, ways: int) -> tuple[int, int]:
     """Return rows and vectors: as many sums as leave registers for operands and a product.
 
-    A tile twice as tall reads B half as often, which pays where B no longer fits a cache; a wide one
-    reads A less often, which pays where A is small.
+    A tile twice as tall reads B half as often, which pays where B no longer fits a cache; a wide
+    one reads A less often, which pays where A is small.  Taking fp8 apart needs registers too.
     """
     if isa.registers >= 32:
         rows, vectors = (12, 2) if m is not None and m >= TALL else (6, 4)
@@ -105,7 +106,7 @@ def _register_tile(isa: Isa, m: int | None, n: int | None, ways: int) -> tuple[i
     while n is not None and vectors > 1 and vectors // 2 * isa.lanes >= n:
         vectors //= 2
     vectors = -(-vectors // ways) * ways
-    rows = max(1, sums // vectors)
+    rows = max(1, sums // vectors) if ways < 4 else isa.registers // 8
     return (rows if m is None else min(rows, m)), vectors
 
 
@@ -120,12 +121,13 @@ def _cut(
     columns = vectors * isa.lanes
     panels = -(-(n or 1024) // columns)
     groups = -(-panels // max(1, B_BYTES // (k_block * columns * 4)))
-    few = WORKGROUPS if m is None or m > rows else 2 * WORKGROUPS
     if m is not None and m <= rows:
-        groups = max(groups, few // (batch or 1))
-    groups = min(panels, groups + groups % 2)
+        groups = max(groups, STREAMS // (batch or 1))
+    if groups * (batch or 1) < WORKGROUPS:
+        groups += groups % 2
+    groups = min(panels, groups)
     group = -(-panels // groups)
     if m is None:
         return group, MIN_CHUNK // rows * rows
-    chunks = min(-(-few // (groups * (batch or 1))), max(1, m // MIN_CHUNK))
+    chunks = min(-(-WORKGROUPS // (groups * (batch or 1))), max(1, m // MIN_CHUNK))
     return group, -(-m // chunks // rows) * rows

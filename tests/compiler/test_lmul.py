@@ -254,22 +254,6 @@ ON_VULKAN = [
     "w_bf16", "w_e4m3", "bf16",
 ]  # fmt: skip
 ON_CUDA = ["plain", "bmm", "dynamic", "full", "w_bf16", "w_e4m3", "bf16", "f16", "gain"]
-# What does not yet equal the definition; `strict` xfail tells when it does.
-BROKEN = {
-    "as_bf16": "IREE 3.13 drops f32 -> bf16 -> f32, and a stored weight is truncated to 7 bits",
-    "as_bf16_k3": "IREE 3.13 drops f32 -> bf16 -> f32: operands are not rounded to the carrier",
-    "in_bf16": "IREE 3.13 drops f32 -> bf16 -> f32: the sum is not rounded",
-    "as_e4m3_far": "operands above 448 become NaN in the carrier f8E4M3FN, not 448",
-}
-
-
-def cases(names):
-    return [
-        pytest.param(name, marks=pytest.mark.xfail(reason=BROKEN[name])) if name in BROKEN else name
-        for name in names
-    ]
-
-
 LINEAR = """
   %{c}_w = util.global.load @{c}.weight : tensor<{n}x{k}x{e}>
   %{c}_te = tensor.empty() : tensor<{k}x{n}x{e}>
@@ -459,13 +443,13 @@ def check_sum(found, expected):
     )
 
 
-@pytest.mark.parametrize("name", cases(PRODUCTS))
+@pytest.mark.parametrize("name", PRODUCTS)
 def test_sums(name, usual):
     check_sum(usual("cpu")[name], expected_of(name, inputs_of(name)))
 
 
 @pytest.mark.vulkan
-@pytest.mark.parametrize("name", cases(ON_VULKAN))
+@pytest.mark.parametrize("name", ON_VULKAN)
 def test_sums_on_vulkan(name, usual):
     check_sum(usual("vulkan")[name], expected_of(name, inputs_of(name)))
 

@@ -297,14 +297,17 @@ func.func @computed(%x: tensor<2x4xf32>, %init: tensor<2x8xf32>) -> tensor<2x8xf
 }
 
 // -----
-// A convolution, an elementwise product and a sum are no contractions.
+// A convolution is named as a sum of products over windows: image, channels, summed.  An elementwise
+// product and a sum are no contractions.
 
 util.global private @conv.weight = #flow.parameter.named<"model"::"conv.weight"> : tensor<8x3x3x3xf32>
-// CHECK-LABEL: func.func @no_contraction
+// CHECK-LABEL: func.func @convolution
+// CHECK: linalg.conv_2d_nchw_fchw {lowc.kind = "weight", lowc.matmul = "conv", lowc.shape = "1x4x4x8x3x3x3"}
 // CHECK-NOT: lowc.
-func.func @no_contraction(%x: tensor<1x3x6x6xf32>, %i: tensor<1x8x4x4xf32>, %s: tensor<1x8xf32>)
+func.func @convolution(%x: tensor<1x3x6x6xf32>, %i: tensor<1x8x4x4xf32>, %s: tensor<1x8xf32>)
     -> tensor<1x8xf32> {
   %w = util.global.load @conv.weight : tensor<8x3x3x3xf32>
+  // expected-remark@+1 {{conv: weight, 1x4x4x8x3x3x3}}
   %c = linalg.conv_2d_nchw_fchw ins(%x, %w : tensor<1x3x6x6xf32>, tensor<8x3x3x3xf32>)
       outs(%i : tensor<1x8x4x4xf32>) -> tensor<1x8x4x4xf32>
   %e = tensor.empty() : tensor<1x8x4x4xf32>

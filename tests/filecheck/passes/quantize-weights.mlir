@@ -15,7 +15,7 @@
 // A linear layer whose K is two groups: codes are [N, G, g], and nothing is transposed any more.
 
 // CHECK-NOT: @fc.weight =
-// CHECK-DAG: util.global private @fc.weight.i4g16.codes {lowc.derivation = {bits = 4 : i64, group = 16 : i64, kind = "rtn", layout = "[]", part = "codes", source = "fc.weight", symmetric = true}} = #flow.parameter.named<"model"::"fc.weight.i4g16.codes"> : tensor<8x2x16xi4>
+// CHECK-DAG: util.global private @fc.weight.i4g16.codes {lowc.derivation = {bits = 4 : i64, group = 16 : i64, kind = "rtn", layout = "[]", part = "codes", source = "fc.weight", symmetric = true, zero_bytes = 1 : i64}} = #flow.parameter.named<"model"::"fc.weight.i4g16.codes"> : tensor<8x2x16xi4>
 // CHECK-DAG: util.global private @fc.weight.i4g16.scales {lowc.derivation = {{.*}}part = "scales"{{.*}} : tensor<8x2xf32>
 util.global private @fc.weight = #flow.parameter.named<"model"::"fc.weight"> : tensor<8x32xf32>
 // CHECK-LABEL: func.func @linear
