@@ -1,183 +1,23 @@
-"""Added products on the CPU and on software Vulkan, against their definition bit for bit."""
+"""Sums of added products on the CPU and on software Vulkan, against their definition"""
 
 from __future__ import annotations
 
 import functools
-import math
 from dataclasses import dataclass, field
 
 import lowc
-import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from lowc.compiler.frontend import Model, model_of_module, parse_module
 from lowc.compiler.program import Tensor
-from lowc.compiler.recipe import Recipe, load_recipe
+from lowc.compiler.recipe import load_recipe
 from lowc.passes.formats import lmul
-from lowc.passes.formats.floats import F32, FORMATS, bits_of, value_of
+from lowc.passes.formats.floats import F32, bits_of, value_of
 from lowc.passes.formats.stored import STORED, decode, encode
-from lowc.passes.forms import Form, Rule
+from lowc.passes.forms import Form
+from products.additive import DTYPES, TARGETS, check_sum, lm, rules
 
 pytestmark = pytest.mark.slow
-TARGETS = ["cpu", pytest.param("vulkan", marks=pytest.mark.vulkan)]
-PAIRS = 1 << 16  # every pair of two bytes
-DTYPES = {"f32": np.dtype(np.float32), "f16": np.dtype(np.float16),
-          "bf16": np.dtype(ml_dtypes.bfloat16)}  # fmt: skip
-
-
-def rules(forms):
-    """One rule for the matmuls of each name, and one for the multiplications below it."""
-    found = []
-    for name, form in forms.items():
-        found += [Rule(pattern, form) for pattern in (name, f"{name}:*")]
-    return Recipe("test", tuple(found))
-
-
-# -- one product: element-wise multiplications -----------------------------------------------------
-
-ELEMENTWISE = {
-    f"{form}_{name}_{bits}_{specials}": (
-        FORMATS[name],
-        Form(form, mantissa_bits=bits, specials=specials, of="elementwise"),
-    )
-    for form in ("lmul", "pam")
-    for name, bits, specials in [
-        ("f8E4M3FN", 0, "full"), ("f8E4M3FN", 2, "full"), ("f8E5M2", 0, "full"),
-        ("f8E5M2", 1, "full"), ("f32", 0, "full"), ("f32", 4, "full"), ("bf16", 0, "full"),
-        ("bf16", 3, "full"), ("f16", 0, "full"), ("f16", 5, "full"), ("f32", 0, "finite"),
-        ("f32", 4, "finite"), ("bf16", 0, "finite"), ("bf16", 3, "finite"),
-    ]
-}  # fmt: skip
-BODY = """
-  %{name} = linalg.generic {{indexing_maps = [#id, #id, #id], iterator_types = ["parallel"]}}
-      ins(%a, %b : {type}, {type}) outs(%empty : {type}) {{
-  ^bb0(%x: i32, %y: i32, %out: i32):
-    {narrow}
-    %p = arith.bitcast {x} : {int} to {float}
-    %q = arith.bitcast {y} : {int} to {float}
-    %m = arith.mulf %p, %q : {float}
-    %r = arith.bitcast %m : {float} to {int}
-    {widen}
-    linalg.yield {z} : i32
-  }} -> {type} loc("{name}")"""
-
-
-def elementwise_text():
-    """Every case on the lowest bits of the same words.
-
-    Words, since IREE 3.13 loses three of four bytes that a Vulkan kernel truncates to.
-    """
-    type_ = f"tensor<{PAIRS}xi32>"
-    bodies = []
-    for name, (fmt, _) in ELEMENTWISE.items():
-        whole = fmt.width == 32
-        int_ = f"i{fmt.width}"
-        narrow = [f"%{v}n = arith.trunci %{v} : i32 to {int_}" for v in "xy"]
-        bodies.append(BODY.format(
-            name=name, type=type_, float=fmt.name, int=int_,
-            narrow="" if whole else "\n    ".join(narrow),
-            widen="" if whole else f"%w = arith.extui %r : {int_} to i32",
-            x="%x" if whole else "%xn", y="%y" if whole else "%yn", z="%r" if whole else "%w",
-        ))  # fmt: skip
-    results = ", ".join(f"%{name}" for name in ELEMENTWISE)
-    types = ", ".join([type_] * len(ELEMENTWISE))
-    return (
-        "#id = affine_map<(i) -> (i)>\n"
-        f"func.func @main(%a: {type_}, %b: {type_}) -> ({types}) {{\n"
-        f"  %empty = tensor.empty() : {type_}{''.join(bodies)}\n  return {results} : {types}\n}}\n"
-    )
-
-
-@pytest.fixture(scope="session")
-def multiply(tmp_path_factory):
-    """Target → function of two arrays of words: all cases' products, by name."""
-
-    @functools.cache
-    def of(target):
-        path = tmp_path_factory.mktemp("elementwise") / "all.mlir"
-        path.write_text(elementwise_text())
-        recipe = rules({name: form for name, (_, form) in ELEMENTWISE.items()})
-        artifact = lowc.compile(path, recipe, target)
-        rows = {row["name"]: row for row in artifact.report["matmuls"]}
-        assert set(rows) == {f"{name}:mul" for name in ELEMENTWISE}
-        for row in rows.values():
-            assert not [kind for kind in row["operations"] if kind.startswith("mulf")]
-        module = lowc.load(artifact)
-
-        def products(a, b):
-            found = module(a.astype(np.uint32).view(np.int32), b.astype(np.uint32).view(np.int32))
-            return dict(zip(ELEMENTWISE, (np.asarray(y).view(np.uint32) for y in found),
-                            strict=True))  # fmt: skip
-
-        return products
-
-    return of
-
-
-def check_products(found, a, b, names=ELEMENTWISE):
-    for name in names:
-        fmt, form = ELEMENTWISE[name]
-        first, second = (v.astype(fmt.bits_dtype) for v in (a, b))
-        expected = lmul.multiply_bits(
-            first, second, fmt, form.mantissa_bits, form.specials, offset=form.form == "lmul"
-        )
-        wrong = np.flatnonzero(found[name] != expected)
-        assert not wrong.size, (
-            f"{name}: {wrong.size} wrong, first {int(first[wrong[0]]):#x} x "
-            f"{int(second[wrong[0]]):#x} = {int(found[name][wrong[0]]):#x}, "
-            f"not {int(expected[wrong[0]]):#x}"
-        )
-
-
-@pytest.mark.parametrize("target", TARGETS)
-def test_all_pairs_of_bytes(target, multiply):
-    a, b = (side.ravel() for side in np.meshgrid(np.arange(256), np.arange(256), indexing="ij"))
-    names = [name for name, (fmt, _) in ELEMENTWISE.items() if fmt.width == 8]
-    assert len(names) == 8
-    check_products(multiply(target)(a, b), a, b, names)
-
-
-def special_patterns(fmt):
-    """Both sides of every boundary in the rules, with both signs; at most 256."""
-    low, high = 2.0**-63, 2.0**63
-    magnitudes = {0, 1, fmt.smallest_normal, fmt.one, fmt.largest, fmt.ceiling, fmt.nan_pattern}
-    magnitudes |= {fmt.magnitude_mask, fmt.infinity_pattern, fmt.one // 2, fmt.one + fmt.one // 2}
-    magnitudes |= {fmt.one // 2 * 3 // 2, fmt.one | (fmt.smallest_normal >> 1)}
-    if fmt.exponent_bits == 8:
-        magnitudes |= {int(bits_of(np.float32(v), fmt)) for v in (low, high, low / 2, high * 2)}
-    spread = {m + d for m in magnitudes for d in (-1, 0, 1, 2)}
-    sizes = sorted(m for m in spread if 0 <= m <= fmt.magnitude_mask)
-    return np.array([m | sign for m in sizes for sign in (0, fmt.sign_mask)])[:256]
-
-
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("name", ["f32", "bf16", "f16"])
-def test_special_values_by_each_other(target, name, multiply):
-    side = np.resize(special_patterns(FORMATS[name]), 256)
-    a, b = np.repeat(side, 256), np.tile(side, 256)
-    names = [case for case, (fmt, _) in ELEMENTWISE.items() if fmt.name == name]
-    check_products(multiply(target)(a, b), a, b, names)
-
-
-PATTERNS = st.binary(min_size=4 * 64, max_size=4 * 64).map(lambda b: np.frombuffer(b, np.uint32))
-
-
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-@given(some=PATTERNS, seed=st.integers(0, 2**32 - 1))
-@pytest.mark.parametrize("target", TARGETS)
-def test_any_patterns(target, multiply, some, seed):
-    """Patterns that are searched for, times random ones near and far."""
-    generator = np.random.default_rng(seed)
-    a = np.resize(some, PAIRS)
-    b = generator.integers(0, 1 << 32, PAIRS, dtype=np.uint32)
-    near = np.arange(PAIRS) % 3 == 0  # products in range: |b| about 1 / |a| in f32
-    b[near] = (0x7F000000 - (a[near] & 0x7FFFFFFF)) ^ (b[near] & 0x80FFFFFF)
-    check_products(multiply(target)(a, b), a, b)
-
-
-# -- sums of products: many matmuls in one module --------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -200,10 +40,6 @@ class Product:
     @property
     def right(self):
         return [self.batch, self.k, self.n] if self.batch else [self.n, self.k]
-
-
-def lm(**options):
-    return Form("lmul", **options)
 
 
 def pam(**options):
@@ -431,18 +267,6 @@ def usual(sums):
     )
 
 
-def check_sum(found, expected):
-    """Equal bit for bit; a NaN may be any."""
-    assert found.dtype == expected.dtype and found.shape == expected.shape
-    bits = np.dtype(f"u{found.dtype.itemsize}")
-    nan = np.isnan(expected.astype(np.float32))
-    assert (np.isnan(found.astype(np.float32)) == nan).all()
-    wrong = (found.view(bits) != expected.view(bits)) & ~nan
-    assert not wrong.any(), (
-        f"{wrong.sum()} of {wrong.size}: {found[wrong][:4]} {expected[wrong][:4]}"
-    )
-
-
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_sums(name, usual):
     check_sum(usual("cpu")[name], expected_of(name, inputs_of(name)))
@@ -539,148 +363,3 @@ def test_recipes(recipe, tmp_path):
 def test_cuda_compiles(tmp_path):
     artifact = compile_products(ON_CUDA, "cuda", tmp_path)
     assert {row["form"] for row in artifact.report["matmuls"]} == {"lmul"}
-
-
-# -- models of PyTorch -----------------------------------------------------------------------------
-
-
-def windows(x, size, stride, padding, dilation=1):
-    """Image ``[B, C, H, W]`` → ``[B, C, kh * kw, L]``, zeros around it; and the output's size."""
-    x = np.pad(x, [(0, 0), (0, 0), (padding, padding), (padding, padding)])
-    reach = dilation * (size - 1)
-    rows = range(0, x.shape[2] - reach, stride)
-    columns = range(0, x.shape[3] - reach, stride)
-    parts = [
-        [x[:, :, r + dilation * i, c + dilation * j] for i in range(size) for j in range(size)]
-        for r in rows
-        for c in columns
-    ]
-    return np.array(parts).transpose(2, 3, 1, 0), (len(rows), len(columns))
-
-
-CONVOLUTIONS = {
-    "plain": {"in_channels": 4, "out_channels": 5, "kernel_size": 3},
-    "strided": {"in_channels": 4, "out_channels": 6, "kernel_size": 2, "stride": 2, "padding": 1},
-    "dilated": {"in_channels": 4, "out_channels": 2, "kernel_size": 3, "dilation": 2},
-    "groups": {"in_channels": 4, "out_channels": 6, "kernel_size": 3, "groups": 2, "padding": 1},
-    "depthwise": {"in_channels": 4, "out_channels": 4, "kernel_size": 3, "groups": 4,
-                  "stride": 2},
-    "pointwise": {"in_channels": 4, "out_channels": 7, "kernel_size": 1},
-}  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def convolutions():
-    """Name → (weight, bias, result), all in one model; and its input."""
-    import torch
-
-    class Model(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layers = torch.nn.ModuleDict(
-                {n: torch.nn.Conv2d(bias=n != "plain", **o) for n, o in CONVOLUTIONS.items()}
-            )
-
-        def forward(self, x):
-            return tuple(layer(x) for layer in self.layers.values())
-
-    torch.manual_seed(5)
-    model = Model().eval()
-    x = torch.randn(2, 4, 9, 8)
-    artifact = lowc.compile(torch.export.export(model, (x,)), Recipe("test", (Rule("*", lm()),)))
-    assert [row["form"] for row in artifact.report["matmuls"]] == ["lmul"] * len(CONVOLUTIONS)
-    found = lowc.load(artifact)(x.numpy())
-    layers = {
-        name: (
-            layer.weight.detach().numpy(),
-            None if layer.bias is None else layer.bias.detach().numpy(),
-        )
-        for name, layer in model.layers.items()
-    }
-    return x.numpy(), layers, dict(zip(CONVOLUTIONS, map(np.asarray, found), strict=True))
-
-
-@pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_convolutions(name, convolutions):
-    """Against the product with a matrix of windows, in the order channel, row, column."""
-    x, layers, results = convolutions
-    options = CONVOLUTIONS[name]
-    weight, bias = layers[name]
-    groups = options.get("groups", 1)
-    image, size = windows(
-        x, options["kernel_size"], options.get("stride", 1), options.get("padding", 0),
-        options.get("dilation", 1),
-    )  # fmt: skip
-    images = np.split(image, groups, axis=1)
-    filters = np.split(weight, groups, axis=0)
-    parts = [
-        lmul.matmul(f.reshape(len(f), -1), i.reshape(len(i), -1, math.prod(size)))
-        for f, i in zip(filters, images, strict=True)
-    ]
-    expected = np.concatenate(parts, axis=1).reshape(len(x), len(weight), *size)
-    if bias is not None:
-        expected = expected + bias[:, None, None]
-    check_sum(results[name], expected)
-
-
-@pytest.fixture(scope="session")
-def attention():
-    """A layer, attention of two heads with a mask, a layer; and its report."""
-    import torch
-
-    class Model(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.before = torch.nn.Linear(16, 16, bias=False)
-            self.after = torch.nn.Linear(16, 8, bias=False)
-
-        def forward(self, q, k, v, mask):
-            q = self.before(q)
-            found = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-            return found, self.after(found)
-
-    torch.manual_seed(6)
-    model = Model().eval()
-    q, k, v = (torch.randn(2, 12, 16) for _ in range(3))
-    mask = torch.ones(12, 12, dtype=torch.bool)
-    artifact = lowc.compile(torch.export.export(model, (q, k, v, mask)), "lmul-attention")
-    weights = [layer.weight.detach().numpy() for layer in (model.before, model.after)]
-    return lowc.load(artifact), artifact.report["matmuls"], weights, [t.numpy() for t in (q, k, v)]
-
-
-def test_attention_alone_changes(attention):
-    module, rows, (before, after), (q, k, v) = attention
-    forms = {row["name"]: row["form"] for row in rows}
-    assert sorted(forms.values()) == ["exact", "exact", "lmul", "lmul"]
-    assert [name.rpartition(":")[2] for name, form in forms.items() if form == "lmul"] == [
-        "qk", "pv",
-    ]  # fmt: skip
-    mask = np.tril(np.ones((12, 12), bool))
-    found, last = map(np.asarray, module(q, k, v, mask))
-
-    def attend(product):
-        # The scale 1/4 is a power of two: where it is applied does not matter.
-        scores = product((q @ before.T) * np.float32(0.25), k.transpose(0, 2, 1))
-        scores = np.where(mask, scores, -np.inf)
-        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        return product((weights / weights.sum(axis=-1, keepdims=True)).astype(np.float32), v)
-
-    expected = attend(lambda a, b: lmul.matmul(a.astype(np.float32), b, 4))
-    # An operand at the edge of a step of 4 bits may fall on its other side: rounding before it.
-    error = np.abs(found - expected)
-    assert np.quantile(error, 0.9) < 1e-5 and error.max() < 0.1
-    assert np.quantile(np.abs(found - attend(np.matmul)), 0.5) > 1e-3
-    assert np.allclose(last, found @ after.T, atol=1e-5)
-
-
-def test_masked_keys_do_not_matter(attention):
-    """Their weights are exact zeros, and their values stay below the bound."""
-    module, _, _, (q, k, v) = attention
-    mask = np.ones((12, 12), bool)
-    mask[:, 7:] = False
-    other = v.copy()
-    other[:, 7:] = 1000
-    first, second = (np.asarray(module(q, k, values_, mask)[0]) for values_ in (v, other))
-    assert np.abs(first - second).max() <= 5 * 1.125 * 2.0**-63 * 2000
-    assert np.abs(first).max() > 0.1
-    assert not np.array_equal(first, np.asarray(module(q, k, other, ~mask)[0]))
