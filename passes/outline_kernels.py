@@ -35,8 +35,9 @@ class Plan:
 class OutlineKernels(Pass):
     """Replace sums of added products by dispatches to a generated kernel.
 
-    The kernel prepares the left operand itself and reads the right one in panels: a weight is
-    stored so (a new derivation), an activation is packed by one ``linalg.generic``.  It computes
+    The kernel prepares f32 operands itself and reads the right one in panels: a weight is stored
+    so (a new derivation), an activation is packed by the kernel, or ahead of it by one
+    ``linalg.generic`` where it is not f32 or the kernel is for a GPU.  It computes
     what the portable form computes, bit for bit; see ``passes/kernels/additive_matmul.py``.
 
     Before::
@@ -115,9 +116,15 @@ def match(op: Any, unit: str) -> Plan | Refusal:
         thread = additive_matmul_gpu.choose_tile(matrices.m, matrices.n)
         kernel: Kernel = AdditiveMatmulGpu(*sizes, has_batch, product, unit, thread)
         return Plan(op, matrices, columns, kernel)
-    prepares = facts["carrier"] == "f32" and _raw(op.operands[1 - columns]) is not None
-    tile = tiles.choose(tiles.ISAS[unit], *sizes, 32 // stored.width)
-    kernel = AdditiveMatmul(*sizes, has_batch, product, stored, prepares, tile)
+    reads_f32 = facts["carrier"] == "f32"
+    prepares = reads_f32 and _raw(op.operands[1 - columns]) is not None
+    packs = reads_f32 and weight is None and _raw(op.operands[columns]) is not None
+    isa = tiles.ISAS[unit]
+    if packs:
+        tile = tiles.choose_packing(isa, *sizes)
+    else:
+        tile = tiles.choose(isa, *sizes, 32 // stored.width)
+    kernel = AdditiveMatmul(*sizes, has_batch, product, stored, prepares, tile, packs)
     return Plan(op, matrices, columns, kernel)
 
 
@@ -144,7 +151,9 @@ def rewrite(module: ir.Module, plan: Plan) -> None:
             rows = _raw(rows) or rows
         left = to_matrices(rows, matrices, "rows")
         right = op.operands[plan.columns]
-        if add_operands.is_stored(right):
+        if kernel.packs:
+            panels = to_matrices(_raw(right) or right, matrices, "columns")
+        elif add_operands.is_stored(right):
             panels = add_operands.load_panels(module, right, tile.columns, tile.lanes)
         else:
             panels = _packed(to_matrices(right, matrices, "columns"), tile.columns)

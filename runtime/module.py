@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,42 +122,43 @@ class Module:
         InternalError
             When running the model fails.
         """
-        values = [
-            (leaf, self._input(leaf, value)) for leaf, value in self._binder.bind(args, kwargs)
-        ]
-        checker = ShapeChecker(self.manifest.ranges)
-        checker.check((leaf, tuple(value.shape)) for leaf, value in values)
-        for leaf, value in values:
-            if not isinstance(value, DeviceArray):
-                check_bound(leaf, value)
+        values = self._checked(args, kwargs)
         with self._guard():
-            views = [
-                value.view
-                if isinstance(value, DeviceArray)
-                else upload(value, leaf.dtype, self.device)
-                for leaf, value in values
-            ]
-            results = self._invoke(self._entry, views)
-            if results.size != len(self._tensors_out):
-                raise InternalError(
-                    f"the module gave {results.size} results, its manifest names "
-                    f"{len(self._tensors_out)}",
-                    where=str(self.path),
-                )
+            results = self._run(self._views(values))
             # A result may be the state's own memory, which the next call changes.
             arrays = iter(
                 [
-                    download(
-                        results.get_as_object(index, rt.HalBufferView),
-                        leaf.dtype,
-                        self.device,
-                        copy=self.manifest.has_state,
-                    )
-                    for index, leaf in enumerate(self._tensors_out)
+                    download(view, leaf.dtype, self.device, copy=self.manifest.has_state)
+                    for view, leaf in zip(results, self._tensors_out, strict=True)
                 ]
             )
         leaves = (leaf.value if leaf.literal else next(arrays) for leaf in self.manifest.outputs)
         return trees.unflatten(self.manifest.out_tree, leaves)
+
+    def bound(self, *args: Any, **kwargs: Any) -> Callable[[], list[DeviceArray]]:
+        """Check these inputs and bring them to the device once; return a call that only runs.
+
+        Each call gives the tensors of the result, in order, as they lie on the device: what is
+        left for a measurement, or a server, is the model itself.
+
+        Raises
+        ------
+        UserError, InternalError
+            As calling the module does.
+        """
+        values = self._checked(args, kwargs)
+        with self._guard():
+            views = self._views(values)
+
+        def run() -> list[DeviceArray]:
+            with self._guard():
+                results = self._run(views)
+            return [
+                DeviceArray(tuple(view.shape), leaf.dtype, self.device, view)
+                for view, leaf in zip(results, self._tensors_out, strict=True)
+            ]
+
+        return run
 
     def reset(self) -> None:
         """Put the model's state back to what it was when loaded; without state, do nothing."""
@@ -184,6 +185,36 @@ class Module:
                 hint="compile the model again",
             )
         return function
+
+    def _checked(self, args: Any, kwargs: Any) -> list[tuple[Leaf, Any]]:
+        """Return the inputs in order, each an array that fits or already on the device."""
+        values = [
+            (leaf, self._input(leaf, value)) for leaf, value in self._binder.bind(args, kwargs)
+        ]
+        checker = ShapeChecker(self.manifest.ranges)
+        checker.check((leaf, tuple(value.shape)) for leaf, value in values)
+        for leaf, value in values:
+            if not isinstance(value, DeviceArray):
+                check_bound(leaf, value)
+        return values
+
+    def _views(self, values: list[tuple[Leaf, Any]]) -> list[Any]:
+        """Bring the inputs to the device that are not there."""
+        return [
+            value.view if isinstance(value, DeviceArray) else upload(value, leaf.dtype, self.device)
+            for leaf, value in values
+        ]
+
+    def _run(self, views: list[Any]) -> list[Any]:
+        """Run the model; return the results' buffer views."""
+        results = self._invoke(self._entry, views)
+        if results.size != len(self._tensors_out):
+            raise InternalError(
+                f"the module gave {results.size} results, its manifest names "
+                f"{len(self._tensors_out)}",
+                where=str(self.path),
+            )
+        return [results.get_as_object(i, rt.HalBufferView) for i in range(results.size)]
 
     def _input(self, leaf: Leaf, value: Any) -> Any:
         where = f"input '{leaf.name}'"

@@ -7,7 +7,7 @@ of rows x columns of sums in registers::
     for kb in K step k_block:
       for m in rows step tile.rows:
         scratch[r, k] = clamp(|A[m + r, kb + k]|) | sign - C         // a few operations per element
-        for p in panels:
+        for p in panels:                                             // packed first if they are not
           for k in k_block:                                          // the inner loop
             b[v] = B[p, kb + k, v]
             sum[r, v] += bitcast(splat(scratch[r, k]) + b[v])
@@ -42,7 +42,9 @@ class AdditiveMatmul:
     """``C[batch, m, n] = sum over k of A[batch, m, k] (+) B[batch, k, n]``.
 
     A is f32 as the model has it (`prepares`), or i32 patterns from which the constant was
-    subtracted.  B holds panels (:func:`..formats.stored.pack_panels`) of i32 words.
+    subtracted.  B holds panels (:func:`..formats.stored.pack_panels`) of i32 words, or is f32 as
+    the model has it (`packs`) and is packed into a scratch buffer, a block of K and a group of
+    panels at a time.
 
     Attributes
     ----------
@@ -56,6 +58,8 @@ class AdditiveMatmul:
         The format in B.
     prepares : bool
         Whether A is still to be prepared.
+    packs : bool
+        Whether B is still to be prepared and packed.
     tile : Tile
         Register tile, blocks and vector width.
     """
@@ -69,13 +73,18 @@ class AdditiveMatmul:
     stored: StoredFloat
     prepares: bool
     tile: Tile
+    packs: bool = False
 
     @property
     def name(self) -> str:
         """A symbol that two kernels share only if they are the same."""
         sizes = "x".join("d" if s is None else str(s) for s in (self.batch, self.m, self.n, self.k))
         what = f"c{self.product.constant:x}m{self.product.mantissa_bits}"
-        flags = ("p" if self.prepares else "") + ("b" if self.b_batch else "")
+        flags = "".join(
+            letter
+            for letter, is_set in (("p", self.prepares), ("b", self.b_batch), ("w", self.packs))
+            if is_set
+        )
         return f"add_{what}_{self.stored.name}_{sizes}_{self.tile.name}{flags}"
 
     @property
@@ -132,17 +141,23 @@ class _Body:
         )
         self.panels = arith.ceildivui(self.n, emit.index(self.tile.columns))
         self.a = self._buffer(interface, 0, ("batch", "m", "k"))
-        self.b = self._panel_buffer(interface)
+        if kernel.packs:
+            self.b = self._buffer(interface, 1, ("batch" if kernel.b_batch else "one", "k", "n"))
+        else:
+            self.b = self._panel_buffer(interface)
         self.c = self._buffer(interface, 2, ("batch", "m", "n"))
         self.group, self.chunk, self.item = (interface.workgroup(axis) for axis in range(3))
         self.b_item = self.item if kernel.b_batch else emit.index(0)
         self.scratch = emit.scratch([self.tile.rows, self.tile.k_block], self.i32)
+        if kernel.packs:
+            shape = [self.tile.panels, self.tile.k_block, self.tile.columns]
+            self.packed = emit.scratch(shape, self.i32)
 
     def _buffer(self, interface: Interface, ordinal: int, dims: Sequence[str]) -> ir.Value:
-        shape = [getattr(self.kernel, dim) for dim in dims]
+        shape = [1 if dim == "one" else getattr(self.kernel, dim) for dim in dims]
         opened = [getattr(self, dim) for dim, size in zip(dims, shape, strict=True) if size is None]
-        is_input = ordinal == 0
-        element = self.i32 if is_input and not self.kernel.prepares else self.f32
+        is_input = ordinal < 2
+        element = self.i32 if ordinal == 0 and not self.kernel.prepares else self.f32
         known = [ir.ShapedType.get_dynamic_size() if size is None else size for size in shape]
         type_ = emit.buffer_type(known, element)
         return interface.buffer(ordinal, type_, opened, is_input=is_input)
@@ -169,6 +184,9 @@ class _Body:
         def block(kb: ir.Value) -> None:
             self.kb = kb
             self.count = arith.minui(arith.subi(self.k, kb), emit.index(self.tile.k_block))
+            if self.kernel.packs:
+                emit.each(first, last, 1, lambda p: self._pack(p, arith.subi(p, first)))
+            self.first = first
             self._rows(start, stop, first, last)
 
         emit.each(emit.index(0), self.k, self.tile.k_block, block)
@@ -204,10 +222,28 @@ class _Body:
 
         emit.each(emit.index(0), self.count, self.lanes, step)
 
+    def _pack(self, p: ir.Value, place: ir.Value) -> None:
+        """Fill the scratch buffer of B with the panel `p`, prepared, from the block of K on."""
+        column = arith.muli(p, emit.index(self.tile.columns))
+        masks = self._column_masks(column)
+
+        def step(k: ir.Value) -> None:
+            row = arith.addi(self.kb, k)
+            for v, mask in enumerate(masks):
+                lane = emit.index(v * self.lanes)
+                at = [self.b_item, row, arith.addi(column, lane)]
+                bits = self._clamped(emit.load(self.lanes, self.b, at, mask))
+                emit.store(bits, self.packed, [place, k, lane])
+
+        emit.each(emit.index(0), self.count, 1, step)
+
     def _prepared(self, value: ir.Value) -> ir.Value:
-        if not self.kernel.prepares:
-            less = self.kernel.subtracted - self.kernel.product.constant
-            return arith.subi(value, self._bits(less)) if less else value
+        if self.kernel.prepares:
+            return arith.subi(self._clamped(value), self._bits(self.kernel.subtracted))
+        less = self.kernel.subtracted - self.kernel.product.constant
+        return arith.subi(value, self._bits(less)) if less else value
+
+    def _clamped(self, value: ir.Value) -> ir.Value:
         bits = vector.bitcast(emit.vector_type(self.lanes, self.i32), value)
         low, high = clamp_bounds(F32)
         magnitude = arith.andi(bits, self._bits(F32.magnitude_mask))
@@ -215,7 +251,7 @@ class _Body:
         if self.kernel.product.truncates:
             magnitude = arith.andi(magnitude, self._bits(self.kernel.product.magnitude_mask))
         sign = arith.andi(bits, self._bits(F32.sign_mask))
-        return arith.subi(arith.ori(sign, magnitude), self._bits(self.kernel.subtracted))
+        return arith.ori(sign, magnitude)
 
     def _tile(self, m: ir.Value, rows: int, p: ir.Value) -> None:
         """Build the sums of `rows` rows of one panel over the block of K."""
@@ -287,6 +323,12 @@ class _Body:
         With `ahead`, what is read some rows later is fetched into the cache: few products of each
         weight leave too little work in flight to hide the latency of memory.
         """
+        if self.kernel.packs:
+            place, inner = arith.subi(p, self.first), arith.subi(k, self.kb)
+            lanes = [emit.index(v * self.lanes) for v in range(self.tile.vectors)]
+            return [
+                (emit.load(self.lanes, self.packed, [place, inner, lane]), None) for lane in lanes
+            ]
         ways = 32 // self.kernel.stored.width
         found: list[tuple[ir.Value, ir.Value | None]] = []
         for v in range(self.tile.vectors // ways):

@@ -85,6 +85,7 @@ class AdditiveMatmulGpu:
     tile: ThreadTile
 
     prepares = False
+    packs = False
 
     @property
     def stored(self) -> StoredFloat:

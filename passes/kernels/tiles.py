@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MAX_K_BLOCK = 512  # prepared rows lie on a worker's stack: 12 x 512 x 4 bytes
+PACKED_BYTES = 32 << 10  # of a worker's stack, for B where the kernel packs it
 MAX_K = 8192  # of a single row
 B_BYTES = 640 << 10  # of a block of B, which is read again for every block of rows
 TALL = 768  # rows from which on B is read often enough for a tall tile
-WORKGROUPS = 4  # that a matmul is cut into at least
+WORKGROUPS = 8  # that a matmul is cut into, where its columns allow
 STREAMS = 16  # and one that reads each weight once, since the speed of memory varies
 MIN_CHUNK = 60  # rows of a workgroup, of which each prepares its own
 
@@ -79,6 +80,21 @@ class Tile:
         return [rows for rows in heights if rows <= m]
 
 
+def choose_packing(
+    isa: Isa, batch: int | None, m: int | None, n: int | None, k: int | None
+) -> Tile:
+    """Return the tile for a shape whose B is packed by the kernel, into :data:`PACKED_BYTES`."""
+    rows, vectors = (12, 2) if isa.registers >= 32 else (6, 2)
+    while n is not None and vectors > 1 and vectors // 2 * isa.lanes >= n:
+        rows, vectors = rows * 2, vectors // 2
+    rows = rows if m is None else min(rows, m)
+    block = PACKED_BYTES // 4 // (vectors * isa.lanes)
+    k_block = block if k is None else min(block, -(-k // isa.lanes) * isa.lanes)
+    group, chunk = _cut(isa, batch, m, n, k_block, rows, vectors)
+    fitting = max(1, PACKED_BYTES // (k_block * vectors * isa.lanes * 4))
+    return Tile(isa.lanes, rows, vectors, k_block, min(group, fitting), chunk)
+
+
 def choose(
     isa: Isa, batch: int | None, m: int | None, n: int | None, k: int | None, ways: int
 ) -> Tile:
@@ -115,19 +131,19 @@ def _cut(
 ) -> tuple[int, int]:
     """Return panels and rows of a workgroup.
 
-    The panels of one fit the second cache, groups of them are even in number, so that two threads
-    have as much to do, and rows are cut where there would be too few workgroups.
+    The panels of one fit the second cache.  A workgroup of one panel would prepare rows for itself
+    alone; rows are cut where there would be too few workgroups.
     """
     columns = vectors * isa.lanes
     panels = -(-(n or 1024) // columns)
-    groups = -(-panels // max(1, B_BYTES // (k_block * columns * 4)))
+    fitting = max(1, B_BYTES // (k_block * columns * 4))
     if m is not None and m <= rows:
-        groups = max(groups, STREAMS // (batch or 1))
-    if groups * (batch or 1) < WORKGROUPS:
-        groups += groups % 2
-    groups = min(panels, groups)
-    group = -(-panels // groups)
+        group = max(1, panels * (batch or 1) // STREAMS)
+    else:
+        group = max(2, panels * (batch or 1) // WORKGROUPS)
+    group = min(group, fitting, panels)
     if m is None:
-        return group, MIN_CHUNK // rows * rows
-    chunks = min(-(-WORKGROUPS // (groups * (batch or 1))), max(1, m // MIN_CHUNK))
+        return group, max(1, MIN_CHUNK // rows) * rows
+    few = -(-panels // group) * (batch or 1)
+    chunks = min(-(-WORKGROUPS // 2 // few), max(1, m // MIN_CHUNK))
     return group, -(-m // chunks // rows) * rows

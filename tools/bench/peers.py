@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ...errors import UserError
 from ...passes.forms import Form, Rule
 from . import limits
@@ -188,14 +190,18 @@ def _compiled(setup: Setup, name: str, rule: Rule, *, kernels: bool) -> Contende
         calls.append(_module_call(module, setup.product))
     is_added = rule.form.form in ("lmul", "pam")
     demand = setup.demand(bits, ADDITIONS if is_added else FMA)
-    return Contender(name, tuple(calls), lambda result: result, demand, rule.form, row["lowering"])
+
+    def read(results: Any) -> Any:
+        return np.asarray(results[0])
+
+    return Contender(name, tuple(calls), read, demand, rule.form, row["lowering"])
 
 
 def _module_call(module: Any, product: Product) -> Callable[[], Any]:
     left, right = product.operands
     inputs: tuple[Float, ...] = (left,) if product.has_weight else (left, right)
-    arrays = [module.to_device(array) for array in inputs]
-    return lambda: module(*arrays)
+    bound: Callable[[], Any] = module.bound(*inputs)
+    return bound
 
 
 def _matmul_row(rows: list[dict[str, Any]], form: Form) -> dict[str, Any]:
