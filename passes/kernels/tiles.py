@@ -84,7 +84,7 @@ def choose_packing(
     isa: Isa, batch: int | None, m: int | None, n: int | None, k: int | None
 ) -> Tile:
     """Return the tile for a shape whose B is packed by the kernel, into :data:`PACKED_BYTES`."""
-    rows, vectors = (12, 2) if isa.registers >= 32 else (6, 2)
+    rows, vectors = (8, 2) if isa.registers >= 32 else (6, 2)
     while n is not None and vectors > 1 and vectors // 2 * isa.lanes >= n:
         rows, vectors = rows * 2, vectors // 2
     rows = rows if m is None else min(rows, m)
