@@ -10,9 +10,9 @@ from iree.compiler import ir
 from . import add_operands, annotations, build
 from .additive import Addition
 from .base import Pass, Refusal, RemarkKind
-from .contraction import defining, indexing_maps, is_dim, is_zero_fill
+from .contraction import defining, dims_of, indexing_maps, is_dim, is_zero_fill
 from .formats.floats import F32
-from .formats.stored import STORED
+from .formats.stored import STORED, StoredFloat
 from .kernels import additive_matmul_gpu, executable, tiles
 from .kernels.additive_matmul import AdditiveMatmul
 from .kernels.additive_matmul_gpu import AdditiveMatmulGpu
@@ -88,15 +88,9 @@ class OutlineKernels(Pass):
 def match(op: Any, unit: str) -> Plan | Refusal:
     """Describe the kernel for `op`, or say why there is none.  Changes nothing."""
     facts = json.loads(annotations.text(op, annotations.PRODUCT))
-    if facts["specials"] != "finite":
-        return Refusal("kernels have finite specials only")
-    if facts["accumulate"] != "f32":
-        return Refusal("kernels add in f32 only")
-    maps = indexing_maps(op)
-    if any(not is_dim(result) for map_ in maps for result in map_.results):
-        return Refusal("a convolution is contracted directly")
-    if not is_zero_fill(op.operands[2]):
-        return Refusal("the sums do not start at zero")
+    why = _outside_kernels(op, facts)
+    if why:
+        return Refusal(why)
     weight = next((i for i in (1, 0) if add_operands.is_stored(op.operands[i])), None)
     columns = 1 if weight is None else weight
     matrices = as_matrices(op, columns)
@@ -106,26 +100,60 @@ def match(op: Any, unit: str) -> Plan | Refusal:
         return Refusal("K is 0")
     stored = STORED["f32"]
     if weight is not None:
+        order = (*matrices.batch_loops, *matrices.summed, *matrices.columns)
+        if dims_of(matrices.maps["columns"]) != order:
+            return Refusal("its weight is stored in another order than that of the result")
         stored = STORED[add_operands.derivation_of(op.operands[weight])["storage"]]
     product = Addition(F32, facts["mantissa-bits"], facts["constant"])
-    sizes = (matrices.batch, matrices.m, matrices.n, matrices.k)
-    has_batch = matrices.batch_in_columns
-    if unit in ("spirv", "ptx"):
-        if stored.width != 32:
-            return Refusal(f"kernels for GPUs read weights in f32, not {stored.name}")
-        thread = additive_matmul_gpu.choose_tile(matrices.m, matrices.n)
-        kernel: Kernel = AdditiveMatmulGpu(*sizes, has_batch, product, unit, thread)
-        return Plan(op, matrices, columns, kernel)
     reads_f32 = facts["carrier"] == "f32"
     prepares = reads_f32 and _raw(op.operands[1 - columns]) is not None
     packs = reads_f32 and weight is None and _raw(op.operands[columns]) is not None
-    isa = tiles.ISAS[unit]
+    kernel: Kernel | Refusal
+    if unit in ("spirv", "ptx"):
+        kernel = _gpu_kernel(matrices, product, stored, unit)
+    else:
+        kernel = _cpu_kernel(matrices, product, stored, tiles.ISAS[unit], prepares, packs)
+    return kernel if isinstance(kernel, Refusal) else Plan(op, matrices, columns, kernel)
+
+
+def _outside_kernels(op: Any, facts: dict[str, Any]) -> str:
+    """Say why no kernel does what `op` does, or nothing."""
+    if facts["specials"] != "finite":
+        return "kernels have finite specials only"
+    if facts["accumulate"] != "f32":
+        return "kernels add in f32 only"
+    if any(not is_dim(result) for map_ in indexing_maps(op) for result in map_.results):
+        return "a convolution is contracted directly"
+    if not is_zero_fill(op.operands[2]):
+        return "the sums do not start at zero"
+    return ""
+
+
+def _cpu_kernel(
+    matrices: Matrices,
+    product: Addition,
+    stored: StoredFloat,
+    isa: tiles.Isa,
+    prepares: bool,
+    packs: bool,
+) -> Kernel:
+    sizes = (matrices.batch, matrices.m, matrices.n, matrices.k)
     if packs:
         tile = tiles.choose_packing(isa, *sizes)
     else:
         tile = tiles.choose(isa, *sizes, 32 // stored.width)
-    kernel = AdditiveMatmul(*sizes, has_batch, product, stored, prepares, tile, packs)
-    return Plan(op, matrices, columns, kernel)
+    has_batch = matrices.batch_in_columns
+    return AdditiveMatmul(*sizes, has_batch, product, stored, prepares, tile, packs)
+
+
+def _gpu_kernel(
+    matrices: Matrices, product: Addition, stored: StoredFloat, unit: str
+) -> Kernel | Refusal:
+    if stored.width != 32:
+        return Refusal(f"kernels for GPUs read weights in f32, not {stored.name}")
+    sizes = (matrices.batch, matrices.m, matrices.n, matrices.k)
+    tile = additive_matmul_gpu.choose_tile(matrices.m, matrices.n)
+    return AdditiveMatmulGpu(*sizes, matrices.batch_in_columns, product, unit, tile)
 
 
 def _is_elementwise(op: Any) -> bool:

@@ -10,6 +10,7 @@ whose ``lowc.derivation`` says how its bytes are made; after the passes one plac
         = #flow.parameter.named<"model"::"fc.weight.i4g32.codes"> : tensor<8x1x32xi4>
 """
 
+import hashlib
 import json
 import re
 from typing import Any
@@ -76,4 +77,4 @@ def layout_name(text: str) -> str:
     steps = json.loads(text)
     if len(steps) == 1 and steps[0][0] == "transpose":
         return "t" + "".join(str(axis) for axis in steps[0][1])
-    return f"v{sum((i + 1) * byte for i, byte in enumerate(text.encode())) % 16**8:08x}"
+    return f"v{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -189,7 +189,9 @@ class _Body:
             self.first = first
             self._rows(start, stop, first, last)
 
-        emit.each(emit.index(0), self.k, self.tile.k_block, block)
+        # A sum of nothing is zero: a K that turns out to be 0 has one block, without products.
+        stop_k = self.k if self.kernel.k is not None else arith.maxui(self.k, emit.index(1))
+        emit.each(emit.index(0), stop_k, self.tile.k_block, block)
 
     def _rows(self, start: ir.Value, stop: ir.Value, first: ir.Value, last: ir.Value) -> None:
         """Build one loop per height of row blocks: full ones, then smaller ones for the rest."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MAX_K_BLOCK = 512  # prepared rows lie on a worker's stack: 12 x 512 x 4 bytes
-PACKED_BYTES = 32 << 10  # of a worker's stack, for B where the kernel packs it
+STACK_BYTES = 48 << 10  # of a worker's stack, for prepared rows and one panel that was packed
+PACKED_BYTES = 32 << 10  # of it, for several panels
 MAX_K = 8192  # of a single row
 B_BYTES = 640 << 10  # of a block of B, which is read again for every block of rows
 TALL = 768  # rows from which on B is read often enough for a tall tile
@@ -83,12 +84,12 @@ class Tile:
 def choose_packing(
     isa: Isa, batch: int | None, m: int | None, n: int | None, k: int | None
 ) -> Tile:
-    """Return the tile for a shape whose B is packed by the kernel, into :data:`PACKED_BYTES`."""
+    """Return the tile for a shape whose B is packed by the kernel, on the stack."""
     rows, vectors = (8, 2) if isa.registers >= 32 else (6, 2)
     while n is not None and vectors > 1 and vectors // 2 * isa.lanes >= n:
         rows, vectors = rows * 2, vectors // 2
     rows = rows if m is None else min(rows, m)
-    block = PACKED_BYTES // 4 // (vectors * isa.lanes)
+    block = STACK_BYTES // 4 // (rows + vectors * isa.lanes) // isa.lanes * isa.lanes
     k_block = block if k is None else min(block, -(-k // isa.lanes) * isa.lanes)
     group, chunk = _cut(isa, batch, m, n, k_block, rows, vectors)
     fitting = max(1, PACKED_BYTES // (k_block * vectors * isa.lanes * 4))
