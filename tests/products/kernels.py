@@ -40,7 +40,10 @@ def _add_function(module, name, kernel):
     words = kernel.tile.columns * kernel.stored.width // 32
     i32, f32 = ir.IntegerType.get_signless(32), ir.F32Type.get()
     left = build.tensor_type([batch, m, k], f32 if kernel.prepares else i32)
-    right = build.tensor_type([batch if kernel.b_batch else 1, panels, k, words], i32)
+    own = batch if kernel.b_batch else 1
+    right = build.tensor_type([own, panels, k, words], i32)
+    if kernel.packs:
+        right = build.tensor_type([own, k, n], f32)
     result = build.tensor_type([batch, m, n], f32)
     types = [left, right, build.tensor_type([n], i32)]
     function = ir.Operation.parse(
@@ -117,6 +120,8 @@ def operands(kernel, a, b):
     if not kernel.prepares:
         left = prepare(a, product.mantissa_bits) - np.uint32(product.constant)
         left = left.view(np.int32)
+    if kernel.packs:
+        return left, b
     panels = [pack_panels(bits, stored, tile.columns, tile.lanes) for bits in _coded(kernel, b)]
     return left, np.stack(panels).view(np.int32)
 

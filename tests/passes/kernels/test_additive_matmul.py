@@ -46,14 +46,15 @@ EXTREMES = np.array(
 BEYOND = np.array([np.inf, -np.inf, np.nan, -np.nan], np.float32)
 
 
-def cpu(unit, sizes, storage="f32", product=(0, True), *, own=False, raw=True, **tile):
+def cpu(unit, sizes, storage="f32", product=(0, True), *, own=False, raw=True, packs=False, **tile):
     """A kernel with the tile that is chosen for it, changed by `tile`."""
-    stored = STORED[storage]
-    chosen = tiles.choose(tiles.ISAS[unit], *sizes, 32 // stored.width)
+    stored, isa = STORED[storage], tiles.ISAS[unit]
+    chosen = tiles.choose(isa, *sizes, 32 // stored.width)
+    if packs:
+        chosen = tiles.choose_packing(isa, *sizes)
     kept, offset = product
-    return AdditiveMatmul(
-        *sizes, own, addition(kept, offset=offset), stored, raw, dataclasses.replace(chosen, **tile)
-    )
+    tile = dataclasses.replace(chosen, **tile)
+    return AdditiveMatmul(*sizes, own, addition(kept, offset=offset), stored, raw, tile, packs)
 
 
 def matrices(sizes, seed=0, *, own=False, strange=False, storage="f32"):
@@ -95,6 +96,13 @@ def shapes_of(unit):
             unit, (3, 19, 2 * lanes - 1, 40), own=True, row_chunk=8, k_block=lanes, panels=1
         ),
         "groups of panels": cpu(unit, (1, 9, 20 * lanes + 5, 11), panels=2),
+        "packs": cpu(unit, (2, 9, 5 * lanes + 3, 17), product=(4, True), own=True, packs=True),
+        "packs blocks": cpu(
+            unit, (1, 13, 3 * lanes, 2 * lanes + 5), packs=True, k_block=lanes, panels=2
+        ),
+        "packs for prepared rows": cpu(
+            unit, (3, 5, 7, 30), product=(3, False), own=True, raw=False, packs=True
+        ),
     }
     for number, storage in enumerate(STORED):
         for turn in range(3):
@@ -118,6 +126,7 @@ def dynamic_of(unit):
         "rows": cpu(unit, (1, None, 37, 29), product=(4, True)),
         "all": cpu(unit, (None,) * 4, own=True),
         "all, prepared": cpu(unit, (None,) * 4, own=True, raw=False),
+        "all, packed": cpu(unit, (None,) * 4, own=True, packs=True),
         "all, small tile": cut(cpu(unit, (None,) * 4, product=(0, False)), small),
         "bf16, small tile": cut(cpu(unit, (None, None, 43, None), "bf16"), small),
         "fp8, small tile": cut(cpu(unit, (1, None, 43, 40), "f8E4M3FN"), wide),
