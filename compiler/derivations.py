@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -61,21 +62,16 @@ def apply_layout(tensor: NDArray[Any], steps: list[list[Any]]) -> NDArray[Any]:
                     for offset, size, stride in zip(offsets, sizes, strides, strict=True)
                 )
             ]
-        elif name == "cast":
+        elif name == "cast" and arguments[0] in _CASTS:
             tensor = tensor.astype(_CASTS[arguments[0]])
         else:
-            raise InternalError(f"the layout step '{name}' is unknown")
+            raise InternalError(f"the layout step '{name}' with {arguments} is unknown")
     return tensor
 
 
-def _bfloat16() -> Any:
-    import ml_dtypes
-
-    return ml_dtypes.bfloat16
-
-
 _CASTS: dict[str, Any] = {
-    "f64": np.float64, "f32": np.float32, "f16": np.float16, "bf16": _bfloat16(),
+    "f64": np.float64, "f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16,
+    "f8E4M3FN": ml_dtypes.float8_e4m3fn, "f8E5M2": ml_dtypes.float8_e5m2,
 }  # fmt: skip
 
 

@@ -30,32 +30,36 @@ def matmul_rows(module: ir.Module) -> list[dict[str, Any]]:
         name = annotations.text(op, annotations.MATMUL)
         form = annotations.from_attribute(op.attributes[annotations.FORM])
         kind = annotations.text(op, annotations.KIND)
-        bits = _bits(module, op, kind)
+        bits, shape = _bits(module, op, kind), annotations.text(op, annotations.SHAPE)
         rows.setdefault(
             name,
             {
                 "name": name,
                 "kind": kind,
-                "shape": annotations.text(op, annotations.SHAPE),
+                "shape": shape,
                 "form": form["form"] if _is_rewritten(op) else "exact",
                 "requested": form["form"],
                 "lowering": annotations.text(op, annotations.LOWERING),
                 "tile": annotations.text(op, annotations.TILE) or None,
                 "predicted_seconds": None,
                 "bits_per_weight": bits,
-                **energy_columns(_matmul_shape(op, kind), counted.get(name), table),
+                **energy_columns(
+                    annotations.text(op, annotations.SHAPE), kind, counted.get(name), table
+                ),
             },
         )
     return list(rows.values())
 
 
-def energy_columns(shape: str, tally: Tally | None, table: energy.Table) -> dict[str, Any]:
+def energy_columns(
+    shape: str, kind: str, tally: Tally | None, table: energy.Table
+) -> dict[str, Any]:
     """Return what a row says about operations, bits and energy."""
     columns: dict[str, Any] = {
         "operations": None,
         "bits_moved": None,
         "energy_picojoules": None,
-        "energy_exact_picojoules": energy.exact_picojoules(shape, table) if shape else None,
+        "energy_exact_picojoules": energy.exact_picojoules(shape, kind, table),
     }
     if tally is not None:
         columns |= {
@@ -100,11 +104,6 @@ def _tallies(module: ir.Module) -> dict[str, Tally]:
         if name not in found or tally.operations.total() > found[name].operations.total():
             found[name] = tally
     return found
-
-
-def _matmul_shape(op: Any, kind: str) -> str:
-    """Return the shape of a matmul, nothing for an element-wise multiplication."""
-    return "" if kind == "elementwise" else annotations.text(op, annotations.SHAPE)
 
 
 def _is_rewritten(op: Any) -> bool:

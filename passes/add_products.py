@@ -1,5 +1,6 @@
 """Rewrite matmuls, batch matmuls and convolutions into integer additions (L-Mul, PAM)."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,7 +40,11 @@ class Plan:
 
 def run(module: ir.Module, name: str, default: Form | None, remark: Callable[..., None]) -> None:
     """Rewrite every matmul of form `name`; those that no recipe gave a form take `default`."""
-    for op in annotations.operations(module):
+    # Found before anything is rewritten: that erases operations together with their bodies.
+    products = [
+        op for op in annotations.operations(module) if isinstance(match_product(op), Contraction)
+    ]
+    for op in products:
         assigned = annotations.FORM in op.attributes
         form = form_of(op) if assigned else default
         if form is None or form.form != name or form.of != "matmul":
@@ -67,8 +72,9 @@ def match(module: ir.Module, op: Any, form: Form) -> Plan | Refusal:
         return Refusal("its body is not one multiplication and one addition of floats")
     weight = _match_weight(module, found, form)
     if isinstance(weight, Refusal):
-        if form.weights:
+        if form.weights and isinstance(find_weight(found), Weight):
             return Refusal(f"its weight cannot be stored as {form.weights}: {weight.reason}")
+        form = dataclasses.replace(form, weights="")
         return Plan(found, form, Addition.of_form(form))
     return Plan(found, form, Addition.of_form(form), weight)
 
@@ -136,7 +142,8 @@ def describe(plan: Plan) -> str:
     parts = [f"{form.carrier} patterns added, {plan.product.mantissa_bits} mantissa bits"]
     parts.append(f"{form.specials} specials")
     if form.weights:
-        parts.append(f"weight as {form.weights}")
+        kept = min(plan.product.mantissa_bits, FORMATS[form.weights].mantissa_bits)
+        parts.append(f"weight as {form.weights} ({kept} bits)")
     if form.accumulate != "f32":
         parts.append(f"sum rounded to {form.accumulate}")
     if form.gain:
@@ -219,7 +226,8 @@ def _finish(module: ir.Module, plan: Plan, sums: ir.Value) -> ir.Value:
     factor = 1.0
     if plan.form.gain:
         kept, offset = plan.form.mantissa_bits, plan.form.form == "lmul"
-        factor = 1 / slope(kept, offset=offset, carrier=plan.form.carrier)
+        weight_bits = FORMATS[plan.form.weights].mantissa_bits if plan.form.weights else 0
+        factor = 1 / slope(kept, offset=offset, carrier=plan.form.carrier, weight_bits=weight_bits)
     if len(inputs) == 1 and factor == 1.0 and type_ == f32:
         return sums
 

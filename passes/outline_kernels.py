@@ -19,6 +19,7 @@ from .kernels.additive_matmul_gpu import AdditiveMatmulGpu
 from .matrices import Matrices, as_matrices, from_matrices, to_matrices
 
 Kernel = AdditiveMatmul | AdditiveMatmulGpu
+MAX_WORKGROUPS = 65535  # along y and z, what Vulkan promises and CUDA has
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,8 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     matrices = as_matrices(op, columns)
     if isinstance(matrices, Refusal):
         return matrices
-    if matrices.k == 0:
-        return Refusal("K is 0")
+    if 0 in (matrices.batch, matrices.m, matrices.n, matrices.k):
+        return Refusal("one of its sizes is 0")
     stored = STORED["f32"]
     if weight is not None:
         order = (*matrices.batch_loops, *matrices.summed, *matrices.columns)
@@ -151,6 +152,8 @@ def _gpu_kernel(
 ) -> Kernel | Refusal:
     if stored.width != 32:
         return Refusal(f"kernels for GPUs read weights in f32, not {stored.name}")
+    if any(size is not None and size > MAX_WORKGROUPS for size in (matrices.batch, matrices.m)):
+        return Refusal(f"a GPU starts at most {MAX_WORKGROUPS} workgroups along one axis")
     sizes = (matrices.batch, matrices.m, matrices.n, matrices.k)
     tile = additive_matmul_gpu.choose_tile(matrices.m, matrices.n)
     return AdditiveMatmulGpu(*sizes, matrices.batch_in_columns, product, unit, tile)

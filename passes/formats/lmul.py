@@ -235,7 +235,9 @@ def matmul(
 
 
 @functools.cache
-def slope(mantissa_bits: int = 0, *, offset: bool = True, carrier: str = "f32") -> float:
+def slope(
+    mantissa_bits: int = 0, *, offset: bool = True, carrier: str = "f32", weight_bits: int = 0
+) -> float:
     """Return the mean of approximate / exact product, the divisor of the gain correction.
 
     The operands are independent and uniform in their logarithm, as values are that spread over many
@@ -244,13 +246,15 @@ def slope(mantissa_bits: int = 0, *, offset: bool = True, carrier: str = "f32") 
     less than 0.001, that of mantissas uniform in [1, 2) by 0.004 (full mantissa) to 0.01 (2 bits).
     The mean is the sum over the midpoints of a grid of 1024 x 1024 cells; every carry is in it.
 
-    Operands are rounded to `carrier` first, as :func:`matmul` does; the exact product is that of
-    the operands as they were.
+    Operands are rounded to `carrier` first, as :func:`matmul` does, and one of them is truncated to
+    `weight_bits` (0: all), as a weight is that is stored narrow; the exact product is that of the
+    operands as they were.
     """
     fmt = FORMATS[carrier]
     side = np.exp2((np.arange(_GRID) + 0.5) / _GRID).astype(np.float32)
     bits = bits_of(side, fmt)
-    found = multiply_bits(bits[:, None], bits[None, :], fmt, mantissa_bits, offset=offset)
+    weight = truncate(bits, fmt, min(weight_bits, fmt.mantissa_bits))
+    found = multiply_bits(bits[:, None], weight[None, :], fmt, mantissa_bits, offset=offset)
     return float((value_of(found, fmt) / (side[:, None].astype(np.float64) * side)).mean())
 
 

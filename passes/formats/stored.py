@@ -56,9 +56,10 @@ def encode(
     Raises
     ------
     ValueError
-        When the weight holds NaN or infinity.
+        When the weight holds NaN or infinity, and is to have a scale.  Without one they are
+        clamped, as ``finite`` products have it.
     """
-    if not np.isfinite(weight).all():
+    if stored.is_scaled and not np.isfinite(weight).all():
         raise ValueError("the weight holds NaN or infinity")
     if not stored.is_scaled:
         fmt = FORMATS[stored.name]

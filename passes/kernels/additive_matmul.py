@@ -98,12 +98,16 @@ class AdditiveMatmul:
         return "#iree_codegen.translation_info<pipeline = #iree_cpu.pipeline<Default>>"
 
     def grid(self, sizes: dict[str, ir.Value]) -> list[ir.Value]:
-        """Return the workgroups along x, y and z, given batch, m, n and k."""
+        """Return the workgroups along x, y and z, given batch, m, n and k.
+
+        Chunks of rows and batches share y: IREE counts along z in 16 bits.
+        """
         across = self.tile.columns * self.tile.panels
+        chunks = arith.ceildivui(sizes["m"], emit.index(self.tile.row_chunk))
         return [
             arith.ceildivui(sizes["n"], emit.index(across)),
-            arith.ceildivui(sizes["m"], emit.index(self.tile.row_chunk)),
-            sizes["batch"],
+            arith.muli(chunks, sizes["batch"]),
+            emit.index(1),
         ]
 
     def describe(self) -> str:
@@ -146,7 +150,9 @@ class _Body:
         else:
             self.b = self._panel_buffer(interface)
         self.c = self._buffer(interface, 2, ("batch", "m", "n"))
-        self.group, self.chunk, self.item = (interface.workgroup(axis) for axis in range(3))
+        self.group, number = interface.workgroup(0), interface.workgroup(1)
+        chunks = arith.ceildivui(self.m, emit.index(self.tile.row_chunk))
+        self.item, self.chunk = arith.divui(number, chunks), arith.remui(number, chunks)
         self.b_item = self.item if kernel.b_batch else emit.index(0)
         self.scratch = emit.scratch([self.tile.rows, self.tile.k_block], self.i32)
         if kernel.packs:

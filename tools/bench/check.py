@@ -72,7 +72,10 @@ def definition(form: Form, sample: Sample) -> Double:
         offset=is_lmul, carrier=form.carrier, accumulate=form.accumulate,
     ).astype(np.float64)  # fmt: skip
     if form.gain:
-        result /= lmul.slope(form.mantissa_bits, offset=is_lmul, carrier=form.carrier)
+        stored_bits = MANTISSA_BITS[form.weights] if form.weights else 0
+        result /= lmul.slope(
+            form.mantissa_bits, offset=is_lmul, carrier=form.carrier, weight_bits=stored_bits
+        )
     return result
 
 

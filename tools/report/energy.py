@@ -140,7 +140,7 @@ def _priced(report: dict[str, Any], table: Table, where: str) -> dict[str, Any]:
             {
                 **{key: row[key] for key in ("name", "shape", "form", "operations", "bits_moved")},
                 "energy_picojoules": price(row["operations"] or {}, table).compute_pj,
-                "energy_exact_picojoules": exact_picojoules(row["shape"], table),
+                "energy_exact_picojoules": exact_picojoules(row["shape"], row["kind"], table),
             }
             for row in report["matmuls"]
         ]

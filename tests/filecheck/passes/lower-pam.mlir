@@ -133,9 +133,9 @@ func.func @others(%x: tensor<2x4xf32>, %v: tensor<4x8xf32>, %o: tensor<2x8xf32>,
     -> (tensor<2x8xf32>, tensor<2x8xi32>, tensor<2x8xf32>) {
   // CHECK: linalg.matmul {lowc.form = {{.*}}form = "lmul"
   // CHECK: linalg.matmul {{.*}}lowc.lowering = "exact (it is on i32;
-  // CHECK: linalg.matmul {{.*}}lowc.lowering = "exact (its weight cannot be stored as f8E5M2: a product of two activations has no weight)"
+  // CHECK: linalg.generic {{.*}}lowc.lowering = "f32 patterns added, 23 mantissa bits, finite specials", lowc.matmul = "f8:0"
   // expected-remark@unknown {{others:0: not rewritten: it is on i32; bit patterns are added of f32,}}
-  // expected-remark@unknown {{f8:0: not rewritten: its weight cannot be stored as f8E5M2: a product of two activations has no weight}}
+  // expected-remark@unknown {{f8:0: f32 patterns added, 23 mantissa bits, finite specials}}
   %0 = linalg.matmul ins(%x, %v : tensor<2x4xf32>, tensor<4x8xf32>)
       outs(%o : tensor<2x8xf32>) -> tensor<2x8xf32> loc("lmul")
   %1 = linalg.matmul ins(%i, %j : tensor<2x4xi32>, tensor<4x8xi32>)

@@ -97,7 +97,7 @@ func.func @activations(%a: tensor<3x5x32xf32>, %b: tensor<3x40x32xf32>, %o: tens
   // CHECK-NOT: lowc.prepared
   // CHECK: %[[T:.*]] = linalg.transpose ins(%arg1 : tensor<3x40x32xf32>) outs(%{{.*}} : tensor<3x32x40xf32>) permutation = [0, 2, 1]
   // CHECK-NOT: linalg.generic
-  // CHECK: flow.dispatch @[[K]]::@[[K]][{{.*}}, %c3](%arg0, %[[T]]) {{.*}}lowc.matmul = "activations:0"
+  // CHECK: flow.dispatch @[[K]]::@[[K]][{{.*}}, %c3, %c1](%arg0, %[[T]]) {{.*}}lowc.matmul = "activations:0"
   // CHECK-SAME: : (tensor<3x5x32xf32>, tensor<3x32x40xf32>) -> tensor<3x5x40xf32>
   %zero = arith.constant 0.0 : f32
   %fill = linalg.fill ins(%zero : f32) outs(%o : tensor<3x5x40xf32>) -> tensor<3x5x40xf32>
@@ -152,7 +152,7 @@ func.func @dynamic_product(%a: tensor<?x5x?xf32>, %b: tensor<?x?x?xf32>, %o: ten
   // CHECK-DAG: %[[B32:.*]] = arith.index_cast %[[BATCH]] : index to i32
   // CHECK-DAG: %[[N32:.*]] = arith.index_cast %[[N]] : index to i32
   // CHECK-DAG: %[[K32:.*]] = arith.index_cast %[[KK]] : index to i32
-  // CHECK: flow.dispatch @[[K]]::@[[K]][%{{.*}}, %[[BATCH]]](%[[B32]], %[[N32]], %[[K32]], %arg0, %arg1) {{.*}} -> tensor<?x5x?xf32>{%[[BATCH]], %[[N]]}
+  // CHECK: flow.dispatch @[[K]]::@[[K]][%{{.*}}, %[[BATCH]], %c1](%[[B32]], %[[N32]], %[[K32]], %arg0, %arg1) {{.*}} -> tensor<?x5x?xf32>{%[[BATCH]], %[[N]]}
   %zero = arith.constant 0.0 : f32
   %fill = linalg.fill ins(%zero : f32) outs(%o : tensor<?x5x?xf32>) -> tensor<?x5x?xf32>
   // expected-remark@+2 {{dynamic_product:0: f32 patterns added}}
@@ -192,7 +192,7 @@ func.func @batch(%x: tensor<3x?x32xf32>, %o: tensor<3x?x40xf32>, %p: tensor<3x2x
     %s = arith.addf %acc, %m : f32
     linalg.yield %s : f32
   } -> tensor<3x?x40xf32>
-  // CHECK: flow.dispatch @[[OWN]]::@[[OWN]][{{.*}}, %c3](%arg2, %{{.*}}) {{.*}} : (tensor<3x2x32xf32>, tensor<3x{{[0-9]+}}x32x{{[0-9]+}}xi32>) -> tensor<3x2x40xf32>
+  // CHECK: flow.dispatch @[[OWN]]::@[[OWN]][{{.*}}, %c3, %c1](%arg2, %{{.*}}) {{.*}} : (tensor<3x2x32xf32>, tensor<3x{{[0-9]+}}x32x{{[0-9]+}}xi32>) -> tensor<3x2x40xf32>
   %fills = linalg.fill ins(%zero : f32) outs(%q : tensor<3x2x40xf32>) -> tensor<3x2x40xf32>
   %v = util.global.load @own.weight : tensor<3x32x40xf32>
   // expected-remark@+2 {{own: f32 patterns added}}
@@ -311,13 +311,13 @@ func.func @convolution(%x: tensor<1x3x9x9xf32>, %o: tensor<1x6x8x8xf32>) -> tens
 // CHECK-LABEL: func.func @nothing_to_add
 func.func @nothing_to_add(%x: tensor<2x0xf32>, %y: tensor<0x40xf32>, %o: tensor<2x40xf32>)
     -> tensor<2x40xf32> {
-  // CHECK: linalg.generic {{.*}}; stock code generation (K is 0)"
+  // CHECK: linalg.generic {{.*}}; stock code generation (one of its sizes is 0)"
   // CHECK-NOT: flow.dispatch
   // CHECK: return
   %zero = arith.constant 0.0 : f32
   %fill = linalg.fill ins(%zero : f32) outs(%o : tensor<2x40xf32>) -> tensor<2x40xf32>
   // expected-remark@+2 {{nothing_to_add:0: f32 patterns added}}
-  // expected-remark@+1 {{nothing_to_add:0: no kernel: K is 0}}
+  // expected-remark@+1 {{nothing_to_add:0: no kernel: one of its sizes is 0}}
   %z = linalg.matmul ins(%x, %y : tensor<2x0xf32>, tensor<0x40xf32>) outs(%fill : tensor<2x40xf32>) -> tensor<2x40xf32>
   return %z : tensor<2x40xf32>
 }
