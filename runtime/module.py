@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +97,8 @@ class Module:
         self._reset = self._function(RESET_POINT) if manifest.has_state else None
         self._binder = Binder(manifest)
         self._tensors_out = [leaf for leaf in manifest.outputs if not leaf.literal]
-        self._process = os.getpid()
-        self._lock = threading.Lock()
+        self._guard = _Guard(path)
+        self._policy = without_preemption if device.kind == CPU else contextlib.nullcontext
 
     def __repr__(self) -> str:
         return f"<lowc module {self.path} on {self.device.name}>"
@@ -123,8 +123,8 @@ class Module:
             When running the model fails.
         """
         values = self._checked(args, kwargs)
-        with self._guard():
-            results = self._run(self._views(values))
+        with self._guard:
+            results = self._run(_arguments(self._views(values)))
             # A result may be the state's own memory, which the next call changes.
             arrays = iter(
                 [
@@ -147,14 +147,14 @@ class Module:
             As calling the module does.
         """
         values = self._checked(args, kwargs)
-        with self._guard():
-            views = self._views(values)
+        with self._guard:
+            arguments = _arguments(self._views(values))
 
         def run() -> list[DeviceArray]:
-            with self._guard():
-                results = self._run(views)
+            with self._guard:
+                results = self._run(arguments)
             return [
-                DeviceArray(tuple(view.shape), leaf.dtype, self.device, view)
+                DeviceArray(view, leaf.dtype, self.device)
                 for view, leaf in zip(results, self._tensors_out, strict=True)
             ]
 
@@ -163,16 +163,16 @@ class Module:
     def reset(self) -> None:
         """Put the model's state back to what it was when loaded; without state, do nothing."""
         if self._reset is not None:
-            with self._guard():
-                self._invoke(self._reset, [])
+            with self._guard:
+                self._invoke(self._reset, _arguments([]))
 
     def to_device(self, array: Any) -> DeviceArray:
         """Copy an array to the module's device, to pass it to many calls without a copy each."""
         converted = array_of(array, "the array")
         name = name_of(converted.dtype)
-        with self._guard():
+        with self._guard:
             view = upload(converted, name, self.device)
-        return DeviceArray(converted.shape, name, self.device, view)
+        return DeviceArray(view, name, self.device)
 
     # -- inside ------------------------------------------------------------------------------------
 
@@ -205,9 +205,9 @@ class Module:
             for leaf, value in values
         ]
 
-    def _run(self, views: list[Any]) -> list[Any]:
-        """Run the model; return the results' buffer views."""
-        results = self._invoke(self._entry, views)
+    def _run(self, arguments: Any) -> list[Any]:
+        """Run the model on a ``VmVariantList``; return the results' buffer views."""
+        results = self._invoke(self._entry, arguments)
         if results.size != len(self._tensors_out):
             raise InternalError(
                 f"the module gave {results.size} results, its manifest names "
@@ -224,28 +224,40 @@ class Module:
             return value
         return to_array(value, leaf.dtype, where)
 
-    @contextlib.contextmanager
-    def _guard(self) -> Iterator[None]:
-        """Let one thread in at a time, and put IREE's errors into words."""
+    def _invoke(self, function: Any, arguments: Any) -> Any:
+        results = rt.VmVariantList(len(self._tensors_out))
+        with self._policy():
+            self._context.invoke(function, arguments, results)
+        return results
+
+
+class _Guard:
+    """Let one thread in at a time, and put IREE's errors into words."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
         if os.getpid() != self._process:
             raise UserError(
                 "the module was loaded before this process was forked, and its threads are gone",
-                where=str(self.path),
+                where=str(self._path),
                 hint="load it in the new process, or start that with 'spawn'",
             )
-        with self._lock:
-            try:
-                yield
-            except IREE_ERRORS as error:
-                raise InternalError(
-                    "running the module failed", where=str(self.path), detail=short(error)
-                ) from error
+        self._lock.acquire()
 
-    def _invoke(self, function: Any, views: list[Any]) -> Any:
-        arguments = rt.VmVariantList(len(views))
-        for view in views:
-            arguments.push_ref(view)
-        results = rt.VmVariantList(len(self._tensors_out))
-        with without_preemption() if self.device.kind == CPU else contextlib.nullcontext():
-            self._context.invoke(function, arguments, results)
-        return results
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        self._lock.release()
+        if isinstance(error, IREE_ERRORS):
+            raise InternalError(
+                "running the module failed", where=str(self._path), detail=short(error)
+            ) from error
+
+
+def _arguments(views: list[Any]) -> Any:
+    arguments = rt.VmVariantList(len(views))
+    for view in views:
+        arguments.push_ref(view)
+    return arguments

@@ -74,7 +74,11 @@ def test_w4a16_rounds_every_linear_layer_and_nothing_else(name):
         assert "dequantised" in rows[layer]["lowering"] or "at run time" in rows[layer]["lowering"]
         assert rows[layer]["bits_per_weight"] < 10  # 4, scales and zeros, short groups
     kept = {row["name"]: row["lowering"] for row in rows.values() if row["form"] == "exact"}
-    assert all(":" in product and "rule '*:*'" in why for product, why in kept.items()), kept
+    # Products of two computed values, by their rule, and convolutions, which no rounding takes yet.
+    assert all(
+        (":" in product and "rule '*:*'" in why) or why.endswith("is no contraction)")
+        for product, why in kept.items()
+    ), kept
 
 
 @pytest.mark.parametrize("name", NAMES)
