@@ -152,7 +152,7 @@ def describe(plan: Plan) -> str:
 
 
 def _facts(plan: Plan) -> dict[str, Any]:
-    """Return what a kernel must know of the product; see ``outline_kernels.py``."""
+    """Return what a kernel must know of the product; see ``outline_additive.py``."""
     return {
         "constant": plan.product.constant,
         "mantissa-bits": plan.product.mantissa_bits,

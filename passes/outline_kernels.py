@@ -1,35 +1,19 @@
-"""``lowc-outline-kernels``: dispatch to a kernel of lowc's own where there is one."""
+"""``lowc-outline-kernels``: dispatch to a kernel of lowc's own where there is one.
 
-import json
+What a family of kernels takes, how it is matched and what replaces it stand in a file of its own:
+``takes(op)``, ``match(op, unit)`` with a plan or the reason why not, ``rewrite(module, plan)``.
+"""
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from iree.compiler import ir
 
-from . import add_operands, annotations, build
-from .additive import Addition
+from . import annotations, outline_additive
 from .base import Pass, Refusal, RemarkKind
-from .contraction import defining, dims_of, indexing_maps, is_dim, is_zero_fill
-from .formats.floats import F32
-from .formats.stored import STORED, StoredFloat
-from .kernels import additive_matmul_gpu, executable, tiles
-from .kernels.additive_matmul import AdditiveMatmul
-from .kernels.additive_matmul_gpu import AdditiveMatmulGpu
-from .matrices import Matrices, as_matrices, from_matrices, to_matrices
 
-Kernel = AdditiveMatmul | AdditiveMatmulGpu
-MAX_WORKGROUPS = 65535  # along y and z, what Vulkan promises and CUDA has
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A sum of added products as matrices, and the kernel that multiplies them."""
-
-    op: Any
-    matrices: Matrices
-    columns: int
-    kernel: Kernel
+FAMILIES: tuple[Any, ...] = (outline_additive,)
 
 
 @dataclass(frozen=True)
@@ -66,12 +50,13 @@ class OutlineKernels(Pass):
     def run(self, module: ir.Module, remark: Callable[..., None]) -> None:
         """Outline every sum that there is a kernel for; say why not for the others."""
         for op in annotations.matmuls(module):
-            if annotations.PRODUCT not in op.attributes or _is_elementwise(op):
+            family = next((family for family in FAMILIES if family.takes(op)), None)
+            if family is None:
                 continue
             name = annotations.text(op, annotations.MATMUL)
-            plan: Plan | Refusal = Refusal("lowc's kernels are off")
+            plan: Any = Refusal("lowc's kernels are off")
             if self.unit != "none":
-                plan = match(op, self.unit)
+                plan = family.match(op, self.unit)
             said = annotations.text(op, annotations.LOWERING)
             if isinstance(plan, Refusal):
                 annotations.set_text(
@@ -83,139 +68,4 @@ class OutlineKernels(Pass):
             annotations.set_text(op, annotations.LOWERING, f"{said}; {text}")
             annotations.set_text(op, annotations.TILE, plan.kernel.tile.name)
             remark(RemarkKind.APPLIED, op, name, text)
-            rewrite(module, plan)
-
-
-def match(op: Any, unit: str) -> Plan | Refusal:
-    """Describe the kernel for `op`, or say why there is none.  Changes nothing."""
-    facts = json.loads(annotations.text(op, annotations.PRODUCT))
-    why = _outside_kernels(op, facts)
-    if why:
-        return Refusal(why)
-    weight = next((i for i in (1, 0) if add_operands.is_stored(op.operands[i])), None)
-    columns = 1 if weight is None else weight
-    matrices = as_matrices(op, columns)
-    if isinstance(matrices, Refusal):
-        return matrices
-    if 0 in (matrices.batch, matrices.m, matrices.n, matrices.k):
-        return Refusal("one of its sizes is 0")
-    stored = STORED["f32"]
-    if weight is not None:
-        order = (*matrices.batch_loops, *matrices.summed, *matrices.columns)
-        if dims_of(matrices.maps["columns"]) != order:
-            return Refusal("its weight is stored in another order than that of the result")
-        stored = STORED[add_operands.derivation_of(op.operands[weight])["storage"]]
-    product = Addition(F32, facts["mantissa-bits"], facts["constant"])
-    reads_f32 = facts["carrier"] == "f32"
-    prepares = reads_f32 and _raw(op.operands[1 - columns]) is not None
-    packs = reads_f32 and weight is None and _raw(op.operands[columns]) is not None
-    kernel: Kernel | Refusal
-    if unit in ("spirv", "ptx"):
-        kernel = _gpu_kernel(matrices, product, stored, unit)
-    else:
-        kernel = _cpu_kernel(matrices, product, stored, tiles.ISAS[unit], prepares, packs)
-    return kernel if isinstance(kernel, Refusal) else Plan(op, matrices, columns, kernel)
-
-
-def _outside_kernels(op: Any, facts: dict[str, Any]) -> str:
-    """Say why no kernel does what `op` does, or nothing."""
-    if facts["specials"] != "finite":
-        return "kernels have finite specials only"
-    if facts["accumulate"] != "f32":
-        return "kernels add in f32 only"
-    if any(not is_dim(result) for map_ in indexing_maps(op) for result in map_.results):
-        return "a convolution is contracted directly"
-    if not is_zero_fill(op.operands[2]):
-        return "the sums do not start at zero"
-    return ""
-
-
-def _cpu_kernel(
-    matrices: Matrices,
-    product: Addition,
-    stored: StoredFloat,
-    isa: tiles.Isa,
-    prepares: bool,
-    packs: bool,
-) -> Kernel:
-    sizes = (matrices.batch, matrices.m, matrices.n, matrices.k)
-    if packs:
-        tile = tiles.choose_packing(isa, *sizes)
-    else:
-        tile = tiles.choose(isa, *sizes, 32 // stored.width)
-    has_batch = matrices.batch_in_columns
-    return AdditiveMatmul(*sizes, has_batch, product, stored, prepares, tile, packs)
-
-
-def _gpu_kernel(
-    matrices: Matrices, product: Addition, stored: StoredFloat, unit: str
-) -> Kernel | Refusal:
-    if stored.width != 32:
-        return Refusal(f"kernels for GPUs read weights in f32, not {stored.name}")
-    if any(size is not None and size > MAX_WORKGROUPS for size in (matrices.batch, matrices.m)):
-        return Refusal(f"a GPU starts at most {MAX_WORKGROUPS} workgroups along one axis")
-    sizes = (matrices.batch, matrices.m, matrices.n, matrices.k)
-    tile = additive_matmul_gpu.choose_tile(matrices.m, matrices.n)
-    return AdditiveMatmulGpu(*sizes, matrices.batch_in_columns, product, unit, tile)
-
-
-def _is_elementwise(op: Any) -> bool:
-    return annotations.text(op, annotations.KIND) == "elementwise"
-
-
-def _raw(value: ir.Value) -> ir.Value | None:
-    """Return the f32 tensor that `value` was prepared from."""
-    op = defining(value)
-    if op is None or annotations.PREPARED not in op.attributes:
-        return None
-    source: ir.Value = op.operands[0]
-    return source if build.element_of(source) == ir.F32Type.get() else None
-
-
-def rewrite(module: ir.Module, plan: Plan) -> None:
-    """Declare the kernel, lay the operands out for it, dispatch, and bring the result back."""
-    op, kernel, matrices = plan.op, plan.kernel, plan.matrices
-    tile = kernel.tile
-    with ir.InsertionPoint(op), op.location:
-        rows = op.operands[1 - plan.columns]
-        if kernel.prepares:
-            rows = _raw(rows) or rows
-        left = to_matrices(rows, matrices, "rows")
-        right = op.operands[plan.columns]
-        if kernel.packs:
-            panels = to_matrices(_raw(right) or right, matrices, "columns")
-        elif add_operands.is_stored(right):
-            panels = add_operands.load_panels(module, right, tile.columns, tile.lanes)
-        else:
-            panels = _packed(to_matrices(right, matrices, "columns"), tile.columns)
-        sizes = matrices.values(op)
-        executable.declare(
-            module, kernel.name, [True, True, False],
-            sum(size is None for size in kernel.sizes), kernel.translation, kernel.emit,
-        )  # fmt: skip
-        grid = kernel.grid(sizes)
-        known = dict(zip(("batch", "m", "n", "k"), kernel.sizes, strict=True))
-        opened = {name: sizes[name] for name, size in known.items() if size is None}
-        shape = [build.DYNAMIC if (s := known[d]) is None else s for d in ("batch", "m", "n")]
-        call = executable.dispatch(
-            kernel.name, grid, list(opened.values()), [left, panels],
-            build.tensor_type(shape, ir.F32Type.get()),
-            [size for name, size in opened.items() if name != "k"],
-        )  # fmt: skip
-        annotations.copy_annotations(op, call)
-        result = from_matrices(call.results[0], matrices, op)
-    op.operation.results[0].replace_all_uses_with(result)
-    op.operation.erase()
-
-
-def _packed(matrix: ir.Value, columns: int) -> ir.Value:
-    """Return prepared ``[batch, K, N]`` as panels ``[batch, N/columns, K, columns]``."""
-    matrix = build.pad_to_multiple(matrix, 2, columns)
-    split = build.split_last(matrix, columns)
-    source = build.dims_map(4, [0, 2, 1, 3])
-    batch, k, panels, _ = build.shape_of(split)
-    sizes = [build.dim(split, axis) for axis in (0, 2, 1)]
-    opened = [s for s, n in zip(sizes, (batch, panels, k), strict=True) if n == build.DYNAMIC]
-    init = build.empty([batch, panels, k, columns], build.element_of(matrix), opened)
-    maps = [source, build.identity_map(4)]
-    return build.generic([split], init, maps, ["parallel"] * 4, lambda x, _: x).operation.results[0]
+            family.rewrite(module, plan)
