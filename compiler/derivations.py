@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InternalError, UserError
-from ..passes.formats import integer, stored
+from ..passes.formats import integer, panels, stored
 
 BLOCK_ELEMENTS = 1 << 22  # 16 MiB of f32 at a time
 
@@ -108,6 +108,27 @@ def _additive(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
                 yield "scales", scales.reshape(-1).view(np.uint8)
 
 
+def _integer_panels(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
+    """Integers rounded to nearest, of ``[batch, N, K]``, in the panels of ``formats/panels.py``.
+
+    One panel of columns is in memory at a time.
+    """
+    bits, columns = derivation["bits"], derivation["columns"]
+    fmt = integer.GroupedInteger(bits, derivation["group"], derivation["symmetric"])
+    for matrix in tensor:
+        for start in range(0, matrix.shape[0], columns):
+            rows = np.ascontiguousarray(matrix[start : start + columns], np.float32)
+            quantized = integer.quantize(rows, fmt)
+            codes = panels.unsigned_codes(quantized, fmt)
+            words = panels.pack_panels(codes, bits, columns, panels.zero_code(fmt))
+            yield "codes", words.reshape(-1).view(np.uint8)
+            scales = panels.pack_group_values(quantized.scales, columns, np.float32)
+            yield "scales", scales.reshape(-1).view(np.uint8)
+            if quantized.zeros is not None:
+                zeros = panels.pack_group_values(quantized.zeros, columns, np.int32)
+                yield "zeros", zeros.reshape(-1).view(np.uint8)
+
+
 def _row_blocks(tensor: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
     """Yield ``[..., K]`` as f32 ``[rows, K]``, a block of rows at a time."""
     k = tensor.shape[-1]
@@ -120,6 +141,7 @@ def _row_blocks(tensor: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
 METHODS: dict[str, Callable[[NDArray[Any], Derivation], Iterator[Part]]] = {
     "rtn": _rtn,
     "additive": _additive,
+    "integer-panels": _integer_panels,
 }
 
 

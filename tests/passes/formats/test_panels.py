@@ -1,0 +1,90 @@
+"""Panels of integer weights: where each bit of a code lies, and that nothing is lost"""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lowc.compiler.derivations import Derivation, derive
+from lowc.passes.formats import panels
+from lowc.passes.formats.integer import GroupedInteger, quantize
+
+WIDTHS = {
+    2: [2], 3: [2, 1], 4: [4], 5: [4, 1], 6: [4, 2], 7: [4, 2, 1], 8: [8],
+}  # fmt: skip
+
+
+def place(bit, quad, width, first_vector):
+    """Where bit `bit` of a plane of `width` is, for quad `quad`: vector and bit of the byte."""
+    ways = 8 // width
+    return first_vector + quad // ways, width * (quad % ways) + bit
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("group", [16, 32, 48, 64])
+def test_each_bit_lies_where_it_is_said_to(bits, group):
+    if bits % 2 and group % 32:
+        with pytest.raises(ValueError, match="half a vector"):
+            panels.vectors_per_chunk(bits, group)
+        return
+    generator = np.random.default_rng(bits * group)
+    n, groups, columns = 3, 2, 2
+    codes = generator.integers(0, 2**bits, (n, groups, group), np.uint8)
+    words = panels.pack_panels(codes, bits, columns, fill=1)
+    chunk = 32 if group % 32 == 0 else 16
+    assert words.shape == (2, groups * group // chunk, bits * chunk // 32, columns)
+    data = words[..., None].view(np.uint8)
+    flat = np.vstack([codes.reshape(n, -1), np.ones((1, groups * group), np.uint8)])
+    for column, k in np.ndindex(flat.shape):
+        quad, byte = k % chunk // 4, k % 4
+        found, shift, vector = 0, 0, 0
+        for width in WIDTHS[bits]:
+            for bit in range(width):
+                row, at = place(bit, quad, width, vector)
+                value = data[column // columns, k // chunk, row, column % columns, byte]
+                found |= (int(value) >> at & 1) << (shift + bit)
+            shift, vector = shift + width, vector + width * chunk // 32
+        assert found == flat[column, k], (column, k)
+
+
+@given(
+    bits=st.integers(2, 8), group=st.sampled_from([16, 32, 48, 64, 192]),
+    groups=st.integers(1, 3), n=st.integers(1, 20), columns=st.sampled_from([1, 8, 16]),
+    seed=st.integers(0, 99),
+)  # fmt: skip
+@settings(max_examples=100, deadline=None)
+def test_round_trip(bits, group, groups, n, columns, seed):
+    bits += bits % 2 if group % 32 else 0
+    codes = np.random.default_rng(seed).integers(0, 2**bits, (n, groups, group), np.uint8)
+    words = panels.pack_panels(codes, bits, columns)
+    assert words.nbytes * 8 == -(-n // columns) * columns * groups * group * bits
+    assert (panels.unpack_panels(words, bits, n, group) == codes).all()
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_derivation_is_the_rounded_weight_panel_by_panel(bits, symmetric):
+    batch, n, k, columns = 2, 21, 70, 8
+    fmt = GroupedInteger(bits, 32, symmetric)
+    weight = np.random.default_rng(bits).standard_normal((batch, n, k)).astype(np.float32)
+    weight[0, 3] = 0
+    settings = {"bits": bits, "group": 32, "symmetric": symmetric, "columns": columns}
+    derivation = Derivation("integer-panels", "w", "[]", tuple(sorted(settings.items())))
+    parts = {"codes": [], "scales": [], "zeros": []}
+    for part, data in derive(weight, derivation):
+        parts[part].append(data)
+    assert len(parts["codes"]) == batch * 3  # a panel at a time
+    words = np.concatenate(parts["codes"]).view(np.uint32).reshape(batch, 3, 3, bits, columns)
+    scales = np.concatenate(parts["scales"]).view(np.float32).reshape(batch, 3, 3, columns)
+    wanted = quantize(weight, fmt)
+    codes = np.stack([panels.unpack_panels(one, bits, 24, 32) for one in words]).astype(np.int32)
+    offset = 2 ** (bits - 1) if symmetric else 0
+    assert (codes[:, :n] - offset == wanted.codes).all()
+    assert (codes[:, n:] == offset).all()
+    by_column = scales.transpose(0, 1, 3, 2).reshape(batch, 24, 3)
+    assert (by_column[:, :n] == wanted.scales).all() and not by_column[:, n:].any()
+    if symmetric:
+        assert not parts["zeros"]
+        return
+    zeros = np.concatenate(parts["zeros"]).view(np.int32).reshape(batch, 3, 3, columns)
+    by_column = zeros.transpose(0, 1, 3, 2).reshape(batch, 24, 3)
+    assert (by_column[:, :n] == wanted.zeros).all() and not by_column[:, n:].any()
