@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InternalError, UserError
-from ..passes.formats import integer, panels, stored
+from ..passes.formats import integer, panels, small_floats, stored
 
 BLOCK_ELEMENTS = 1 << 22  # 16 MiB of f32 at a time
 
@@ -88,6 +88,15 @@ def _rtn(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
             yield "zeros", zeros.view(np.uint8)
 
 
+def _rtn_floats(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
+    """Small floats rounded to nearest, of rows ``[..., K]``: codes and scales."""
+    fmt = small_floats.SMALL_FLOATS[derivation["format"]]
+    for rows in _row_blocks(tensor):
+        quantized = small_floats.quantize(rows, fmt, derivation["group"])
+        yield "codes", integer.pack(quantized.codes, fmt.bits)
+        yield "scales", quantized.scales.reshape(-1).view(np.uint8)
+
+
 def _additive(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
     """Patterns of added products, of ``[batch, K, N]``: bits, in panels or as they are, and scales.
 
@@ -140,6 +149,7 @@ def _row_blocks(tensor: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
 
 METHODS: dict[str, Callable[[NDArray[Any], Derivation], Iterator[Part]]] = {
     "rtn": _rtn,
+    "rtn-floats": _rtn_floats,
     "additive": _additive,
     "integer-panels": _integer_panels,
 }

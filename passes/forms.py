@@ -21,8 +21,11 @@ FORMS = {
     "lmul": "each multiplication is one integer addition of bit patterns, with an offset (L-Mul)",
     "pam": "each multiplication is one integer addition of bit patterns (piecewise affine)",
 }
-WEIGHT_BITS = {"i4": 4, "i8": 8}
-ACTIVATIONS = ("f32",)
+INTEGER_BITS = {f"i{bits}": bits for bits in range(2, 9)}
+FLOAT_BITS = {"f8E4M3FN": 8, "f8E5M2": 8, "f4E2M1": 4, "nf4": 4}
+WEIGHT_BITS = {**INTEGER_BITS, **FLOAT_BITS}
+ACTIVATIONS = ("f32", "i8")
+ACTIVATION_SCALES = ("row", "group")
 METHODS = ("rtn",)
 SPECIALS = ("finite", "full")
 CARRIERS = ("f32", "bf16", "f16", "f8E4M3FN", "f8E5M2")
@@ -32,7 +35,7 @@ SCOPES = ("matmul", "elementwise")
 _ADDED = ("mantissa-bits", "specials", "gain", "carrier", "accumulate", "weights", "of")
 KEYS: dict[str, tuple[str, ...]] = {
     "exact": (),
-    "dequant": ("weights", "group", "symmetric", "activations", "method"),
+    "dequant": ("weights", "group", "symmetric", "activations", "activation-scale", "method"),
     "lmul": _ADDED,
     "pam": _ADDED,
 }
@@ -64,7 +67,10 @@ class Form:
     symmetric : bool
         Without a zero point, if true.
     activations : str
-        What the other operand is rounded to; ``f32`` leaves it as it is.
+        What the other operand is rounded to; ``f32`` leaves it as it is, ``i8`` makes the products
+        integer ones (``formats/activations.py``).
+    activation_scale : str
+        Of ``i8`` activations: one scale per ``row`` or per ``group`` of the weight.
     method : str
         How the codes are chosen; ``rtn`` rounds to nearest.
     mantissa_bits : int
@@ -87,6 +93,7 @@ class Form:
     group: int = 32
     symmetric: bool = True
     activations: str = "f32"
+    activation_scale: str = "row"
     method: str = "rtn"
     mantissa_bits: int = 0
     specials: str = "finite"
@@ -100,6 +107,11 @@ class Form:
         """Bits of one stored weight, without its scale."""
         return WEIGHT_BITS[self.weights]
 
+    @property
+    def has_integer_weights(self) -> bool:
+        """Whether codes are numbers, not patterns of a float format or places in a table."""
+        return self.weights in INTEGER_BITS
+
     def check(self, where: str) -> None:
         """Raise a UserError, located at `where`, unless this is a possible form."""
         _known(self.form, FORMS, "form", where)
@@ -108,9 +120,28 @@ class Form:
         if self.form in ("lmul", "pam"):
             self._check_added(where)
             return
+        self._check_dequant(where)
+
+    def _check_dequant(self, where: str) -> None:
         _known(self.weights, WEIGHT_BITS, "weights", where)
         _known(self.activations, ACTIVATIONS, "activations", where)
+        _known(self.activation_scale, ACTIVATION_SCALES, "activation-scale", where)
         _known(self.method, METHODS, "method", where)
+        if not self.has_integer_weights and not self.symmetric:
+            raise UserError(
+                f"weights = '{self.weights}' have no zero point", where=where,
+                hint="symmetric = true, or integer weights such as 'i4'",
+            )  # fmt: skip
+        if not self.has_integer_weights and self.activations == "i8":
+            raise UserError(
+                f"activations = 'i8' need integer weights, not '{self.weights}'", where=where,
+                hint="activations = \"f32\", or integer weights such as 'i4'",
+            )  # fmt: skip
+        if self.activations == "f32" and self.activation_scale != "row":
+            raise UserError(
+                "activations = 'f32' have no scale", where=where,
+                hint="activations = \"i8\", or leave activation-scale out",
+            )  # fmt: skip
         if self.group < 0 or self.group != round_up_group(self.group):
             raise UserError(
                 f"group = {self.group} is not 16, 32, 48 or a multiple of 64",

@@ -8,9 +8,11 @@ from iree.compiler import ir
 from iree.compiler.dialects import arith, scf
 
 from . import annotations, build
+from .assign_forms import form_of
 from .base import Pass, Refusal, RemarkKind
+from .code_values import code_value
 from .contraction import Contraction, defining, dims_of, match_contraction
-from .quantize_weights import convert, integer_value, widen
+from .quantize_weights import convert, widen
 
 
 @dataclass(frozen=True)
@@ -191,11 +193,12 @@ def _fused(found: Dequantised) -> ir.Value:
     ]
     iterators = ["reduction" if d in (k, inner) else "parallel" for d in range(loops)]
     element = build.element_of(contraction.operands[1 - found.activation])
+    form = form_of(contraction.op)
 
     def body(x: ir.Value, q: ir.Value, s: ir.Value, *rest: ir.Value) -> ir.Value:
         acc = rest[-1]
         value = convert(
-            arith.mulf(integer_value(q, rest[0] if len(rest) > 1 else None), s), element
+            arith.mulf(code_value(q, rest[0] if len(rest) > 1 else None, form), s), element
         )
         return arith.addf(acc, arith.mulf(widen(x, acc.type), widen(value, acc.type)))
 

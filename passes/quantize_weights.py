@@ -11,6 +11,7 @@ from iree.compiler.dialects import arith
 from . import annotations, build, parameters
 from .assign_forms import form_of
 from .base import Pass, Refusal, RemarkKind
+from .code_values import code_of_word, code_value
 from .contraction import (
     Contraction,
     Weight,
@@ -19,6 +20,7 @@ from .contraction import (
     match_contraction,
     simplify_layout,
 )
+from .formats.integer import element_bits
 from .forms import Form, round_up_group
 
 
@@ -43,7 +45,8 @@ class QuantizeWeights(Pass):
 
     The codes are stored ``[batch…, N…, G, g]``: K cut into G groups of g, the last one padded with
     codes that mean 0, and the activation padded with zeros to match.  How the bytes follow from
-    the model's weight is a derivation on the new globals; no byte is read here.
+    the model's weight is a derivation on the new globals; no byte is read here.  Codes of 2, 3, 5,
+    6 and 7 bits take a byte each here; kernels read them from panels that have the exact bits.
 
     Before::
 
@@ -162,12 +165,13 @@ def _rewrite(module: ir.Module, plan: Plan, form: Form, *, words: bool) -> float
 def _dequantised(module: ir.Module, plan: Plan, form: Form, *, words: bool) -> ir.Value:
     """Return the weight ``[rows…, G, g]`` (``[rows…, G, words, codes a word]``) as floats."""
     rows, f32 = [*plan.rows], ir.F32Type.get()
-    per_word = 32 // form.bits
+    width = element_bits(form.bits)
+    per_word = 32 // width
     inner = [plan.group // per_word, per_word] if words else [plan.group]
     if words:
         shape, code = [*rows, plan.groups, inner[0]], ir.IntegerType.get_signless(32)
     else:
-        shape, code = [*rows, plan.groups, *inner], ir.IntegerType.get_signless(form.bits)
+        shape, code = [*rows, plan.groups, *inner], ir.IntegerType.get_signless(width)
     # The barrier keeps IREE from dequantising once at load time, which would store floats.
     codes = build.barrier(_load_part(module, plan, form, "codes", shape, code, words=words))
     inputs = [
@@ -191,20 +195,11 @@ def _dequantised(module: ir.Module, plan: Plan, form: Form, *, words: bool) -> i
     def body(q: ir.Value, s: ir.Value, *rest: ir.Value) -> ir.Value:
         zero = rest[0] if len(rest) > 1 else None
         if words:
-            q = _code_of_word(q, form, position=build.loop_index(rank - 1))
-        return convert(arith.mulf(integer_value(q, zero), s), element)
+            signed = form.has_integer_weights and form.symmetric
+            q = code_of_word(q, width, build.loop_index(rank - 1), signed=signed)
+        return convert(arith.mulf(code_value(q, zero, form), s), element)
 
     return build.generic(inputs, init, maps, ["parallel"] * rank, body).result
-
-
-def _code_of_word(word: ir.Value, form: Form, position: ir.Value) -> ir.Value:
-    """Return code `position` of an i32 that holds several, lowest bits first, as i32."""
-    i32 = word.type
-    shift = arith.muli(arith.index_cast(i32, position), arith.constant(i32, form.bits))
-    if not form.symmetric:
-        return arith.andi(arith.shrui(word, shift), arith.constant(i32, 2**form.bits - 1))
-    top = arith.constant(i32, 32 - form.bits)
-    return arith.shrsi(arith.shli(word, arith.subi(top, shift)), top)
 
 
 def value_type(weight: ir.Type, accumulator: ir.Type) -> ir.Type:
@@ -224,17 +219,6 @@ def convert(value: ir.Value, type_: ir.Type) -> ir.Value:
     return (arith.extf if type_.width > width else arith.truncf)(type_, value)
 
 
-def integer_value(code: ir.Value, zero: ir.Value | None) -> ir.Value:
-    """Return ``f32(code - zero)``: signed codes without a zero point, unsigned ones with."""
-    f32 = ir.F32Type.get()
-    if zero is None:
-        return arith.sitofp(f32, code)
-    i32 = ir.IntegerType.get_signless(32)
-    wide = code if code.type == i32 else arith.extui(i32, code)
-    offset = zero if zero.type == i32 else arith.extui(i32, zero)
-    return arith.sitofp(f32, arith.subi(wide, offset))
-
-
 def _load_part(
     module: ir.Module, plan: Plan, form: Form, part: str, shape: list[int], element: ir.Type,
     *, words: bool,
@@ -244,16 +228,16 @@ def _load_part(
     layout = json.dumps(plan.layout, separators=(",", ":"))
     # Two uses of one weight in different layouts are two derived parameters.
     view = "" if not plan.layout else f".{parameters.layout_name(layout)}"
-    derivation = {
-        "kind": form.method,
-        "part": part,
-        "source": plan.source,
-        "layout": layout,
-        "bits": form.bits,
-        "group": plan.group,
-        "symmetric": form.symmetric,
-        "zero_bytes": 4 if words else 1,
-    }
+    derivation = {"part": part, "source": plan.source, "layout": layout, "group": plan.group}
+    if form.has_integer_weights:
+        derivation |= {
+            "kind": form.method,
+            "bits": form.bits,
+            "symmetric": form.symmetric,
+            "zero_bytes": 4 if words else 1,
+        }
+    else:
+        derivation |= {"kind": f"{form.method}-floats", "format": form.weights}
     if words:
         kind += "w"
     holder = parameters.find_global(module, plan.weight.symbol)
@@ -295,4 +279,4 @@ def widen(value: ir.Value, type_: ir.Type) -> ir.Value:
 
 def _bits_per_weight(plan: Plan, form: Form, *, words: bool) -> float:
     zero = 0 if form.symmetric else 32 if words else 8
-    return (form.bits * plan.group + 32 + zero) * plan.groups / plan.k
+    return (element_bits(form.bits) * plan.group + 32 + zero) * plan.groups / plan.k

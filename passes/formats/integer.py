@@ -65,19 +65,19 @@ def quantize(weight: Float, fmt: GroupedInteger) -> Quantized:
     """
     if not np.isfinite(weight).all():
         raise ValueError("the weight holds NaN or infinity")
-    grouped = _grouped(np.asarray(weight, np.float32), fmt.group)
+    cut = grouped(np.asarray(weight, np.float32), fmt.group)
     kind = np.int8 if fmt.symmetric else np.uint8
     if fmt.symmetric:
-        scales = np.abs(grouped).max(axis=-1) / np.float32(fmt.highest)
+        scales = np.abs(cut).max(axis=-1) / np.float32(fmt.highest)
         zeros = np.zeros_like(scales)
     else:
-        low = np.minimum(grouped.min(axis=-1), np.float32(0))
-        high = np.maximum(grouped.max(axis=-1), np.float32(0))
+        low = np.minimum(cut.min(axis=-1), np.float32(0))
+        high = np.maximum(cut.max(axis=-1), np.float32(0))
         # Halved before the difference, so that the range of a large f32 cannot overflow.
         half = np.float32(fmt.highest) * np.float32(0.5)
         scales = (high * np.float32(0.5) - low * np.float32(0.5)) / half
         zeros = np.clip(np.rint(-low / _divisor(scales)), 0, fmt.highest)
-    codes = np.rint(grouped / _divisor(scales)[..., None])
+    codes = np.rint(cut / _divisor(scales)[..., None])
     codes += zeros[..., None]
     np.clip(codes, fmt.lowest, fmt.highest, out=codes)
     return Quantized(
@@ -94,20 +94,28 @@ def dequantize(quantized: Quantized, k: int) -> Float:
     return np.ascontiguousarray(values.reshape(*values.shape[:-2], -1)[..., :k])
 
 
+def element_bits(bits: int) -> int:
+    """Return the bits of the elements that hold codes of `bits` in a tensor: 4 or 8.
+
+    The portable form has no other elements; panels (``panels.py``) store the exact bits.
+    """
+    return 4 if bits == 4 else 8
+
+
 def pack(codes: NDArray[np.int8] | NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     """Return the bytes that MLIR's ``iN`` tensors have in memory: flat, lowest bits first.
 
-    Two i4 share a byte, the first in the low nibble; an i8 is a byte.
+    Two codes of 4 bits share a byte, the first in the low nibble; any other code is a byte.
 
     Raises
     ------
     ValueError
-        When `bits` is not 4 or 8, or the number of i4 is odd.
+        When the number of codes of 4 bits is odd.
     """
     flat = codes.reshape(-1).view(np.uint8)
-    if bits == 8:
+    if element_bits(bits) == 8:
         return flat
-    if bits != 4 or flat.size % 2:
+    if flat.size % 2:
         raise ValueError(f"{flat.size} codes of {bits} bits do not fill bytes")
     nibbles = flat & np.uint8(0x0F)
     return nibbles[0::2] | (nibbles[1::2] << np.uint8(4))
@@ -115,7 +123,7 @@ def pack(codes: NDArray[np.int8] | NDArray[np.uint8], bits: int) -> NDArray[np.u
 
 def unpack(data: NDArray[np.uint8], bits: int, *, signed: bool) -> NDArray[np.int8 | np.uint8]:
     """Undo :func:`pack`; flat."""
-    if bits == 8:
+    if element_bits(bits) == 8:
         return data.view(np.int8 if signed else np.uint8)
     flat = np.empty(data.size * 2, np.uint8)
     flat[0::2], flat[1::2] = data & np.uint8(0x0F), data >> np.uint8(4)
@@ -124,7 +132,7 @@ def unpack(data: NDArray[np.uint8], bits: int, *, signed: bool) -> NDArray[np.in
     return ((flat ^ np.uint8(8)).astype(np.int8) - np.int8(8)).astype(np.int8)
 
 
-def _grouped(weight: Float, group: int) -> Float:
+def grouped(weight: Float, group: int) -> Float:
     """``[..., K]`` → ``[..., G, g]``, the last group padded with 0, which quantises to ``z``."""
     groups = -(-weight.shape[-1] // group)
     missing = groups * group - weight.shape[-1]

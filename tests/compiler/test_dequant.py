@@ -24,8 +24,18 @@ CASES = {
     ),
     "f16 weights": (16, 64, I4, None, [1, 9], "f16"),
     "bf16 weights, zero point": (16, 64, Form("dequant", "i4", 32, False), None, [1, 9], "bf16"),
+    "2 bits": (16, 70, Form("dequant", "i2", 32), None, [1, 9], "f32"),
+    "3 bits, zero point": (16, 70, Form("dequant", "i3", 32, False), None, [1, 9], "f32"),
+    "7 bits": (16, 70, Form("dequant", "i7", 0), None, [1, 9], "f32"),
+    "f8E4M3FN": (16, 70, Form("dequant", "f8E4M3FN", 32), None, [1, 9], "f32"),
+    "f8E5M2, one group": (16, 70, Form("dequant", "f8E5M2", 0), None, [1, 9], "f32"),
+    "f4E2M1": (16, 70, Form("dequant", "f4E2M1", 16), None, [1, 9], "f32"),
+    "nf4": (16, 70, Form("dequant", "nf4", 64), None, [1, 9], "bf16"),
 }  # fmt: skip
-ON_VULKAN = ["one row, fused", "dynamic rows, both sides", "tail group, zero point", "8 bits"]
+ON_VULKAN = [
+    "one row, fused", "dynamic rows, both sides", "tail group, zero point", "8 bits",
+    "3 bits, zero point", "f8E4M3FN", "nf4",
+]  # fmt: skip
 
 
 def check(case, target, folder):

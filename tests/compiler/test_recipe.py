@@ -25,6 +25,21 @@ MISTAKES = {
     "exact with weights": (
         '[[rules]]\nmatch = "*"\nform = "exact"\nweights = "i4"\n', "takes no 'weights'", "",
     ),
+    "a zero point of floats": (
+        GOOD.replace("i4", "nf4") + "symmetric = false\n", "weights = 'nf4' have no zero point", "'i4'",
+    ),
+    "i8 activations with float weights": (
+        GOOD.replace("i4", "f8E4M3FN") + 'activations = "i8"\n',
+        "activations = 'i8' need integer weights, not 'f8E4M3FN'", 'activations = "f32"',
+    ),
+    "unknown activations": (GOOD + 'activations = "i4"\n', "activations = 'i4' is unknown", "i8"),
+    "a scale of what stays float": (
+        GOOD + 'activation-scale = "group"\n', "activations = 'f32' have no scale", '"i8"',
+    ),
+    "unknown scale": (
+        GOOD + 'activations = "i8"\nactivation-scale = "rows"\n',
+        "activation-scale = 'rows' is unknown", "did you mean 'row'?",
+    ),
     "a rule is no table": ("rules = [1]\n", "a rule is a table", ""),
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ import numpy as np
 from lowc.compiler.frontend import Model, model_of_module, parse_module
 from lowc.compiler.program import Tensor
 from lowc.compiler.recipe import Recipe
-from lowc.passes.formats.integer import GroupedInteger, dequantize, quantize
+from lowc.passes.formats import weights
 from lowc.passes.forms import Form, Rule
 
 TEMPLATE = """
@@ -67,9 +67,8 @@ def compile_linear(folder, weight, form, m, target="cpu", element="f32", compile
 
 def stored_weight(weight, form, element="f32"):
     """What the codes of `weight` stand for."""
-    k = weight.shape[1]
-    fmt = GroupedInteger(form.bits, min(form.group or k, k), form.symmetric)
-    value = dequantize(quantize(weight.astype(ELEMENTS[element]).astype(np.float32), fmt), k)
+    given = weight.astype(ELEMENTS[element]).astype(np.float32)
+    value = weights.rounded(given, form.weights, form.group, symmetric=form.symmetric)
     return value.astype(np.float64)
 
 

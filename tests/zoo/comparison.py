@@ -14,7 +14,7 @@ import iree.runtime as rt
 import numpy as np
 import torch
 from lowc.compiler.recipe import Recipe, load_recipe
-from lowc.passes.formats import integer
+from lowc.passes.formats import weights
 from lowc.passes.forms import Form
 from torch import nn
 from torch.utils import _pytree
@@ -102,10 +102,8 @@ def form_of(recipe: str | Recipe) -> Form:
 def rounded(weight: torch.Tensor, form: Form, axis: int = -1) -> torch.Tensor:
     """Return `weight` as `form` stores it; its groups run along `axis`."""
     rows = np.moveaxis(weight.detach().float().numpy(), axis, -1)
-    k = rows.shape[-1]
-    group = min(form.group or k, k)
-    quantised = integer.quantize(rows, integer.GroupedInteger(form.bits, group, form.symmetric))
-    values = np.moveaxis(integer.dequantize(quantised, k), -1, axis)
+    values = weights.rounded(rows, form.weights, form.group, symmetric=form.symmetric)
+    values = np.moveaxis(values, -1, axis)
     return torch.from_numpy(np.ascontiguousarray(values)).to(weight.dtype)
 
 

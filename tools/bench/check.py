@@ -105,12 +105,11 @@ def check(name: str, found: Double, defined: Double, bound: float) -> None:
 
 def _stored(form: Form, w: Float) -> Any:
     """Return the values ``[K, N]`` that the weight has where it is stored."""
-    k = w.shape[0]
     if form.form == "dequant":
-        from ...passes.formats.integer import GroupedInteger, dequantize, quantize
+        from ...passes.formats.weights import rounded
 
-        fmt = GroupedInteger(form.bits, min(form.group or k, k), form.symmetric)
-        return dequantize(quantize(np.ascontiguousarray(w.T), fmt), k).T
+        columns = np.ascontiguousarray(w.T)
+        return rounded(columns, form.weights, form.group, symmetric=form.symmetric).T
     if not form.weights:
         return w
     from ...passes.formats.stored import STORED, decode, encode
