@@ -88,6 +88,16 @@ def store(
         vector.maskedstore(target, list(at), mask, value)
 
 
+def load_scalar(source: ir.Value, at: Sequence[ir.Value]) -> ir.Value:
+    """Load one element."""
+    return memref.load(source, list(at))
+
+
+def store_scalar(value: ir.Value, target: ir.Value, at: Sequence[ir.Value]) -> None:
+    """Store one element."""
+    memref.store(value, target, list(at))
+
+
 def prefetch(source: ir.Value, at: Sequence[ir.Value]) -> None:
     """Ask for a cache line that will be read; the place may lie beyond the buffer."""
     flags = {"isWrite": False, "isDataCache": True}

@@ -17,16 +17,18 @@ MIN_CHUNK = 60  # rows of a workgroup, of which each prepares its own
 
 @dataclass(frozen=True)
 class Isa:
-    """A vector unit: `lanes` f32 in a register, and how many registers there are."""
+    """A vector unit: `lanes` f32 in a register, how many registers there are, and ``vpdpbusd``."""
 
     name: str
     lanes: int
     registers: int
+    vnni: bool = False
 
 
 ISAS = {
     isa.name: isa
     for isa in (
+        Isa("avx512vnni", 16, 32, vnni=True),
         Isa("avx512", 16, 32),
         Isa("avx2", 8, 16),
         Isa("portable", 4, 32),

@@ -1,0 +1,193 @@
+"""Products of four small integers in one 32-bit lane: what each vector unit has for them.
+
+Weights are unsigned codes of `bits` bits in the order of :func:`..formats.integer.pack_panels`:
+32 of K at a time, ``bits`` words of every column.  Activations are signed, one broadcast for each
+quad (four of K).  A strategy says how a quad of activations is stored (:attr:`IntegerDot.stride`
+words of 32 bits), how a quad of codes is taken from the words, and how both are multiplied:
+
+========= ========================================== ===================== ======================
+strategy  instructions for a vector of quads         activations           codes
+========= ========================================== ===================== ======================
+vnni      ``vpdpbusd``                               4 bytes               up to 8 bits
+bytes     ``vpmaddubsw``, ``vpaddw``; now and then   4 bytes               up to 7 bits
+          ``vpmaddwd``, ``vpaddd``
+shorts    2 x (``vpmaddwd``, ``vpaddd``)             (0, 2), (1, 3) as i16 8 bits
+lanes     4 x (multiply, add)                        4 x i32               up to 8 bits
+========= ========================================== ===================== ======================
+
+All are exact: no sum of pairs saturates, which ``vpmaddubsw`` does beyond 16 bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from iree.compiler import ir
+from iree.compiler.dialects import arith, vector
+
+from . import emit
+from .tiles import Isa
+
+QUADS = 8  # of a chunk
+CHUNK = 4 * QUADS  # of K, whose codes fill whole words whatever their width
+PLANES = (8, 4, 2, 1)
+MOST = 127  # an activation's magnitude
+
+Words = Sequence[ir.Value]  # of one chunk and vector of columns, planes in order
+
+
+def planes_of(bits: int) -> list[tuple[int, int]]:
+    """Return (width, place) of the bit planes that `bits` are stored in, the lowest bits first."""
+    found: list[tuple[int, int]] = []
+    place = 0
+    for width in PLANES:
+        if bits - place >= width:
+            found.append((width, place))
+            place += width
+    return found
+
+
+@dataclass(frozen=True)
+class IntegerDot:
+    """How codes of `bits` bits are multiplied on `isa`."""
+
+    isa: Isa
+    bits: int
+
+    @property
+    def strategy(self) -> str:
+        """A name of the table above."""
+        if self.isa.name == "portable":
+            return "lanes"
+        if self.isa.vnni:
+            return "vnni"
+        return "shorts" if self.bits == 8 else "bytes"
+
+    @property
+    def stride(self) -> int:
+        """Words of 32 bits that a quad of activations takes."""
+        return {"lanes": 4, "shorts": 2}.get(self.strategy, 1)
+
+    @property
+    def pairs(self) -> int:
+        """How many sums of two products fit one i16, one after another."""
+        return (2**15 - 1) // (2 * (2**self.bits - 1) * MOST)
+
+    def quad(self, words: Words, number: int) -> list[ir.Value]:
+        """Take the codes of quad `number` from the words of its chunk."""
+        if self.strategy == "lanes":
+            return [self._field(words, number, 8 * j, 1) for j in range(4)]
+        if self.strategy == "shorts":
+            word, mask = words[number], self._splat(0x00FF00FF)
+            low = arith.andi(word, mask)
+            return [low, arith.andi(arith.shrui(word, self._splat(8)), mask)]
+        return [self._field(words, number, 0, 4)]
+
+    def activation(self, source: ir.Value, at: Sequence[ir.Value]) -> list[ir.Value]:
+        """Broadcast a quad of activations that begins at word `at` of `source`."""
+        found = []
+        for i in range(self.stride):
+            place = [*at[:-1], arith.addi(at[-1], emit.index(i))] if i else at
+            found.append(emit.broadcast_scalar(self.isa.lanes, source, place))
+        return found
+
+    def _field(self, words: Words, number: int, down: int, count: int) -> ir.Value:
+        """Return the code that begins at bit `down` of each lane, in `count` bytes of a lane."""
+        code: ir.Value | None = None
+        first = 0
+        for width, place in planes_of(self.bits):
+            ways = 8 // width
+            word = words[first + number // ways]
+            first += width
+            part = self._shifted(word, width * (number % ways) + down - place)
+            if width < 8 or count < 4:
+                mask = ((1 << width) - 1) << place
+                part = arith.andi(part, self._splat(mask * 0x01010101 if count == 4 else mask))
+            code = part if code is None else arith.ori(code, part)
+        assert code is not None  # noqa: S101  (for mypy: every width has a plane)
+        return code
+
+    def _shifted(self, word: ir.Value, down: int) -> ir.Value:
+        if down > 0:
+            return arith.shrui(word, self._splat(down))
+        return arith.shli(word, self._splat(-down)) if down else word
+
+    def _splat(self, value: int) -> ir.Value:
+        return emit.splat(self.isa.lanes, emit.integer(32), value)
+
+
+class Accumulator:
+    """The running sums of one chunk for every place of a register tile, in i32 lanes."""
+
+    def __init__(self, dot: IntegerDot, sums: Sequence[ir.Value]) -> None:
+        self.dot, self.sums = dot, list(sums)
+        self._pairs: list[ir.Value | None] = [None] * len(self.sums)
+        self._held = [0] * len(self.sums)
+
+    def add(self, place: int, codes: Sequence[ir.Value], quad: Sequence[ir.Value]) -> None:
+        """Add the products of one quad of codes and activations to the sums at `place`."""
+        strategy = self.dot.strategy
+        if strategy == "vnni":
+            bits = self.dot.isa.lanes * 32
+            name = f"llvm.x86.avx512.vpdpbusd.{bits}"
+            operands = [self.sums[place], self._bytes(codes[0]), self._bytes(quad[0])]
+            self.sums[place] = _intrinsic(name, operands, self.sums[place].type)
+        elif strategy == "bytes":
+            self._add_pairs(place, self._multiply_bytes(codes[0], quad[0]))
+        elif strategy == "shorts":
+            for code, activation in zip(codes, quad, strict=True):
+                self._add_shorts(place, self._shorts(code), self._shorts(activation))
+        else:
+            for code, activation in zip(codes, quad, strict=True):
+                product = arith.muli(code, activation)
+                self.sums[place] = arith.addi(self.sums[place], product)
+
+    def finish(self) -> list[ir.Value]:
+        """Return the sums, nothing held back."""
+        for place in range(len(self.sums)):
+            self._flush(place)
+        return self.sums
+
+    def _add_pairs(self, place: int, product: ir.Value) -> None:
+        held = self._pairs[place]
+        self._pairs[place] = product if held is None else arith.addi(held, product)
+        self._held[place] += 1
+        if self._held[place] == self.dot.pairs:
+            self._flush(place)
+
+    def _flush(self, place: int) -> None:
+        held, self._pairs[place], self._held[place] = self._pairs[place], None, 0
+        if held is not None:
+            lanes = self.dot.isa.lanes * 2
+            self._add_shorts(place, held, emit.splat(lanes, emit.integer(16), 1))
+
+    def _add_shorts(self, place: int, a: ir.Value, b: ir.Value) -> None:
+        wide = self.dot.isa.lanes == 16
+        name = "llvm.x86.avx512.pmaddw.d.512" if wide else "llvm.x86.avx2.pmadd.wd"
+        product = _intrinsic(name, [a, b], self.sums[place].type)
+        self.sums[place] = arith.addi(self.sums[place], product)
+
+    def _multiply_bytes(self, codes: ir.Value, quad: ir.Value) -> ir.Value:
+        wide = self.dot.isa.lanes == 16
+        name = "llvm.x86.avx512.pmaddubs.w.512" if wide else "llvm.x86.avx2.pmadd.ub.sw"
+        type_ = emit.vector_type(self.dot.isa.lanes * 2, emit.integer(16))
+        return _intrinsic(name, [self._bytes(codes), self._bytes(quad)], type_)
+
+    def _bytes(self, value: ir.Value) -> ir.Value:
+        return vector.bitcast(emit.vector_type(self.dot.isa.lanes * 4, emit.integer(8)), value)
+
+    def _shorts(self, value: ir.Value) -> ir.Value:
+        return vector.bitcast(emit.vector_type(self.dot.isa.lanes * 2, emit.integer(16)), value)
+
+
+def _intrinsic(name: str, operands: Sequence[ir.Value], result: ir.Type) -> Any:
+    attributes = {
+        "intrin": ir.StringAttr.get(name),
+        "op_bundle_sizes": ir.DenseI32ArrayAttr.get([]),
+        "operandSegmentSizes": ir.DenseI32ArrayAttr.get([len(operands), 0]),
+    }
+    return ir.Operation.create(
+        "llvm.call_intrinsic", results=[result], operands=list(operands), attributes=attributes
+    ).result

@@ -1,0 +1,302 @@
+"""A matmul of few-bit integer weights and 8-bit activations for CPUs.
+
+The loops, from the outside: workgroups over batches, chunks of rows and groups of panels; blocks of
+rows; panels of columns; groups of K; and chunks of 32 of K, with a tile of rows x columns of
+integer sums in registers::
+
+    for m in rows step tile.rows:
+      for p in panels:
+        for g in groups:                                   // one scale each
+          sum[r, v] = -zero[v] * activation_sum[m + r, g]
+          for chunk in group:
+            for quad in chunk:                             // unrolled: codes come out of words
+              sum[r, v] += code[v] . broadcast(activation[m + r, quad])
+          total[r, v] += f32(sum[r, v]) * scale[p, g, v]   // in a scratch buffer
+
+The integer sums are exact: 127 * 255 * K stays below 2^31 up to K = 66,000.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import gcd
+
+from iree.compiler import ir
+from iree.compiler.dialects import arith, vector
+
+from . import emit
+from .executable import Interface
+from .integer_dot import CHUNK, QUADS, Accumulator, IntegerDot
+from .integer_rows import IntegerRows
+from .tiles import Tile
+
+MAX_K = 2**31 // (127 * 255)
+STREAMED_ROWS = 4  # up to so many rows, weights come from memory faster than they can be used
+AHEAD_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class IntegerMatmul:
+    """``C[batch, m, n] = sum over g of D[batch, m, n, g] * scales``, ``D`` exact in i32.
+
+    Bindings: records of the rows (:class:`.integer_rows.IntegerRows`), panels of codes and scales
+    of the weight (:func:`..formats.integer.pack_panels`), its zeros unless `symmetric`, and C.
+
+    Attributes
+    ----------
+    batch : int
+        How many weights there are; rows of each follow one another.
+    m, n : int or None, int
+        Rows of each, None where they are known only at run time, and columns.
+    rows : IntegerRows
+        The records: K, groups, where scales and sums stand.
+    symmetric : bool
+        Whether the zero point is the middle of the codes everywhere.
+    tile : Tile
+        Register tile and cut of the work; its `k_block` is not used.
+    """
+
+    batch: int
+    m: int | None
+    n: int
+    rows: IntegerRows
+    symmetric: bool
+    tile: Tile
+
+    @property
+    def dot(self) -> IntegerDot:
+        """How codes and activations are multiplied."""
+        return self.rows.dot
+
+    @property
+    def panels(self) -> int:
+        """Panels of columns."""
+        return -(-self.n // self.tile.columns)
+
+    @property
+    def inputs(self) -> int:
+        """How many bindings are only read."""
+        return 3 if self.symmetric else 4
+
+    @property
+    def name(self) -> str:
+        """A symbol that two kernels share only if they are the same."""
+        m = "d" if self.m is None else str(self.m)
+        kind = f"i{self.dot.bits}{'' if self.symmetric else 'z'}"
+        tile = f"t{self.tile.rows}x{self.tile.vectors}g{self.tile.panels}c{self.tile.row_chunk}"
+        return f"integer_{kind}_{self.batch}x{m}x{self.n}_{self.rows.name}_{tile}"
+
+    @property
+    def translation(self) -> str:
+        """How IREE goes on from the kernel's body."""
+        return "#iree_codegen.translation_info<pipeline = #iree_cpu.pipeline<Default>>"
+
+    def grid(self, m: ir.Value) -> list[ir.Value]:
+        """Return the workgroups along x, y and z; `m` is the number of rows of one batch."""
+        chunks = arith.ceildivui(m, emit.index(self.tile.row_chunk))
+        return [
+            emit.index(-(-self.panels // self.tile.panels)),
+            arith.muli(chunks, emit.index(self.batch)),
+            emit.index(1),
+        ]
+
+    def describe(self) -> str:
+        """Say which kernel it is."""
+        how = {
+            "vnni": "vpdpbusd",
+            "bytes": "vpmaddubsw",
+            "shorts": "vpmaddwd",
+            "lanes": f"{self.dot.isa.lanes} lanes",
+        }[self.dot.strategy]
+        return f"integer kernel ({how}), {self.tile.rows} x {self.tile.columns} sums in registers"
+
+    def emit(self, interface: Interface) -> None:
+        """Build the kernel's function at the current place."""
+        _Body(self, interface).emit()
+
+
+class _Body:
+    """The function of one kernel while it is being built."""
+
+    def __init__(self, kernel: IntegerMatmul, interface: Interface) -> None:
+        self.kernel, self.tile, self.rows = kernel, kernel.tile, kernel.rows
+        self.lanes = kernel.tile.lanes
+        self.f32, self.i32 = ir.F32Type.get(), emit.integer(32)
+        self.m = emit.index(kernel.m) if kernel.m is not None else interface.constant(0)
+        self._bind(interface)
+        self.group, number = interface.workgroup(0), interface.workgroup(1)
+        chunks = arith.ceildivui(self.m, emit.index(self.tile.row_chunk))
+        self.item, self.chunk = arith.divui(number, chunks), arith.remui(number, chunks)
+        self.totals = emit.scratch([self.tile.rows, self.tile.columns], self.f32)
+
+    def _bind(self, interface: Interface) -> None:
+        kernel, columns = self.kernel, self.tile.columns
+        opened = [self.m] if kernel.m is None else []
+        m = ir.ShapedType.get_dynamic_size() if kernel.m is None else kernel.m
+        per_group = [kernel.batch, kernel.panels, self.rows.groups, columns]
+        words = [kernel.batch, kernel.panels, self.rows.chunks * kernel.dot.bits, columns]
+        inputs = [
+            (words, self.i32),
+            (per_group, self.f32),
+            *([] if kernel.symmetric else [(per_group, self.i32)]),
+        ]
+        record = emit.buffer_type([kernel.batch, m, self.rows.words], self.i32)
+        self.a = interface.buffer(0, record, opened, is_input=True)
+        found = [
+            interface.buffer(i + 1, emit.buffer_type(shape, element), [], is_input=True)
+            for i, (shape, element) in enumerate(inputs)
+        ]
+        self.words, self.scales = found[:2]
+        self.zeros = found[2] if len(found) > 2 else None
+        result = emit.buffer_type([kernel.batch, m, kernel.n], self.f32)
+        self.c = interface.buffer(kernel.inputs, result, opened, is_input=False)
+
+    # -- loops -------------------------------------------------------------------------------------
+
+    def emit(self) -> None:
+        first = arith.muli(self.group, emit.index(self.tile.panels))
+        count = emit.index(self.kernel.panels)
+        last = arith.minui(arith.addi(first, emit.index(self.tile.panels)), count)
+        start = arith.muli(self.chunk, emit.index(self.tile.row_chunk))
+        stop = arith.minui(arith.addi(start, emit.index(self.tile.row_chunk)), self.m)
+        for rows in self.tile.heights(self.kernel.m):
+            left = arith.subi(stop, start)
+            full = arith.muli(arith.divui(left, emit.index(rows)), emit.index(rows))
+            end = arith.addi(start, full)
+            emit.each(start, end, rows, self._row_block(rows, first, last))
+            start = end
+
+    def _row_block(self, rows: int, first: ir.Value, last: ir.Value) -> Callable[[ir.Value], None]:
+        return lambda m: emit.each(first, last, 1, lambda p: self._tile(m, rows, p))
+
+    def _tile(self, m: ir.Value, rows: int, p: ir.Value) -> None:
+        self.p = p
+        self.at = [arith.addi(m, emit.index(r)) if r else m for r in range(rows)]
+        self.places = [(r, v) for r in range(rows) for v in range(self.tile.vectors)]
+        zero = emit.splat(self.lanes, self.f32, 0.0)
+        for r, v in self.places:
+            emit.store(zero, self.totals, self._total(r, v))
+        self._groups()
+        column = arith.muli(p, emit.index(self.tile.columns))
+        for r, v in self.places:
+            total = emit.load(self.lanes, self.totals, self._total(r, v))
+            if not self.rows.per_group:
+                total = arith.mulf(total, self._activation_scale(r, emit.index(0)))
+            at = arith.addi(column, emit.index(v * self.lanes))
+            emit.store(total, self.c, [self.item, self.at[r], at], self._mask(at))
+
+    def _groups(self) -> None:
+        """Go through K: whole periods of groups and chunks in a loop, what remains behind it."""
+        group, groups = self.rows.group, self.rows.groups
+        if group % CHUNK == 0:
+            emit.each(emit.index(0), emit.index(groups), 1, self._long_group)
+            return
+        # Groups that begin inside a chunk: the shortest stretch that holds whole ones of both.
+        period = group * CHUNK // gcd(group, CHUNK)
+        of_groups, of_chunks = period // group, period // CHUNK
+
+        def stretch(i: ir.Value, count: int) -> None:
+            first_group = arith.muli(i, emit.index(of_groups))
+            first_chunk = arith.muli(i, emit.index(of_chunks))
+            for number in range(count):
+                g = arith.addi(first_group, emit.index(number))
+                sums = Accumulator(self.kernel.dot, self._starting_sums(g))
+                begin, end = number * group // 4, (number + 1) * group // 4
+                for chunk in range(begin // QUADS, -(-end // QUADS)):
+                    quads = range(max(begin - chunk * QUADS, 0), min(end - chunk * QUADS, QUADS))
+                    self._chunk(arith.addi(first_chunk, emit.index(chunk)), quads, sums)
+                self._scale(g, sums.finish())
+
+        whole = groups // of_groups
+        emit.each(emit.index(0), emit.index(whole), 1, lambda i: stretch(i, of_groups))
+        if groups % of_groups:
+            stretch(emit.index(whole), groups % of_groups)
+
+    def _long_group(self, g: ir.Value) -> None:
+        chunks = self.rows.group // CHUNK
+        first = arith.muli(g, emit.index(chunks))
+
+        def step(i: ir.Value, *carried: ir.Value) -> Sequence[ir.Value]:
+            sums = Accumulator(self.kernel.dot, carried)
+            self._chunk(arith.addi(first, i), range(QUADS), sums)
+            return sums.finish()
+
+        starting = self._starting_sums(g)
+        if chunks == 1:
+            self._scale(g, list(step(emit.index(0), *starting)))
+            return
+        self._scale(g, emit.loop(emit.index(0), emit.index(chunks), emit.index(1), step, starting))
+
+    def _chunk(self, chunk: ir.Value, quads: range, sums: Accumulator) -> None:
+        """Add the products of some quads of a chunk."""
+        dot = self.kernel.dot
+        first = arith.muli(chunk, emit.index(dot.bits))
+        words = [
+            [self._word(arith.addi(first, emit.index(i)), v) for i in range(dot.bits)]
+            for v in range(self.tile.vectors)
+        ]
+        base = arith.muli(chunk, emit.index(QUADS * dot.stride))
+        for quad in quads:
+            codes = [dot.quad(own, quad) for own in words]
+            at = arith.addi(base, emit.index(quad * dot.stride))
+            for r, row in enumerate(self.at):
+                activation = dot.activation(self.a, [self.item, row, at])
+                for v, code in enumerate(codes):
+                    sums.add(r * self.tile.vectors + v, code, activation)
+
+    def _word(self, number: ir.Value, v: int) -> ir.Value:
+        lane = emit.index(v * self.lanes)
+        if len(self.at) <= STREAMED_ROWS:
+            ahead = emit.index(max(1, AHEAD_BYTES // (4 * self.tile.columns)))
+            emit.prefetch(self.words, [self.item, self.p, arith.addi(number, ahead), lane])
+        return emit.load(self.lanes, self.words, [self.item, self.p, number, lane])
+
+    # -- scales and zeros --------------------------------------------------------------------------
+
+    def _starting_sums(self, g: ir.Value) -> list[ir.Value]:
+        """Return what the zero points take from each sum: ``-zero * sum of activations``."""
+        place = arith.addi(g, emit.index(self.rows.first_sum))
+        found = []
+        for r, v in self.places:
+            if self.zeros is None:
+                scalar = emit.load_scalar(self.a, [self.item, self.at[r], place])
+                middle = arith.constant(self.i32, -(1 << (self.kernel.dot.bits - 1)))
+                scalar = arith.muli(scalar, middle)
+                found.append(vector.broadcast(emit.vector_type(self.lanes, self.i32), scalar))
+                continue
+            total = emit.broadcast_scalar(self.lanes, self.a, [self.item, self.at[r], place])
+            zero = emit.load(self.lanes, self.zeros, self._of_group(g, v))
+            none = emit.splat(self.lanes, self.i32, 0)
+            found.append(arith.subi(none, arith.muli(zero, total)))
+        return found
+
+    def _scale(self, g: ir.Value, sums: Sequence[ir.Value]) -> None:
+        """Add the scaled sums of a group to the totals."""
+        scales = [
+            emit.load(self.lanes, self.scales, self._of_group(g, v))
+            for v in range(self.tile.vectors)
+        ]
+        for (r, v), found in zip(self.places, sums, strict=True):
+            scale = scales[v]
+            if self.rows.per_group:
+                scale = arith.mulf(scale, self._activation_scale(r, g))
+            value = arith.sitofp(emit.vector_type(self.lanes, self.f32), found)
+            before = emit.load(self.lanes, self.totals, self._total(r, v))
+            emit.store(vector.fma(value, scale, before), self.totals, self._total(r, v))
+
+    def _activation_scale(self, r: int, number: ir.Value) -> ir.Value:
+        place = arith.addi(number, emit.index(self.rows.first_scale))
+        bits = emit.broadcast_scalar(self.lanes, self.a, [self.item, self.at[r], place])
+        return vector.bitcast(emit.vector_type(self.lanes, self.f32), bits)
+
+    def _of_group(self, g: ir.Value, v: int) -> list[ir.Value]:
+        return [self.item, self.p, g, emit.index(v * self.lanes)]
+
+    def _total(self, r: int, v: int) -> list[ir.Value]:
+        return [emit.index(r), emit.index(v * self.lanes)]
+
+    def _mask(self, column: ir.Value) -> ir.Value | None:
+        if self.kernel.n % self.tile.columns == 0:
+            return None
+        return emit.mask_of(self.lanes, arith.subi(emit.index(self.kernel.n), column))
