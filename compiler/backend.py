@@ -20,7 +20,8 @@ from .target import Target
 LIMITS = subprocesses.Limits(seconds=1800, memory=16 << 30)
 REFUSED = "iree-compile cannot lower"
 _MESSAGE_LENGTH = 400
-Unit = Literal["portable", "avx2", "avx512", "spirv", "ptx"]  # as lowc-outline-kernels names them
+# As lowc-outline-kernels names them.
+Unit = Literal["portable", "avx2", "avx2vnni", "avx512", "avx512vnni", "spirv", "ptx"]
 _PROBE = """
 func.func @probe(%x: tensor<64xf32>) -> tensor<64xf32> {
   %y = arith.addf %x, %x : tensor<64xf32>
@@ -118,9 +119,13 @@ def vector_unit(target: Target) -> Unit:
         ]
         child = subprocesses.run(command, subprocesses.Limits(seconds=60, memory=4 << 30))
     found = re.search(r"native_vector_size = (\d+)", child.stdout)
-    units: dict[str, Unit] = {"32": "avx2", "64": "avx512"}
-    is_x86 = "x86_64" in child.stdout
-    return units.get(found[1], "portable") if found and is_x86 else "portable"
+    if found is None or "x86_64" not in child.stdout:
+        return "portable"
+    if found[1] == "64":
+        return "avx512vnni" if "+avx512vnni" in child.stdout else "avx512"
+    if found[1] == "32":
+        return "avx2vnni" if "+avxvnni," in child.stdout else "avx2"
+    return "portable"
 
 
 def write_reproducer(text: str, command: list[str], folder: Path | None = None) -> Reproducer:

@@ -44,7 +44,9 @@ class OutlineKernels(Pass):
         nothing.
     """
 
-    unit: Literal["none", "portable", "avx2", "avx512", "spirv", "ptx"] = "none"
+    unit: Literal[
+        "none", "portable", "avx2", "avx2vnni", "avx512", "avx512vnni", "spirv", "ptx"
+    ] = "none"
     name: ClassVar[str] = "lowc-outline-kernels"
 
     def run(self, module: ir.Module, remark: Callable[..., None]) -> None:

@@ -1,7 +1,7 @@
 """Products of four small integers in one 32-bit lane: what each vector unit has for them.
 
-Weights are unsigned codes of `bits` bits in the order of :func:`..formats.integer.pack_panels`:
-32 of K at a time, ``bits`` words of every column.  Activations are signed, one broadcast for each
+Weights are unsigned codes of `bits` bits in the order of :func:`..formats.panels.pack_panels`:
+a chunk of K at a time, in whole words of every column.  Activations are signed, one broadcast for each
 quad (four of K).  A strategy says how a quad of activations is stored (:attr:`IntegerDot.stride`
 words of 32 bits), how a quad of codes is taken from the words, and how both are multiplied:
 
@@ -27,34 +27,32 @@ from typing import Any
 from iree.compiler import ir
 from iree.compiler.dialects import arith, vector
 
+from ..formats import panels
 from . import emit
 from .tiles import Isa
 
-QUADS = 8  # of a chunk
-CHUNK = 4 * QUADS  # of K, whose codes fill whole words whatever their width
-PLANES = (8, 4, 2, 1)
 MOST = 127  # an activation's magnitude
 
 Words = Sequence[ir.Value]  # of one chunk and vector of columns, planes in order
 
 
-def planes_of(bits: int) -> list[tuple[int, int]]:
-    """Return (width, place) of the bit planes that `bits` are stored in, the lowest bits first."""
-    found: list[tuple[int, int]] = []
-    place = 0
-    for width in PLANES:
-        if bits - place >= width:
-            found.append((width, place))
-            place += width
-    return found
-
-
 @dataclass(frozen=True)
 class IntegerDot:
-    """How codes of `bits` bits are multiplied on `isa`."""
+    """How codes of `bits` bits, in chunks of `chunk` of K, are multiplied on `isa`."""
 
     isa: Isa
     bits: int
+    chunk: int
+
+    @property
+    def quads(self) -> int:
+        """Quads of a chunk."""
+        return self.chunk // 4
+
+    @property
+    def vectors(self) -> int:
+        """Vectors of words that a chunk takes."""
+        return self.bits * self.chunk // panels.CHUNK
 
     @property
     def strategy(self) -> str:
@@ -97,13 +95,13 @@ class IntegerDot:
         """Return the code that begins at bit `down` of each lane, in `count` bytes of a lane."""
         code: ir.Value | None = None
         first = 0
-        for width, place in planes_of(self.bits):
-            ways = 8 // width
-            word = words[first + number // ways]
-            first += width
-            part = self._shifted(word, width * (number % ways) + down - place)
-            if width < 8 or count < 4:
-                mask = ((1 << width) - 1) << place
+        for plane in panels.planes(self.bits):
+            word = words[first + number // plane.ways]
+            first += self.quads // plane.ways
+            offset = plane.width * (number % plane.ways)
+            part = self._shifted(word, offset + down - plane.shift)
+            if plane.width < 8 or count < 4:
+                mask = ((1 << plane.width) - 1) << plane.shift
                 part = arith.andi(part, self._splat(mask * 0x01010101 if count == 4 else mask))
             code = part if code is None else arith.ori(code, part)
         assert code is not None  # noqa: S101  (for mypy: every width has a plane)

@@ -1,7 +1,7 @@
 """A matmul of few-bit integer weights and 8-bit activations for CPUs.
 
 The loops, from the outside: workgroups over batches, chunks of rows and groups of panels; blocks of
-rows; panels of columns; groups of K; and chunks of 32 of K, with a tile of rows x columns of
+rows; panels of columns; groups of K; and chunks of K, with a tile of rows x columns of
 integer sums in registers::
 
     for m in rows step tile.rows:
@@ -20,14 +20,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import gcd
 
 from iree.compiler import ir
 from iree.compiler.dialects import arith, vector
 
 from . import emit
 from .executable import Interface
-from .integer_dot import CHUNK, QUADS, Accumulator, IntegerDot
+from .integer_dot import Accumulator, IntegerDot
 from .integer_rows import IntegerRows
 from .tiles import Tile
 
@@ -41,7 +40,7 @@ class IntegerMatmul:
     """``C[batch, m, n] = sum over g of D[batch, m, n, g] * scales``, ``D`` exact in i32.
 
     Bindings: records of the rows (:class:`.integer_rows.IntegerRows`), panels of codes and scales
-    of the weight (:func:`..formats.integer.pack_panels`), its zeros unless `symmetric`, and C.
+    of the weight (:func:`..formats.panels.pack_panels`), its zeros unless `symmetric`, and C.
 
     Attributes
     ----------
@@ -135,14 +134,17 @@ class _Body:
         opened = [self.m] if kernel.m is None else []
         m = ir.ShapedType.get_dynamic_size() if kernel.m is None else kernel.m
         per_group = [kernel.batch, kernel.panels, self.rows.groups, columns]
-        words = [kernel.batch, kernel.panels, self.rows.chunks * kernel.dot.bits, columns]
+        words = [kernel.batch, kernel.panels, self.rows.chunks * kernel.dot.vectors, columns]
         inputs = [
             (words, self.i32),
             (per_group, self.f32),
             *([] if kernel.symmetric else [(per_group, self.i32)]),
         ]
-        record = emit.buffer_type([kernel.batch, m, self.rows.words], self.i32)
-        self.a = interface.buffer(0, record, opened, is_input=True)
+        # Records of all batches follow one another.
+        count = m if kernel.m is None else kernel.batch * kernel.m
+        record = emit.buffer_type([count, self.rows.words], self.i32)
+        all_rows = [arith.muli(self.m, emit.index(kernel.batch))] if opened else []
+        self.a = interface.buffer(0, record, all_rows, is_input=True)
         found = [
             interface.buffer(i + 1, emit.buffer_type(shape, element), [], is_input=True)
             for i, (shape, element) in enumerate(inputs)
@@ -172,12 +174,14 @@ class _Body:
 
     def _tile(self, m: ir.Value, rows: int, p: ir.Value) -> None:
         self.p = p
-        self.at = [arith.addi(m, emit.index(r)) if r else m for r in range(rows)]
+        self.at = [arith.addi(m, emit.index(r)) for r in range(rows)]
+        base = arith.muli(self.item, self.m)
+        self.records = [arith.addi(base, row) for row in self.at]
         self.places = [(r, v) for r in range(rows) for v in range(self.tile.vectors)]
         zero = emit.splat(self.lanes, self.f32, 0.0)
         for r, v in self.places:
             emit.store(zero, self.totals, self._total(r, v))
-        self._groups()
+        emit.each(emit.index(0), emit.index(self.rows.groups), 1, self._group)
         column = arith.muli(p, emit.index(self.tile.columns))
         for r, v in self.places:
             total = emit.load(self.lanes, self.totals, self._total(r, v))
@@ -186,40 +190,13 @@ class _Body:
             at = arith.addi(column, emit.index(v * self.lanes))
             emit.store(total, self.c, [self.item, self.at[r], at], self._mask(at))
 
-    def _groups(self) -> None:
-        """Go through K: whole periods of groups and chunks in a loop, what remains behind it."""
-        group, groups = self.rows.group, self.rows.groups
-        if group % CHUNK == 0:
-            emit.each(emit.index(0), emit.index(groups), 1, self._long_group)
-            return
-        # Groups that begin inside a chunk: the shortest stretch that holds whole ones of both.
-        period = group * CHUNK // gcd(group, CHUNK)
-        of_groups, of_chunks = period // group, period // CHUNK
-
-        def stretch(i: ir.Value, count: int) -> None:
-            first_group = arith.muli(i, emit.index(of_groups))
-            first_chunk = arith.muli(i, emit.index(of_chunks))
-            for number in range(count):
-                g = arith.addi(first_group, emit.index(number))
-                sums = Accumulator(self.kernel.dot, self._starting_sums(g))
-                begin, end = number * group // 4, (number + 1) * group // 4
-                for chunk in range(begin // QUADS, -(-end // QUADS)):
-                    quads = range(max(begin - chunk * QUADS, 0), min(end - chunk * QUADS, QUADS))
-                    self._chunk(arith.addi(first_chunk, emit.index(chunk)), quads, sums)
-                self._scale(g, sums.finish())
-
-        whole = groups // of_groups
-        emit.each(emit.index(0), emit.index(whole), 1, lambda i: stretch(i, of_groups))
-        if groups % of_groups:
-            stretch(emit.index(whole), groups % of_groups)
-
-    def _long_group(self, g: ir.Value) -> None:
-        chunks = self.rows.group // CHUNK
+    def _group(self, g: ir.Value) -> None:
+        chunks = self.rows.group // self.kernel.dot.chunk
         first = arith.muli(g, emit.index(chunks))
 
         def step(i: ir.Value, *carried: ir.Value) -> Sequence[ir.Value]:
             sums = Accumulator(self.kernel.dot, carried)
-            self._chunk(arith.addi(first, i), range(QUADS), sums)
+            self._chunk(arith.addi(first, i), sums)
             return sums.finish()
 
         starting = self._starting_sums(g)
@@ -228,20 +205,20 @@ class _Body:
             return
         self._scale(g, emit.loop(emit.index(0), emit.index(chunks), emit.index(1), step, starting))
 
-    def _chunk(self, chunk: ir.Value, quads: range, sums: Accumulator) -> None:
-        """Add the products of some quads of a chunk."""
+    def _chunk(self, chunk: ir.Value, sums: Accumulator) -> None:
+        """Add the products of a chunk, a quad at a time."""
         dot = self.kernel.dot
-        first = arith.muli(chunk, emit.index(dot.bits))
+        first = arith.muli(chunk, emit.index(dot.vectors))
         words = [
-            [self._word(arith.addi(first, emit.index(i)), v) for i in range(dot.bits)]
+            [self._word(arith.addi(first, emit.index(i)), v) for i in range(dot.vectors)]
             for v in range(self.tile.vectors)
         ]
-        base = arith.muli(chunk, emit.index(QUADS * dot.stride))
-        for quad in quads:
+        base = arith.muli(chunk, emit.index(dot.quads * dot.stride))
+        for quad in range(dot.quads):
             codes = [dot.quad(own, quad) for own in words]
             at = arith.addi(base, emit.index(quad * dot.stride))
-            for r, row in enumerate(self.at):
-                activation = dot.activation(self.a, [self.item, row, at])
+            for r, record in enumerate(self.records):
+                activation = dot.activation(self.a, [record, at])
                 for v, code in enumerate(codes):
                     sums.add(r * self.tile.vectors + v, code, activation)
 
@@ -260,12 +237,12 @@ class _Body:
         found = []
         for r, v in self.places:
             if self.zeros is None:
-                scalar = emit.load_scalar(self.a, [self.item, self.at[r], place])
+                scalar = emit.load_scalar(self.a, [self.records[r], place])
                 middle = arith.constant(self.i32, -(1 << (self.kernel.dot.bits - 1)))
                 scalar = arith.muli(scalar, middle)
                 found.append(vector.broadcast(emit.vector_type(self.lanes, self.i32), scalar))
                 continue
-            total = emit.broadcast_scalar(self.lanes, self.a, [self.item, self.at[r], place])
+            total = emit.broadcast_scalar(self.lanes, self.a, [self.records[r], place])
             zero = emit.load(self.lanes, self.zeros, self._of_group(g, v))
             none = emit.splat(self.lanes, self.i32, 0)
             found.append(arith.subi(none, arith.muli(zero, total)))
@@ -287,7 +264,7 @@ class _Body:
 
     def _activation_scale(self, r: int, number: ir.Value) -> ir.Value:
         place = arith.addi(number, emit.index(self.rows.first_scale))
-        bits = emit.broadcast_scalar(self.lanes, self.a, [self.item, self.at[r], place])
+        bits = emit.broadcast_scalar(self.lanes, self.a, [self.records[r], place])
         return vector.bitcast(emit.vector_type(self.lanes, self.f32), bits)
 
     def _of_group(self, g: ir.Value, v: int) -> list[ir.Value]:

@@ -2,7 +2,7 @@
 
 A row becomes a record of words of 32 bits, which one dispatch writes and the next reads::
 
-    codes, in quads as the product reads them (:class:`.integer_dot.IntegerDot`)   chunks x 8 quads
+    codes, in quads as the product reads them (:class:`.integer_dot.IntegerDot`)   chunks x quads
     scales, f32: one for the row, or one for each group
     sums of the codes of each group, i32, for the zero points of the weights       groups
 
@@ -19,7 +19,7 @@ from iree.compiler.dialects import arith, math, vector
 
 from . import emit
 from .executable import Interface
-from .integer_dot import CHUNK, MOST, QUADS, IntegerDot
+from .integer_dot import MOST, IntegerDot
 
 ROWS = 8  # of a workgroup: a row takes a few microseconds
 MAGNITUDE = 0x7FFFFFFF
@@ -56,7 +56,7 @@ class IntegerRows:
     @property
     def chunks(self) -> int:
         """Chunks of K, with what pads the last group."""
-        return -(-self.groups * self.group // CHUNK)
+        return self.groups * self.group // self.dot.chunk
 
     @property
     def scales(self) -> int:
@@ -66,7 +66,7 @@ class IntegerRows:
     @property
     def first_scale(self) -> int:
         """The word of a record where the scales begin."""
-        return self.chunks * QUADS * self.dot.stride
+        return self.chunks * self.dot.quads * self.dot.stride
 
     @property
     def first_sum(self) -> int:
@@ -145,9 +145,7 @@ class _Body:
         def step(i: ir.Value, most: ir.Value) -> Sequence[ir.Value]:
             return [arith.maxui(most, self._magnitude(self._load(start, i, length)))]
 
-        (most,) = emit.loop(
-            emit.index(0), emit.index(length), emit.index(self.lanes), step, [zero]
-        )
+        (most,) = emit.loop(emit.index(0), emit.index(length), emit.index(self.lanes), step, [zero])
         return vector.reduction(self.i32, vector.CombiningKind.MAXUI, most)
 
     def _magnitude(self, value: ir.Value) -> ir.Value:
@@ -187,9 +185,7 @@ class _Body:
             self._store_quads(arith.addi(start, i), codes)
             return [arith.addi(total, codes)]
 
-        (total,) = emit.loop(
-            emit.index(0), emit.index(length), emit.index(step), block, [zero]
-        )
+        (total,) = emit.loop(emit.index(0), emit.index(length), emit.index(step), block, [zero])
         found = vector.reduction(self.i32, vector.CombiningKind.ADD, total)
         place = arith.addi(g, emit.index(self.kernel.first_sum))
         emit.store_scalar(found, self.target, [self.row, place])

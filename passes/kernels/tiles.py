@@ -30,6 +30,7 @@ ISAS = {
     for isa in (
         Isa("avx512vnni", 16, 32, vnni=True),
         Isa("avx512", 16, 32),
+        Isa("avx2vnni", 8, 16, vnni=True),
         Isa("avx2", 8, 16),
         Isa("portable", 4, 32),
     )
@@ -109,6 +110,26 @@ def choose(
     block = MAX_K_BLOCK if rows > 1 else MAX_K
     k_block = block if k is None else min(block, -(-k // isa.lanes) * isa.lanes)
     return Tile(isa.lanes, rows, vectors, k_block, *_cut(isa, batch, m, n, k_block, rows, vectors))
+
+
+def choose_integer(isa: Isa, batch: int, m: int | None, n: int, words: int, strategy: str) -> Tile:
+    """Return the tile for weights of small integers, `words` of 32 bits in a column.
+
+    `strategy` is that of :class:`.integer_dot.IntegerDot`: pairs of bytes are summed in 16 bits
+    first and take two registers for each sum.
+    """
+    most, vectors = _INTEGER_TILES[strategy][isa.registers >= 32]
+    rows = most if m is None else -(-m // -(-m // most))
+    return Tile(isa.lanes, rows, vectors, words, *_cut(isa, batch, m, n, words, rows, vectors))
+
+
+# Strategy → (rows, vectors) of 16 registers and of 32.
+_INTEGER_TILES = {
+    "vnni": ((4, 2), (12, 2)),
+    "bytes": ((2, 2), (6, 2)),
+    "shorts": ((2, 2), (8, 2)),
+    "lanes": ((2, 1), (4, 2)),
+}
 
 
 def _register_tile(isa: Isa, m: int | None, n: int | None, ways: int) -> tuple[int, int]:
