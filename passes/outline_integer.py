@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from iree.compiler import ir
-from iree.compiler.dialects import arith
 
 from . import add_operands, annotations, build, parameters
 from .base import Refusal

@@ -1,9 +1,10 @@
 """Products of four small integers in one 32-bit lane: what each vector unit has for them.
 
 Weights are unsigned codes of `bits` bits in the order of :func:`..formats.panels.pack_panels`:
-a chunk of K at a time, in whole words of every column.  Activations are signed, one broadcast for each
-quad (four of K).  A strategy says how a quad of activations is stored (:attr:`IntegerDot.stride`
-words of 32 bits), how a quad of codes is taken from the words, and how both are multiplied:
+a chunk of K at a time, in whole words of every column.  Activations are signed; each quad (four of
+K) is broadcast to all columns.  A strategy says how a quad of activations is stored
+(:attr:`IntegerDot.stride` words of 32 bits), how a quad of codes is taken from the words, and how
+both are multiplied:
 
 ========= ========================================== ===================== ======================
 strategy  instructions for a vector of quads         activations           codes

@@ -1,0 +1,138 @@
+"""Kernels of integer products against the definition, on every vector unit that runs here.
+
+All kernels of a vector unit are compiled into one module, which its tests share.
+"""
+
+import functools
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from lowc.compiler.backend import vector_unit
+from lowc.compiler.target import load_target
+from lowc.passes.kernels.tiles import ISAS, Tile
+from products.integers import Loaded, compile_kernels, kernel
+
+TARGETS = {
+    "avx512vnni": "cpu:cascadelake", "avx512": "cpu:skylake-avx512",
+    "avx2": "cpu:haswell", "portable": "cpu:x86-64",
+}  # fmt: skip
+# Where each can run.
+RUNNABLE = {
+    "avx512vnni": ["avx512vnni", "avx512", "avx2", "portable"],
+    "avx512": ["avx512", "avx2", "portable"],
+    "avx2vnni": ["avx2", "portable"],
+    "avx2": ["avx2", "portable"],
+}
+# sizes, bits, group, per group, symmetric, dynamic
+CASES = [
+    ((5, 70, 128), 4, 32, True, True, False),
+    ((7, 33, 80), 4, 16, True, False, True),
+    ((1, 130, 256), 4, 128, True, True, False),
+    ((9, 70, 300), 8, 320, False, True, False),
+    ((13, 40, 300), 8, 64, True, False, True),
+    ((1, 64, 96), 8, 128, False, True, False),
+    ((5, 40, 200), 2, 64, True, False, False),
+    ((2, 31, 100), 3, 32, True, True, False),
+    ((5, 40, 100), 5, 32, False, False, False),
+    ((6, 17, 100), 6, 48, True, True, True),
+    ((70, 40, 256), 7, 128, True, False, False),
+    ((3, 1, 1), 4, 16, True, True, False),
+]
+STRANGE = np.array([0, -0.0, 1e-45, 2.0**-121, 1e30, -1e30, np.inf, -np.inf, np.nan], np.float32)
+
+
+def kernels(unit):
+    """What the tests of a vector unit share: the cases, a batch of weights, another tile."""
+    lanes = ISAS[unit].lanes
+    cut = Tile(lanes, 2, 1, 0, 1, 4)  # many workgroups, each with several blocks of rows
+    return [
+        *(
+            kernel(unit, sizes, bits, group, per_group=own, symmetric=symmetric, dynamic=dynamic)
+            for sizes, bits, group, own, symmetric, dynamic in CASES
+        ),
+        kernel(unit, (5, 20, 64), 4, 32, batch=3),
+        kernel(unit, (11, 2 * lanes + 3, 96), 4, 32, tile=cut),
+    ]
+
+
+@functools.cache
+def best_unit():
+    return vector_unit(load_target("cpu"))
+
+
+@pytest.fixture(scope="module")
+def loaded(request, tmp_path_factory):
+    unit = request.param
+    if unit not in RUNNABLE.get(best_unit(), []):
+        pytest.skip(f"this machine has {best_unit()}, not {unit}")
+    made = kernels(unit)
+    return Loaded(compile_kernels(made, TARGETS[unit], tmp_path_factory.mktemp(unit)), made)
+
+
+def operands(one, seed=0):
+    rng = np.random.default_rng([seed, one.n, one.rows.k])
+    m = one.m or 6
+    x = rng.standard_normal((one.batch, m, one.rows.k)).astype(np.float32)
+    return rng, x, rng.standard_normal((one.batch, one.n, one.rows.k)).astype(np.float32)
+
+
+EVERY = pytest.mark.parametrize("loaded", TARGETS, indirect=True)
+NUMBERS = range(len(CASES) + 2)
+
+
+@EVERY
+@pytest.mark.parametrize("number", NUMBERS)
+def test_products_are_those_of_the_definition(loaded, number):
+    one = loaded.kernels[number]
+    _, x, weights = operands(one)
+    loaded.check(number, x, weights)
+
+
+@EVERY
+@pytest.mark.parametrize("number", NUMBERS)
+def test_the_largest_codes_do_not_saturate(loaded, number):
+    one = loaded.kernels[number]
+    _, x, weights = operands(one)
+    loaded.check(number, np.sign(x), np.sign(weights))
+    loaded.check(number, np.ones_like(x), -np.ones_like(weights))
+
+
+@EVERY
+@pytest.mark.parametrize("number", NUMBERS)
+def test_zeros_and_strange_activations(loaded, number):
+    one = loaded.kernels[number]
+    rng, x, weights = operands(one, seed=1)
+    weights[:, ::3] = 0
+    x[:, ::2] = 0
+    strange = rng.random(x.shape) < 0.02
+    x[strange] = rng.choice(STRANGE, int(strange.sum()))
+    loaded.check(number, x, weights)
+    x[...] = 2.0**-125  # rounds to nothing: below the smallest scale
+    loaded.check(number, x, weights)
+
+
+DYNAMIC = [number for number, case in enumerate(CASES) if case[-1]]
+
+
+@EVERY
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(number=st.sampled_from(DYNAMIC), m=st.integers(1, 40), seed=st.integers(0, 99))
+def test_any_number_of_rows(loaded, number, m, seed):
+    one = loaded.kernels[number]
+    rng, _, weights = operands(one, seed)
+    x = rng.standard_normal((1, m, one.rows.k)) * 10.0 ** rng.integers(-30, 30, (1, m, 1))
+    loaded.check(number, x.astype(np.float32), weights)
+
+
+def test_no_two_kernels_share_a_name():
+    made = [one for unit in TARGETS for one in kernels(unit)]
+    assert len({one.name for one in made}) == len(made)
+
+
+@pytest.mark.parametrize("bits", range(2, 8))
+def test_sums_of_pairs_fit_16_bits(bits):
+    one = kernel("avx512", (4, 16, 32), bits, 32)
+    most = 2 * (2**bits - 1) * 127
+    assert most * one.dot.pairs < 2**15 <= most * (one.dot.pairs + 1)

@@ -1,0 +1,151 @@
+"""Kernels of integer products on their own: modules that dispatch to them, and their definition."""
+
+import numpy as np
+from iree import runtime as rt
+from iree.compiler import ir
+from lowc.compiler import backend
+from lowc.compiler.frontend import parse_module
+from lowc.compiler.target import load_target
+from lowc.passes import build
+from lowc.passes.formats import activations, panels
+from lowc.passes.formats.integer import GroupedInteger, quantize
+from lowc.passes.kernels import executable, tiles
+from lowc.passes.kernels.integer_dot import IntegerDot
+from lowc.passes.kernels.integer_matmul import IntegerMatmul
+from lowc.passes.kernels.integer_rows import IntegerRows
+from lowc.runtime.buffers import download
+from lowc.runtime.devices import open_device
+
+
+def kernel(
+    unit, sizes, bits, group, *, per_group=True, symmetric=True, dynamic=False, batch=1, tile=None
+):
+    """The kernel of ``m x n x k`` with the tile that is chosen for it, or another."""
+    m, n, k = sizes
+    dot = IntegerDot(tiles.ISAS[unit], bits, panels.chunk_of(group))
+    rows = IntegerRows(None if dynamic else batch * m, k, group, per_group, dot)
+    words = rows.chunks * dot.vectors
+    known = None if dynamic else m
+    tile = tile or tiles.choose_integer(dot.isa, batch, known, n, words, dot.strategy)
+    return IntegerMatmul(batch, known, n, rows, symmetric, tile)
+
+
+def module_text(kernels):
+    """A module with a function ``f0``, ``f1`` … for each kernel: rows and weight in, product out."""
+    module = parse_module("", "kernels")
+    with module.context, ir.Location.unknown():
+        for number, one in enumerate(kernels):
+            _add_function(module, f"f{number}", one)
+    assert module.operation.verify()
+    return str(module)
+
+
+def _add_function(module, name, one):
+    i32, f32 = ir.IntegerType.get_signless(32), ir.F32Type.get()
+    rows, columns = one.rows, one.tile.columns
+    count = build.DYNAMIC if rows.m is None else rows.m
+    head = [one.batch, one.panels]
+    values = [*head, rows.groups, columns]
+    words = [*head, rows.chunks * one.dot.vectors, columns]
+    result = build.tensor_type([one.batch, build.DYNAMIC if one.m is None else one.m, one.n], f32)
+    types = [
+        build.tensor_type([count, rows.k], f32),
+        build.tensor_type(words, i32),
+        build.tensor_type(values, f32),
+        *([] if one.symmetric else [build.tensor_type(values, i32)]),
+    ]
+    function = ir.Operation.parse(
+        f"func.func @{name}({', '.join(f'%a{i}: {t}' for i, t in enumerate(types))}) "
+        f"-> {result} {{\n%e = util.unfoldable_constant dense<0> : tensor<1xi32>\n"
+        f"%r = builtin.unrealized_conversion_cast %e : tensor<1xi32> to {result}\n"
+        f"return %r : {result} }}",
+        context=module.context,
+    )
+    module.body.append(function)
+    block = function.regions[0].blocks[0]
+    x, *weight = block.arguments
+    placeholder, cast, end = (block.operations[i] for i in range(3))
+    with ir.InsertionPoint(end):
+        total = build.dim(x, 0)
+        opened = [total] if rows.m is None else []
+        executable.declare(
+            module, rows.name, [True, False], len(opened), rows.translation, rows.emit
+        )
+        records = executable.dispatch(
+            rows.name, rows.grid(total), opened, [x],
+            build.tensor_type([count, rows.words], i32), opened,
+        ).results[0]  # fmt: skip
+        m = total if one.m is None else build.index(one.m)
+        executable.declare(
+            module, one.name, [True] * one.inputs + [False], len(opened), one.translation, one.emit
+        )
+        call = executable.dispatch(
+            one.name, one.grid(m), opened, [records, *weight], result, opened
+        )
+    end.operation.operands[0] = call.results[0]
+    cast.operation.erase()
+    placeholder.operation.erase()
+
+
+def compile_kernels(kernels, target, folder, flags=()):
+    """Compile `kernels` into one module below `folder`, without fallbacks; return its path."""
+    goal = load_target(target)
+    goal = goal.with_flags((*goal.flags, *flags))
+    source, output = folder / "kernels.mlir", folder / "kernels.vmfb"
+    source.write_text(module_text(kernels))
+    backend.compile_module(source, output, goal)
+    return output
+
+
+class Loaded:
+    """Compiled kernels on the CPU; ``loaded.check(i, x, weights)`` runs the i-th and compares."""
+
+    def __init__(self, path, kernels):
+        self.kernels = kernels
+        instance = rt.VmInstance()
+        self.device = open_device("cpu")
+        self.hal = self.device.hal
+        self.module = rt.VmModule.copy_buffer(instance, path.read_bytes())
+        hal = rt.create_hal_module(instance, self.hal)
+        self.context = rt.VmContext(instance, [hal, self.module])
+
+    def __call__(self, number, x, weights):
+        """Return ``[batch, m, n]`` for ``x [batch, m, k]`` and ``weights [batch, n, k]``."""
+        one = self.kernels[number]
+        function = self.module.lookup_function(f"f{number}")
+        invoker = rt.FunctionInvoker(self.context, self.hal, function)
+        result = invoker(x.reshape(-1, x.shape[-1]), *operands(one, weights))
+        return download(result._buffer_view, "float32", self.device)
+
+    def check(self, number, x, weights):
+        """Fail unless the kernel's result is what f32 may make of the definition."""
+        one = self.kernels[number]
+        found = self(number, x, weights)
+        for rows, matrix, result in zip(x, weights, found, strict=True):
+            rounded = activations.quantize(rows, one.rows.group, per_row=not one.rows.per_group)
+            stored = quantize(matrix, number_format(one))
+            wanted = activations.product(rounded, stored)
+            differ = np.argwhere(np.isnan(wanted) != np.isnan(result))
+            assert not len(differ), (one.name, "NaN", differ[0])
+            far = np.abs(result - wanted) > activations.rounding(rounded, stored)
+            assert not far.any(), (one.name, np.argwhere(far)[0], result[far][0], wanted[far][0])
+
+
+def number_format(one):
+    """The format of a kernel's weight."""
+    return GroupedInteger(one.dot.bits, one.rows.group, one.symmetric)
+
+
+def operands(one, weights):
+    """Codes, scales and zeros in the kernel's panels."""
+    fmt, columns = number_format(one), one.tile.columns
+    parts = [[], [], []]
+    for matrix in weights:
+        stored = quantize(matrix, fmt)
+        codes = panels.unsigned_codes(stored, fmt)
+        words = panels.pack_panels(codes, fmt.bits, columns, panels.zero_code(fmt))
+        parts[0].append(words.reshape(len(words), -1, columns).view(np.int32))
+        parts[1].append(panels.pack_group_values(stored.scales, columns, np.float32))
+        if stored.zeros is not None:
+            parts[2].append(panels.pack_group_values(stored.zeros, columns, np.int32))
+    return [np.stack(part) for part in parts if part]
