@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 MODEL ?= build/demo/minilm.pt2
+# A process per core; a group of tests that share what they compile stays in one, in our order.
+PARALLEL ?= --numprocesses logical --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -37,7 +39,7 @@ demo: $(INSTALLED) ## Export MiniLM, compile it as f32 and w4a16, compare both w
 	$(BIN)/python -m lowc.tools.demo
 
 test: check vulkan ## Run everything: style, types, all tests, the wheel in a clean environment
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 fast: $(INSTALLED) ## Run only the tests that take no time
 	$(BIN)/python -m pytest -m "not slow and not wheel" $(ARGS)

@@ -45,6 +45,7 @@ class DeviceArray:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Size along each dimension."""
         return tuple(self.view.shape)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:

@@ -44,6 +44,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.nodeid.startswith(_SLOW):
             item.add_marker("slow")
     items.sort(key=_cost)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
+def _group(item: pytest.Item) -> str:
+    """Name the tests that one process runs: those of a file and cost share what they compile.
+
+    The models of the zoo share nothing.
+    """
+    path = item.nodeid.partition("::")[0]
+    callspec = getattr(item, "callspec", None)
+    model = callspec.params.get("name", "") if callspec and path.startswith("tests/zoo/") else ""
+    return f"{path} {_cost(item)} {model}"
 
 
 def _cost(item: pytest.Item) -> int:
