@@ -96,7 +96,7 @@ def _cpu_kernel(
     else:
         tile = tiles.choose(isa, *sizes, 32 // stored.width)
     has_batch = matrices.batch_in_columns
-    return AdditiveMatmul(*sizes, has_batch, product, stored, prepares, tile, packs)
+    return AdditiveMatmul(*sizes, has_batch, tile, product, stored, prepares, packs)
 
 
 def _gpu_kernel(

@@ -1,16 +1,10 @@
 """A matmul of added bit patterns (L-Mul, PAM) for CPUs: two additions a product.
 
-The loops, from the outside: workgroups over batches, chunks of rows and groups of panels; blocks of
-K; blocks of rows, which are prepared into a scratch buffer; panels of columns; and K, with a tile
-of rows x columns of sums in registers::
+The loops are those of :mod:`.blocked_matmul`; rows are prepared into a scratch buffer, and a
+product is an integer addition, summed by a float one::
 
-    for kb in K step k_block:
-      for m in rows step tile.rows:
-        scratch[r, k] = clamp(|A[m + r, kb + k]|) | sign - C         // a few operations per element
-        for p in panels:                                             // packed first if they are not
-          for k in k_block:                                          // the inner loop
-            b[v] = B[p, kb + k, v]
-            sum[r, v] += bitcast(splat(scratch[r, k]) + b[v])
+    scratch[r, k] = clamp(|A[m + r, kb + k]|) | sign - C             // a few operations per element
+    sum[r, v] += bitcast(splat(scratch[r, k]) + b[v])
 
 Two port operations per vector of products bound it: half the rate of a fused multiply-add.  Sums of
 an output are in the order of k, so that a kernel of any tile gives the same bits.
@@ -18,11 +12,10 @@ an output are in the order of k, so that a kernel of any tile gives the same bit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from iree.compiler import ir
-from iree.compiler.dialects import arith, scf, vector
+from iree.compiler.dialects import arith, vector
 
 from .. import additive
 from ..additive import Addition
@@ -30,15 +23,14 @@ from ..formats.floats import F32, FORMATS
 from ..formats.lmul import clamp_bounds
 from ..formats.stored import StoredFloat
 from . import emit
+from .blocked_matmul import AHEAD_BYTES, BlockedMatmul, Body
 from .executable import Interface
-from .tiles import Tile
 
-STREAMED_ROWS = 4  # up to so many rows, B comes from memory faster than it can be used
-AHEAD_BYTES = 4096
+Weight = tuple[ir.Value, ir.Value | None]  # a pattern, and where it stands for zero (fp8)
 
 
 @dataclass(frozen=True)
-class AdditiveMatmul:
+class AdditiveMatmul(BlockedMatmul):
     """``C[batch, m, n] = sum over k of A[batch, m, k] (+) B[batch, k, n]``.
 
     A is f32 as the model has it (`prepares`), or i32 patterns from which the constant was
@@ -48,10 +40,6 @@ class AdditiveMatmul:
 
     Attributes
     ----------
-    batch, m, n, k : int or None
-        Sizes; None where they are known only at run time.
-    b_batch : bool
-        Whether B has a batch of its own; else all batches read one B.
     product : Addition
         What is subtracted, clamped and truncated.
     stored : StoredFloat
@@ -60,60 +48,23 @@ class AdditiveMatmul:
         Whether A is still to be prepared.
     packs : bool
         Whether B is still to be prepared and packed.
-    tile : Tile
-        Register tile, blocks and vector width.
     """
 
-    batch: int | None
-    m: int | None
-    n: int | None
-    k: int | None
-    b_batch: bool
     product: Addition
     stored: StoredFloat
     prepares: bool
-    tile: Tile
     packs: bool = False
 
     @property
     def name(self) -> str:
         """A symbol that two kernels share only if they are the same."""
-        sizes = "x".join("d" if s is None else str(s) for s in (self.batch, self.m, self.n, self.k))
         what = f"c{self.product.constant:x}m{self.product.mantissa_bits}"
         flags = "".join(
             letter
             for letter, is_set in (("p", self.prepares), ("b", self.b_batch), ("w", self.packs))
             if is_set
         )
-        return f"add_{what}_{self.stored.name}_{sizes}_{self.tile.name}{flags}"
-
-    @property
-    def sizes(self) -> tuple[int | None, ...]:
-        """(batch, m, n, k)."""
-        return (self.batch, self.m, self.n, self.k)
-
-    @property
-    def translation(self) -> str:
-        """How IREE goes on from the kernel's body."""
-        return "#iree_codegen.translation_info<pipeline = #iree_cpu.pipeline<Default>>"
-
-    def grid(self, sizes: dict[str, ir.Value]) -> list[ir.Value]:
-        """Return the workgroups along x, y and z, given batch, m, n and k.
-
-        Chunks of rows and batches share y: IREE counts along z in 16 bits.
-        """
-        across = self.tile.columns * self.tile.panels
-        chunks = arith.ceildivui(sizes["m"], emit.index(self.tile.row_chunk))
-        return [
-            arith.ceildivui(sizes["n"], emit.index(across)),
-            arith.muli(chunks, sizes["batch"]),
-            emit.index(1),
-        ]
-
-    def describe(self) -> str:
-        """Say which kernel it is."""
-        lanes = f"vectors of {self.tile.lanes}"
-        return f"kernel of {lanes}, {self.tile.rows} x {self.tile.columns} sums in registers"
+        return f"add_{what}_{self.stored.name}_{self.sizes_name}_{self.tile.name}{flags}"
 
     @property
     def words(self) -> int:
@@ -128,100 +79,35 @@ class AdditiveMatmul:
 
     def emit(self, interface: Interface) -> None:
         """Build the kernel's function at the current place."""
-        _Body(self, interface).emit()
+        _AdditiveBody(self, interface).emit()
 
 
-class _Body:
-    """The function of one kernel while it is being built."""
-
+class _AdditiveBody(Body):
     def __init__(self, kernel: AdditiveMatmul, interface: Interface) -> None:
-        self.kernel, self.tile = kernel, kernel.tile
-        self.lanes = kernel.tile.lanes
-        self.f32, self.i32 = ir.F32Type.get(), emit.integer(32)
-        open_sizes = [size for size in kernel.sizes if size is None]
-        numbers = iter([interface.constant(i) for i in range(len(open_sizes))])
-        self.batch, self.m, self.n, self.k = (
-            next(numbers) if size is None else emit.index(size) for size in kernel.sizes
-        )
-        self.panels = arith.ceildivui(self.n, emit.index(self.tile.columns))
-        self.a = self._buffer(interface, 0, ("batch", "m", "k"))
+        self.kernel = kernel
+        super().__init__(kernel, interface)
+
+    def bind(self) -> None:
+        kernel = self.kernel
+        self.a = self.buffer(0, ("batch", "m", "k"), self.f32 if kernel.prepares else self.i32)
         if kernel.packs:
-            self.b = self._buffer(interface, 1, ("batch" if kernel.b_batch else "one", "k", "n"))
+            own = "batch" if kernel.b_batch else "one"
+            self.b = self.buffer(1, (own, "k", "n"), self.f32)
         else:
-            self.b = self._panel_buffer(interface)
-        self.c = self._buffer(interface, 2, ("batch", "m", "n"))
-        self.group, number = interface.workgroup(0), interface.workgroup(1)
-        chunks = arith.ceildivui(self.m, emit.index(self.tile.row_chunk))
-        self.item, self.chunk = arith.divui(number, chunks), arith.remui(number, chunks)
-        self.b_item = self.item if kernel.b_batch else emit.index(0)
+            self.b = self.panel_buffer(1, None, kernel.words, self.i32)
+        self.c = self.buffer(2, ("batch", "m", "n"), self.f32, is_input=False)
+
+    def reserve(self) -> None:
         self.scratch = emit.scratch([self.tile.rows, self.tile.k_block], self.i32)
-        if kernel.packs:
+        if self.kernel.packs:
             shape = [self.tile.panels, self.tile.k_block, self.tile.columns]
             self.packed = emit.scratch(shape, self.i32)
 
-    def _buffer(self, interface: Interface, ordinal: int, dims: Sequence[str]) -> ir.Value:
-        shape = [1 if dim == "one" else getattr(self.kernel, dim) for dim in dims]
-        opened = [getattr(self, dim) for dim, size in zip(dims, shape, strict=True) if size is None]
-        is_input = ordinal < 2
-        element = self.i32 if ordinal == 0 and not self.kernel.prepares else self.f32
-        known = [ir.ShapedType.get_dynamic_size() if size is None else size for size in shape]
-        type_ = emit.buffer_type(known, element)
-        return interface.buffer(ordinal, type_, opened, is_input=is_input)
+    # -- operands ----------------------------------------------------------------------------------
 
-    def _panel_buffer(self, interface: Interface) -> ir.Value:
-        kernel, unknown = self.kernel, ir.ShapedType.get_dynamic_size()
-        batch = kernel.batch if kernel.b_batch else 1
-        panels = None if kernel.n is None else -(-kernel.n // self.tile.columns)
-        shape = [batch, panels, kernel.k, kernel.words]
-        values = [self.batch, self.panels, self.k]
-        opened = [v for v, size in zip(values, shape[:3], strict=True) if size is None]
-        known = [unknown if size is None else size for size in shape]
-        type_ = emit.buffer_type(known, self.i32)
-        return interface.buffer(1, type_, opened, is_input=True)
-
-    # -- loops -------------------------------------------------------------------------------------
-
-    def emit(self) -> None:
-        first = arith.muli(self.group, emit.index(self.tile.panels))
-        last = arith.minui(arith.addi(first, emit.index(self.tile.panels)), self.panels)
-        start = arith.muli(self.chunk, emit.index(self.tile.row_chunk))
-        stop = arith.minui(arith.addi(start, emit.index(self.tile.row_chunk)), self.m)
-
-        def block(kb: ir.Value) -> None:
-            self.kb = kb
-            self.count = arith.minui(arith.subi(self.k, kb), emit.index(self.tile.k_block))
-            if self.kernel.packs:
-                emit.each(first, last, 1, lambda p: self._pack(p, arith.subi(p, first)))
-            self.first = first
-            self._rows(start, stop, first, last)
-
-        # A sum of nothing is zero: a K that turns out to be 0 has one block, without products.
-        stop_k = self.k if self.kernel.k is not None else arith.maxui(self.k, emit.index(1))
-        emit.each(emit.index(0), stop_k, self.tile.k_block, block)
-
-    def _rows(self, start: ir.Value, stop: ir.Value, first: ir.Value, last: ir.Value) -> None:
-        """Build one loop per height of row blocks: full ones, then smaller ones for the rest."""
-        for rows in self.tile.heights(self.kernel.m):
-            left = arith.subi(stop, start)
-            full = arith.muli(arith.divui(left, emit.index(rows)), emit.index(rows))
-            end = arith.addi(start, full)
-            emit.each(start, end, rows, self._row_block(rows, first, last))
-            start = end
-
-    def _row_block(self, rows: int, first: ir.Value, last: ir.Value) -> Callable[[ir.Value], None]:
-        def block(m: ir.Value) -> None:
-            self._prepare(m, rows)
-            emit.each(first, last, 1, lambda p: self._tile(m, rows, p))
-
-        return block
-
-    def _prepare(self, m: ir.Value, rows: int) -> None:
-        """Fill the scratch buffer with `rows` rows of A, prepared, from the block of K on."""
-
+    def prepare(self, m: ir.Value, rows: int) -> None:
         def step(k: ir.Value) -> None:
-            mask = None
-            if self.kernel.k is None or self.kernel.k % self.lanes:
-                mask = emit.mask_of(self.lanes, arith.subi(self.count, k))
+            mask = self.k_mask(k)
             for r in range(rows):
                 row = arith.addi(m, emit.index(r))
                 at = [self.item, row, arith.addi(self.kb, k)]
@@ -230,10 +116,14 @@ class _Body:
 
         emit.each(emit.index(0), self.count, self.lanes, step)
 
+    def pack_panels(self, first: ir.Value, last: ir.Value) -> None:
+        if self.kernel.packs:
+            emit.each(first, last, 1, lambda p: self._pack(p, arith.subi(p, first)))
+
     def _pack(self, p: ir.Value, place: ir.Value) -> None:
         """Fill the scratch buffer of B with the panel `p`, prepared, from the block of K on."""
         column = arith.muli(p, emit.index(self.tile.columns))
-        masks = self._column_masks(column)
+        masks = self.column_masks(column)
 
         def step(k: ir.Value) -> None:
             row = arith.addi(self.kb, k)
@@ -261,94 +151,37 @@ class _Body:
         sign = arith.andi(bits, self._bits(F32.sign_mask))
         return arith.ori(sign, magnitude)
 
-    def _tile(self, m: ir.Value, rows: int, p: ir.Value) -> None:
-        """Build the sums of `rows` rows of one panel over the block of K."""
-        column = arith.muli(p, emit.index(self.tile.columns))
-        places = [
-            (arith.addi(m, emit.index(r)), arith.addi(column, emit.index(v * self.lanes)))
-            for r in range(rows)
-            for v in range(self.tile.vectors)
-        ]
-        masks = self._column_masks(column)
-        sums = self._starting_sums(places, masks)
+    # -- products ----------------------------------------------------------------------------------
 
-        def step(k: ir.Value, *carried: ir.Value) -> Sequence[ir.Value]:
-            weights = self._weights(p, arith.addi(self.kb, k), ahead=rows <= STREAMED_ROWS)
-            totals = []
-            for r in range(rows):
-                pattern = emit.broadcast_scalar(self.lanes, self.scratch, [emit.index(r), k])
-                for v, (bits, is_zero) in enumerate(weights):
-                    product = arith.addi(pattern, bits)
-                    value = vector.bitcast(emit.vector_type(self.lanes, self.f32), product)
-                    before = carried[r * self.tile.vectors + v]
-                    total = arith.addf(before, value)
-                    if is_zero is not None:  # one masked addition
-                        total = arith.select(is_zero, before, total)
-                    totals.append(total)
-            return totals
+    def left(self, m: ir.Value, r: int, k: ir.Value) -> ir.Value:
+        return emit.broadcast_scalar(self.lanes, self.scratch, [emit.index(r), k])
 
-        found = emit.loop(emit.index(0), self.count, emit.index(1), step, sums)
-        for i, (row, col) in enumerate(places):
-            mask = masks[i % self.tile.vectors]
-            emit.store(found[i], self.c, [self.item, row, col], mask)
+    def accumulate(self, total: ir.Value, left: ir.Value, weight: Weight) -> ir.Value:
+        bits, is_zero = weight
+        product = arith.addi(left, bits)
+        value = vector.bitcast(emit.vector_type(self.lanes, self.f32), product)
+        more = arith.addf(total, value)
+        # One masked addition.
+        return more if is_zero is None else arith.select(is_zero, total, more)
 
-    def _column_masks(self, column: ir.Value) -> list[ir.Value | None]:
-        """Return for each vector of a panel which of its columns exist."""
-        if self.kernel.n is not None and self.kernel.n % self.tile.columns == 0:
-            return [None] * self.tile.vectors
-        left = arith.subi(self.n, column)
-        return [
-            emit.mask_of(self.lanes, arith.subi(left, emit.index(v * self.lanes)))
-            for v in range(self.tile.vectors)
-        ]
-
-    def _starting_sums(
-        self, places: Sequence[tuple[ir.Value, ir.Value]], masks: Sequence[ir.Value | None]
-    ) -> list[ir.Value]:
-        """Return zeros, or from the second block of K on what the one before left in C."""
-        zero = emit.splat(self.lanes, self.f32, 0.0)
-        if self.kernel.k is not None and self.kernel.k <= self.tile.k_block:
-            return [zero] * len(places)
-        is_first = arith.cmpi(arith.CmpIPredicate.eq, self.kb, emit.index(0))
-        choice = scf.IfOp(is_first, [zero.type] * len(places), has_else=True)
-        with ir.InsertionPoint(choice.then_block):
-            scf.YieldOp([zero] * len(places))
-        with ir.InsertionPoint(choice.else_block):
-            loaded = [
-                emit.load(self.lanes, self.c, [self.item, row, col], masks[i % len(masks)])
-                for i, (row, col) in enumerate(places)
-            ]
-            scf.YieldOp(loaded)
-        return list(choice.results)
-
-    # -- weights -----------------------------------------------------------------------------------
-
-    def _weights(
-        self, p: ir.Value, k: ir.Value, *, ahead: bool
-    ) -> list[tuple[ir.Value, ir.Value | None]]:
-        """Return the patterns of one row of a panel, and where they stand for zeros (fp8).
-
-        With `ahead`, what is read some rows later is fetched into the cache: few products of each
-        weight leave too little work in flight to hide the latency of memory.
-        """
+    def weights(self, p: ir.Value, k: ir.Value, *, ahead: bool) -> list[Weight]:
         if self.kernel.packs:
-            place, inner = arith.subi(p, self.first), arith.subi(k, self.kb)
+            place = arith.subi(p, self.first)
             lanes = [emit.index(v * self.lanes) for v in range(self.tile.vectors)]
-            return [
-                (emit.load(self.lanes, self.packed, [place, inner, lane]), None) for lane in lanes
-            ]
+            return [(emit.load(self.lanes, self.packed, [place, k, lane]), None) for lane in lanes]
+        row = arith.addi(self.kb, k)
         ways = 32 // self.kernel.stored.width
-        found: list[tuple[ir.Value, ir.Value | None]] = []
+        found: list[Weight] = []
         for v in range(self.tile.vectors // ways):
-            at = [self.b_item, p, k, emit.index(v * self.lanes)]
+            at = [self.b_item, p, row, emit.index(v * self.lanes)]
             words = emit.load(self.lanes, self.b, at)
             if ahead:
-                later = arith.addi(k, emit.index(max(1, AHEAD_BYTES // (4 * self.kernel.words))))
+                later = arith.addi(row, emit.index(max(1, AHEAD_BYTES // (4 * self.kernel.words))))
                 emit.prefetch(self.b, [self.b_item, p, later, emit.index(v * self.lanes)])
             found += [self._unpacked(words, way) for way in range(ways)]
         return found
 
-    def _unpacked(self, words: ir.Value, way: int) -> tuple[ir.Value, ir.Value | None]:
+    def _unpacked(self, words: ir.Value, way: int) -> Weight:
         """Return the `way`-th narrow weight of each word as an f32 pattern."""
         stored = self.kernel.stored
         if stored.width == 32:

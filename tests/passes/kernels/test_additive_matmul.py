@@ -54,7 +54,8 @@ def cpu(unit, sizes, storage="f32", product=(0, True), *, own=False, raw=True, p
         chosen = tiles.choose_packing(isa, *sizes)
     kept, offset = product
     tile = dataclasses.replace(chosen, **tile)
-    return AdditiveMatmul(*sizes, own, addition(kept, offset=offset), stored, raw, tile, packs)
+    product = addition(kept, offset=offset)
+    return AdditiveMatmul(*sizes, own, tile, product, stored, raw, packs)
 
 
 def matrices(sizes, seed=0, *, own=False, strange=False, storage="f32"):

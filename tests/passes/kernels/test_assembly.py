@@ -20,7 +20,7 @@ def kernel(lanes, rows, vectors, storage="f32"):
     """A kernel of a register tile; its sizes are whole numbers of tiles."""
     tile = Tile(lanes=lanes, rows=rows, vectors=vectors, k_block=64, panels=2, row_chunk=2 * rows)
     sizes = (1, rows if rows == 1 else 4 * rows, 4 * tile.columns, K)
-    return AdditiveMatmul(*sizes, False, addition(), STORED[storage], True, tile)
+    return AdditiveMatmul(*sizes, False, tile, addition(), STORED[storage], True)
 
 
 CHIPS = {
