@@ -1,13 +1,19 @@
 """``lowc bench matmul`` on tiny products: contenders, limits, checked results, refusals."""
 
+import dataclasses
 import json
+import platform
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from lowc.errors import InternalError, UserError
 from lowc.passes.forms import Form, Rule
 from lowc.tools import machine
-from lowc.tools.bench import check, limits, peers, probes
+from lowc.tools.bench import check, limits, onnx_product, peers, probes
+from lowc.tools.bench.contender import Contender, Setup
+from lowc.tools.bench.measure import find_errors
 from lowc.tools.bench.products import Product, Shape
 from lowc.tools.cli import main
 
@@ -25,17 +31,31 @@ def test_a_weight_in_few_bits_beside_its_peers(capsys, tmp_path):
     plot = tmp_path / "bars.svg"
     record = bench(
         capsys, "--form", "dequant", "--weights", "i4", "--group", "32", "--zero-points", *SHAPE,
-        "--against", "torch,torch-bf16,iree", "--keep", str(tmp_path), "--plot", str(plot),
+        "--against", "torch,torch-bf16,onnxruntime,openvino,iree", "--keep", str(tmp_path),
+        "--plot", str(plot),
     )  # fmt: skip
     (product,) = record["products"]
     rows = {row["name"]: row for row in product["rows"]}
-    assert list(rows) == ["lowc:dequant-i4", "torch", "torch-bf16", "iree:f32"]
+    assert list(rows) == [
+        "lowc:dequant-i4", "torch", "torch-bf16", "onnxruntime:level1", "openvino",
+        "iree:dequant-i4",
+    ]  # fmt: skip
+    assert product["skipped"] == {
+        "torch:int4": "it takes N in multiples of 16 and K in multiples of 32",
+        "torch:int4-bf16": "it takes N in multiples of 16 and K in multiples of 32",
+    }
+    same = {name for name, row in rows.items() if row["alike"]}
+    assert same == {"lowc:dequant-i4", "onnxruntime:level1", "openvino", "iree:dequant-i4"}
+    assert product["best_peer"] in same - {"lowc:dequant-i4"}
     ours = rows["lowc:dequant-i4"]
     assert ours["ratio"] == 1 and "dequant" in ours["lowering"]
     assert ours["definition_error"] < 1e-5 and 0.01 < ours["error"] < 0.2
-    assert rows["torch"]["error"] < 1e-5 and rows["torch"]["definition_error"] is None
+    assert rows["torch"]["error"] < 1e-5 and rows["torch"]["definition_error"] < 1e-5
     assert 1e-4 < rows["torch-bf16"]["error"] < 1e-2
-    assert rows["iree:f32"]["definition_error"] < 1e-5
+    for name in same:
+        assert rows[name]["definition_error"] < 1e-5
+        assert rows[name]["error"] == pytest.approx(ours["error"], rel=1e-3)
+    assert rows["iree:dequant-i4"]["lowering"].startswith("flags ")
     assert rows["torch"]["limited_by"] in ("fma", "memory")
     assert rows["torch-bf16"]["limited_by"] == "memory"
     assert all(row["limit_ms"] > 0 for row in rows.values())
@@ -43,9 +63,9 @@ def test_a_weight_in_few_bits_beside_its_peers(capsys, tmp_path):
         assert row["over_limit"] == pytest.approx(row["median_ms"] / row["limit_ms"])
         assert row["gflops"] == pytest.approx(2 * 6 * 40 * 64 / row["median_ms"] / 1e6)
     assert record["form"]["symmetric"] is False and record["machine"]["cpu"]
-    (kept,) = tmp_path.glob("matmul-dequant-i4-1x6x40x64-*.json")
+    (kept,) = tmp_path.glob("matmul-dequant-i4-g32-1x6x40x64-*.json")
     assert json.loads(kept.read_text()) == record
-    assert "1x6x40x64" in plot.read_text() and "iree:f32" in plot.read_text()
+    assert "1x6x40x64" in plot.read_text() and "openvino" in plot.read_text()
 
 
 @pytest.mark.slow
@@ -91,8 +111,8 @@ def test_added_products_match_their_definition(capsys, options):
 @pytest.mark.slow
 def test_rotated_weights_come_from_files_of_their_own(capsys, monkeypatch):
     monkeypatch.setattr(machine, "last_level_cache_bytes", lambda: 1 << 14)
-    record = bench(capsys, *SHAPE, "--rotate", "--against", "torch")
-    assert record["rotated"] is True
+    record = bench(capsys, *SHAPE, "--rotate", "--against", "torch,onnxruntime,openvino")
+    assert record["rotated"] is True and len(record["products"][0]["rows"]) == 4
     # 10 KB of weights turn through more than 4 x 16 KiB.
     assert list(record["products"][0]["rates"]) == ["fma", "read-65536"]
 
@@ -101,7 +121,7 @@ def test_rotated_weights_come_from_files_of_their_own(capsys, monkeypatch):
     ("arguments", "what"),
     [
         ([*SHAPE, "--form", "lmull"], "form = 'lmull' is unknown\n  hint: did you mean 'lmul'?"),
-        ([*SHAPE, "--form", "dequant", "--weights", "i5"], "weights = 'i5' is unknown"),
+        ([*SHAPE, "--form", "dequant", "--weights", "i9"], "weights = 'i9' is unknown"),
         ([*SHAPE, "--weights", "i4"], "form 'exact' takes no 'weights'"),
         ([*SHAPE, "--zero-points"], "form 'exact' takes no zero points"),
         ([*SHAPE, "--form", "lmul", "--specials", "fine"], "did you mean 'finite'?"),
@@ -116,7 +136,8 @@ def test_rotated_weights_come_from_files_of_their_own(capsys, monkeypatch):
         ([], "there is no shape"),
         (["--shape", "4x4"], "'4x4' is no shape BxMxNxK or MxNxK"),
         (["--shape", "4x0x4"], "'4x0x4' has a size of 0"),
-        (["--shape", "2x4x4x4", "--activations", "one"], "has a batch, and a weight has none"),
+        ([*SHAPE, "--form", "w4a16", "--activations", "i9"], "activations = 'i9' is unknown"),
+        ([*SHAPE, "--form", "lmul", "--symmetric"], "form 'lmul' takes no zero points"),
         (["--shape", "9000000x9000000x9"], "of memory"),
         ([*SHAPE, "--targt", "cpu"], "did you mean '--target'?"),
     ],
@@ -151,6 +172,22 @@ def test_probes_do_what_they_count(tmp_path, vectors):
     assert read.work == 1 << 18 and result.sum() * 4 == read.work
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("vectors", [probes.Vectors(16, 32), probes.Vectors(8, 16)], ids=str)
+@pytest.mark.parametrize("name", ["vpmaddubsw+vpaddw", "vpmaddubsw+vpmaddwd", "vpmaddwd"])
+def test_dot_probes_do_what_they_count(tmp_path, vectors, name):
+    need = {16: "avx512f", 8: "avx2"}[vectors.lanes]
+    text = machine.read_text(Path("/proc/cpuinfo"))
+    if not machine.cpu_features(text, platform.machine()).get(need):
+        pytest.skip(f"the processor has no {need}")
+    probe = probes.dot_probe(vectors, 1, name, times=64)
+    result = probes.load_probe(probe, 1, tmp_path, "dot")()
+    lanes = probes.GROUPS_PER_THREAD * vectors.lanes
+    # Every second byte is 1, the others 0, and all shorts are 1; sums in shorts come in pairs.
+    each = {"vpmaddubsw+vpaddw": (1 + (1 << 16)) / 4, "vpmaddubsw+vpmaddwd": 2 / 4, "vpmaddwd": 1}
+    assert result.shape == (lanes,) and (result == probe.work // lanes * each[name]).all()
+
+
 def test_the_limit_is_the_slower_of_two():
     demand = limits.Demand(products=1000, arithmetic=limits.FMA, moved=4000, touched=40_000)
     rates = {"fma": 1e6, "read-32768": 1e6}
@@ -171,7 +208,7 @@ def test_the_last_level_cache(tmp_path):
 def setup(rotate):
     """A setup of a product of 1 KB of weights that nothing is compiled for."""
     product = Product(Shape(1, 4, 16, 16), has_weight=True)
-    return peers.Setup(product, Rule("*", Form()), None, "cpu", 1, None, rotate)
+    return Setup(product, Rule("*", Form()), None, "cpu", 1, None, rotate)
 
 
 def test_copies_fill_the_caches_or_are_refused(monkeypatch):
@@ -205,3 +242,92 @@ def test_a_sample_of_a_batch_is_its_last_matrix():
     expected = x[2].astype(np.float64) @ y[2].astype(np.float64)
     np.testing.assert_allclose(check.exact(sample), expected)
     assert (sample.take(np.stack([expected * 0, expected * 0, expected])) == expected).all()
+
+
+LIBRARIES = ("torch", "onnxruntime", "openvino")
+FEW_BITS = [
+    Form("dequant", weights="i4", group=32),
+    Form("dequant", weights="i4", group=48, symmetric=False),
+    Form("dequant", weights="i8", group=0),
+    Form("dequant", weights="i4", group=32, activations="i8"),
+    Form("dequant", weights="i4", group=0, symmetric=False, activations="i8"),
+    Form("dequant", weights="i8", group=0, activations="i8"),
+    Form("dequant", weights="i8", group=512, activations="i8"),
+    Form("dequant", weights="i2", group=64, activations="i8"),
+    Form("dequant", weights="i3", group=32, activations="i8"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "k"), [(48, 384), (33, 100)], ids=str)
+@pytest.mark.parametrize("form", FEW_BITS, ids=lambda f: f"{f.weights}-{f.group}-{f.activations}")
+def test_peers_multiply_by_the_weights_of_the_form(form, n, k):
+    product = Product(Shape(1, 3, n, k), has_weight=True)
+    setup = Setup(product, Rule("*", form), None, "cpu", 1, None, False)
+    sample = check.Sample.of(product)
+    expected = check.product(form, sample)
+    offered = [offer for name in LIBRARIES for offer in peers.contenders(setup, name)]
+    refused = dict(offer for offer in offered if isinstance(offer, tuple))
+    found = {offer.name: offer for offer in offered if isinstance(offer, Contender)}
+    for contender in found.values():
+        if contender.weights != form:
+            continue
+        result = sample.take(contender.array(contender.calls[0]()))
+        assert check.relative_error(result, expected) < contender.tolerance
+        stored = contender.demand.streamed * 8 / (n * k)
+        assert form.bits <= stored <= form.bits + 40 / 16
+    if form.weights == "i3":
+        assert set(refused) == {"onnxruntime", "openvino"} and list(found) == ["torch"]
+        return
+    level = 4 if form.activations == "i8" else 1
+    assert {"torch", f"onnxruntime:level{level}", "openvino"} <= set(found)
+    assert ("onnxruntime:table" in found) == (form.weights == "i2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [Shape(1, 3, 5, 7), Shape(2, 3, 5, 7)], ids=str)
+def test_peers_in_floats(shape):
+    product = Product(shape, has_weight=shape.batch == 1)
+    setup = Setup(product, Rule("*", Form()), None, "cpu", 1, None, False)
+    sample = check.Sample.of(product)
+    for name in LIBRARIES:
+        (contender,) = peers.contenders(setup, name)
+        found = sample.take(contender.array(contender.calls[0]()))
+        assert contender.name == name
+        assert check.relative_error(found, check.exact(sample)) < 1e-6
+
+
+@pytest.mark.slow
+def test_libraries_that_are_not_there_are_skipped(monkeypatch):
+    setup_ = dataclasses.replace(setup(rotate=False), rule=Rule("*", FEW_BITS[0]))
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert list(peers.contenders(setup_, "openvino")) == [("openvino", "openvino is not installed")]
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert list(peers.contenders(setup_, "onnxruntime")) == [
+        ("onnxruntime", "onnx is not installed")
+    ]
+
+
+def test_bytes_of_codes_lie_lowest_bits_first():
+    codes = np.array([[1, 2, 3, 0, 2], [3, 3, 0, 0, 1]], np.uint8)
+    assert onnx_product.pack(codes, 2).tolist() == [[0b00111001, 2], [0b00001111, 1]]
+    assert onnx_product.pack(codes, 4).tolist() == [[0x21, 0x03, 0x02], [0x33, 0x00, 0x01]]
+    assert onnx_product.pack(codes, 8).tolist() == codes.tolist()
+
+
+def test_a_peer_whose_result_is_wrong_is_left_out():
+    product = Product(Shape(1, 4, 48, 64), has_weight=True)
+    x, w = product.operands
+    demand = setup(rotate=False).demand(32, limits.FMA)
+
+    def contender(name, second):
+        calls = (lambda: x @ w.T, lambda: x @ w.T * second)
+        return Contender(name, calls, np.asarray, demand, tolerance=1e-4)
+
+    named = [contender("right", np.float32(1)), contender("wrong", np.float32(1.001))]
+    errors, left_out = find_errors(named, product)
+    assert list(errors) == ["right"] and max(errors["right"]) < 1e-6
+    assert left_out == {
+        "wrong": "its result is wrong: it differs from the product by 0.001, "
+        "its rounding explains 0.0001"
+    }

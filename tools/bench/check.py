@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,6 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from ...errors import InternalError
 from ...passes.forms import MANTISSA_BITS, Form
 from .products import Float, Product
+
+if TYPE_CHECKING:
+    from ...passes.formats.activations import Activations
+    from ...passes.formats.integer import Quantized
 
 Double = NDArray[np.float64]
 # Products of numbers that are calculated for the comparison: some tenths of a second.
@@ -61,6 +65,10 @@ def exact(sample: Sample) -> Double:
 
 def definition(form: Form, sample: Sample) -> Double:
     """Return what `form` must give, by its NumPy definition."""
+    if form.activations == "i8":
+        from ...passes.formats import activations
+
+        return activations.product(*_integers(form, sample))
     w = _stored(form, sample.w)
     if form.form in ("exact", "dequant"):
         return sample.x.astype(np.float64) @ w.astype(np.float64)
@@ -79,8 +87,20 @@ def definition(form: Form, sample: Sample) -> Double:
     return result
 
 
+def product(form: Form, sample: Sample) -> Double:
+    """Return the exact product of the left operand and the weight as `form` stores it."""
+    return sample.x.astype(np.float64) @ _stored(form, sample.w).astype(np.float64)
+
+
 def rounding(form: Form, sample: Sample) -> float:
-    """Return a bound on ``||found - defined||``: two sums of K rounded products, in any order."""
+    """Return a bound on ``||found - defined||``: two sums of K rounded products, in any order.
+
+    Products of 8-bit activations are exact, what is rounded is their scaling.
+    """
+    if form.activations == "i8":
+        from ...passes.formats import activations
+
+        return float(np.linalg.norm(activations.rounding(*_integers(form, sample))))
     k = sample.w.shape[0]
     magnitude = np.abs(sample.x).astype(np.float64) @ np.abs(_stored(form, sample.w))
     unit = 2.0 ** -(MANTISSA_BITS[form.accumulate] + 1)
@@ -101,6 +121,17 @@ def check(name: str, found: Double, defined: Double, bound: float) -> None:
             f"rounding explains {bound:.3g}",
             where="lowc bench matmul",
         )
+
+
+def _integers(form: Form, sample: Sample) -> tuple[Activations, Quantized]:
+    """Return both operands as the integers and scales that `form` makes of them."""
+    from ...passes.formats import activations, weights
+
+    columns = np.ascontiguousarray(sample.w.T)
+    group = min(form.group or columns.shape[1], columns.shape[1])
+    weight = weights.quantize(columns, form.weights, group, symmetric=form.symmetric)
+    per_row = form.activation_scale == "row"
+    return activations.quantize(sample.x, group, per_row=per_row), weight
 
 
 def _stored(form: Form, w: Float) -> Any:

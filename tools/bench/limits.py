@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...passes.forms import Form
 from .. import machine
 from . import probes
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ...runtime.timing import Timing
 
 FMA, ADDITIONS = "fma", "additions"
+_DOT = "dot "
 # Weights that are rotated fill this many last-level caches; assumed where Linux does not tell.
 CACHES_TO_FILL = 4
 ASSUMED_CACHE_BYTES = 64 << 20
@@ -41,18 +43,21 @@ class Demand:
     products : int
         Multiplications, or what stands for them.
     arithmetic : str
-        :data:`FMA`, :data:`ADDITIONS` (an integer and a float addition per product), or empty when
-        its instructions are not known: then only the bytes count.
+        :data:`FMA`, :data:`ADDITIONS` (an integer and a float addition per product), dot products
+        by name, or empty when its instructions are not known: then only the bytes count.
     moved : float
         Bytes read and written.
     touched : float
         Bytes that calls go through before they come back to the same ones.
+    streamed : float
+        Bytes of the right operand among those moved.
     """
 
     products: int
     arithmetic: str
     moved: float
     touched: float
+    streamed: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,29 @@ def vectors_here() -> probes.Vectors:
     if architecture in ("aarch64", "arm64"):
         return probes.Vectors(4, 32)
     return probes.Vectors(8 if features.get("avx2") else 4, 16)
+
+
+def arithmetic(form: Form) -> str:
+    """Return what the products of `form` are made of, as :class:`Demand` calls it."""
+    if form.form in ("lmul", "pam"):
+        return ADDITIONS
+    return _dot(form.bits) if form.activations == "i8" else FMA
+
+
+def _dot(bits: int) -> str:
+    """Return the arithmetic of 8-bit activations and codes of `bits`: the fastest way here.
+
+    Empty for a processor whose instructions for it lowc does not know.
+    """
+    architecture = platform.machine()
+    features = machine.cpu_features(machine.read_text(Path("/proc/cpuinfo")), architecture)
+    if features.get("avx512_vnni"):
+        return _DOT + "vpdpbusd"
+    if not features.get("avx2"):
+        return ""
+    if bits == 8:
+        return _DOT + "vpmaddwd"
+    return _DOT + ("vpmaddubsw+vpaddw" if bits <= 4 else "vpmaddubsw+vpmaddwd")
 
 
 def cache_bytes() -> int:
@@ -135,4 +163,6 @@ def _make(name: str, vectors: probes.Vectors, threads: int) -> probes.Probe:
         return probes.fma_probe(vectors, threads)
     if name == ADDITIONS:
         return probes.addition_probe(vectors, threads)
+    if name.startswith(_DOT):
+        return probes.dot_probe(vectors, threads, name.removeprefix(_DOT))
     return probes.read_probe(vectors, threads, int(name.removeprefix("read-")))

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ...compiler.recipe import built_in_names, load_recipe
 from ...errors import UserError
 from ...passes.forms import FORMS, Rule
 from .. import machine, output
@@ -21,10 +22,15 @@ from .record import new_record
 
 
 @click.command("matmul")
-@click.option("--form", default="exact", show_default=True, help=f"One of {', '.join(FORMS)}.")
-@click.option("--weights", help="Storage of the weight: i4, i8 (dequant), bf16, f8E4M3FN …")
+@click.option(
+    "--form", default="exact", show_default=True,
+    help=f"One of {', '.join(FORMS)}, or a built-in recipe such as w4a8, whose last rule counts.",
+)  # fmt: skip
+@click.option("--weights", help="Storage of the weight: i2 … i8, nf4 (dequant), bf16, f8E4M3FN …")
 @click.option("--group", type=int, help="dequant: weights that share a scale.")
-@click.option("--zero-points", is_flag=True, help="dequant: with zero points.")
+@click.option("--zero-points/--symmetric", default=None, help="dequant: with zero points or none.")
+@click.option("--activations", help="dequant: f32, or i8 for integer products.")
+@click.option("--activation-scale", help="dequant: a scale per row or group of i8 activations.")
 @click.option("--mantissa-bits", type=int, help="lmul, pam: leading bits that are kept.")
 @click.option("--specials", help="lmul, pam: finite or full.")
 @click.option("--gain", is_flag=True, help="lmul, pam: divide by the slope.")
@@ -39,9 +45,8 @@ from .record import new_record
     help="A shape, such as 128x384x1536; may be given several times.",
 )  # fmt: skip
 @click.option(
-    "--activations", type=click.Choice(["one", "both"]),
-    help="both: no weight, a product of two activations; always so with a batch.",
-)  # fmt: skip
+    "--no-weight", is_flag=True, help="A product of two activations; always so with a batch."
+)
 @click.option("--target", default="cpu", show_default=True, help="The target to compile for.")
 @click.option(
     "--against", default="torch,iree", show_default=True,
@@ -63,7 +68,7 @@ from .record import new_record
 )  # fmt: skip
 def matmul_command(
     m: int | None, n: int | None, k: int | None, batch: int | None, shapes: tuple[str, ...],
-    activations: str | None, target: str, against: str, rotate: bool, threads: int, blocks: int,
+    no_weight: bool, target: str, against: str, rotate: bool, threads: int, blocks: int,
     as_json: bool, plot: Path | None, keep: Path | None, **form: Any,
 ) -> None:  # fmt: skip
     """Time one matmul under one form beside its peers and beside what the machine allows.
@@ -73,8 +78,11 @@ def matmul_command(
     additions, and the bandwidth.  ``error`` is relative to the exact product; what has a form is
     compared with its NumPy definition too, and refused when it differs.
 
-    ``iree`` is stock IREE in f32, ``iree-form`` stock IREE on the product that lowc rewrote.
-    Operands lie on the device before the clock starts.
+    Peers that multiply by weights in few bits get those of the form, code by code, and the best of
+    them is named; how far they are from the product of these weights tells whether they rounded
+    their activations.  ``iree`` is stock IREE under the best of several sets of flags, on the
+    product that lowc rewrote if its weights have few bits, else in f32; ``iree-form`` is always on
+    that product, with the flags of the target.  Operands lie on the device before the clock starts.
     """
     rule = _rule(form)
     wanted = _shapes(shapes, m, n, k, batch)
@@ -83,16 +91,17 @@ def matmul_command(
     if plot is not None:
         check_plot_path(plot)
     threads = threads or len(os.sched_getaffinity(0))
-    products = [_product(shape, activations) for shape in wanted]
+    products = [Product(shape, not no_weight and shape.batch == 1) for shape in wanted]
+    contenders = sum(offer.takes(rule.form) for name in names for offer in peers.PEERS[name])
     for product in products:
-        _check_memory(product, len(names) + 1, rotate)
+        _check_memory(product, contenders + 1, rotate)
     with tempfile.TemporaryDirectory(prefix="lowc-bench-") as folder:
         probes = limits.Limits(threads, Path(folder)) if _is_cpu(target) else None
         bench = Bench(rule, target, threads, rotate, names, probes)
         outcomes = [bench.measure(product, blocks) for product in products]
     record = new_record(
         form=rule.form.to_dict(), target=target, threads=threads, rotated=rotate,
-        activations=["one" if product.has_weight else "both" for product in products],
+        has_weight=[product.has_weight for product in products],
         products=[outcome.to_dict() for outcome in outcomes],
     )  # fmt: skip
     if keep is not None:
@@ -108,16 +117,24 @@ def matmul_command(
 def _rule(given: dict[str, Any]) -> Rule:
     """Return the one rule that the options stand for."""
     where = "the options of the form"
-    chosen = {key: value for key, value in given.items() if value is not None}
-    has_zeros, has_gain = chosen.pop("zero_points"), chosen.pop("gain")
-    data = {key.replace("_", "-"): value for key, value in chosen.items()}
-    if has_zeros:
+    chosen = {key.replace("_", "-"): value for key, value in given.items() if value is not None}
+    has_zeros, has_gain = chosen.pop("zero-points", None), chosen.pop("gain")
+    data = _base(chosen.pop("form")) | chosen
+    if has_zeros is not None:
         if data["form"] != "dequant":
             raise UserError(f"form '{data['form']}' takes no zero points", where=where)
-        data["symmetric"] = False
+        data["symmetric"] = not has_zeros
     if has_gain:
         data["gain"] = True
-    return Rule.from_dict({"match": "*", **data}, where)
+    return Rule.from_dict({**data, "match": "*"}, where)
+
+
+def _base(form: str) -> dict[str, Any]:
+    """Return the rule that the options add to: a bare form, or the last rule of a recipe."""
+    if form in FORMS or form not in built_in_names():
+        return {"form": form}
+    rules = load_recipe(form).rules
+    return rules[-1].to_dict() if rules else {"form": "exact"}
 
 
 def _shapes(
@@ -134,15 +151,6 @@ def _shapes(
             "there is no shape", hint="--m 128 --n 384 --k 1536, or --shape 128x384x1536"
         )
     return shapes
-
-
-def _product(shape: Shape, activations: str | None) -> Product:
-    if activations == "one" and shape.batch > 1:
-        raise UserError(
-            f"{shape} has a batch, and a weight has none",
-            hint="leave --activations out, or give the rows of the batch to M",
-        )
-    return Product(shape, activations != "both" and shape.batch == 1)
 
 
 def _check_memory(product: Product, contenders: int, rotate: bool) -> None:
@@ -167,5 +175,10 @@ def _stem(rule: Rule, shapes: list[Shape], rotate: bool) -> str:
     form = rule.form
     bits = f"m{form.mantissa_bits}" if form.mantissa_bits else ""
     place = str(shapes[0]) if len(shapes) == 1 else f"{len(shapes)}-shapes"
-    parts = ("matmul", form.form, form.weights, bits, place, "rotated" if rotate else "")
+    activations = "a8" if form.activations == "i8" else ""
+    group = f"g{form.group}" if form.form == "dequant" else ""
+    parts = (
+        "matmul", form.form, form.weights, activations, group, bits, place,
+        "rotated" if rotate else "",
+    )  # fmt: skip
     return "-".join(part for part in parts if part)

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import LowcError
-from ...passes.forms import Rule
+from ...passes.forms import Form, Rule
 from .. import output
 from . import check, limits, peers
+from .contender import Contender, Setup
 from .products import Product, Shape
 
 
@@ -20,7 +20,8 @@ class Row:
 
     ``limit_ms`` is the least time that its operations and bytes take here, ``limited_by`` says
     which; ``error`` is ``||found - exact|| / ||exact||`` on a sample, ``definition_error`` the same
-    against the NumPy definition of its form.
+    against the NumPy definition of its form, or for peers against the exact product of the weights
+    that they have; ``alike`` says that these weights are those of the form.
     """
 
     name: str
@@ -34,7 +35,8 @@ class Row:
     limited_by: str
     over_limit: float | None
     error: float
-    definition_error: float | None
+    definition_error: float
+    alike: bool
     lowering: str
 
 
@@ -47,11 +49,17 @@ class Outcome:
     rates: dict[str, float]
     skipped: dict[str, str]
 
+    @property
+    def best_peer(self) -> Row | None:
+        """The fastest of the others that have the weights of the form."""
+        return min((row for row in self.rows[1:] if row.alike), key=_time, default=None)
+
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON."""
         return {
             "shape": str(self.shape),
             "rows": [asdict(row) for row in self.rows],
+            "best_peer": self.best_peer.name if self.best_peer else None,
             "rates": self.rates,
             "skipped": self.skipped,
         }
@@ -75,7 +83,9 @@ class Bench:
         # The folder ends with the shape: rotated weights take much room.
         with tempfile.TemporaryDirectory(prefix="lowc-bench-") as folder:
             contenders, skipped = self._contenders(product, Path(folder))
-            errors = _errors(contenders, product)
+            errors, wrong = find_errors(contenders, product)
+            skipped |= wrong
+            contenders = [contender for contender in contenders if contender.name in errors]
             demands = [contender.demand for contender in contenders]
             probes = self.limits.runners(demands) if self.limits else {}
             output.remark(f"timing {', '.join(contender.name for contender in contenders)}")
@@ -86,56 +96,77 @@ class Bench:
             rates = self.limits.rates({name: times[name] for name in probes})
         first = times[contenders[0].name].median
         rows = [
-            _row(contender, times[contender.name], first, rates, errors[contender.name], product)
+            _row(
+                contender,
+                times[contender.name],
+                first,
+                rates,
+                errors[contender.name],
+                product,
+                self.rule.form,
+            )
             for contender in contenders
         ]
         return Outcome(product.shape, rows, rates, skipped)
 
-    def _contenders(
-        self, product: Product, folder: Path
-    ) -> tuple[list[peers.Contender], dict[str, str]]:
+    def _contenders(self, product: Product, folder: Path) -> tuple[list[Contender], dict[str, str]]:
         from ...compiler.frontend import open_model
 
         output.remark(f"importing {product.shape}")
         with open_model(product.program()) as model:
-            setup = peers.Setup(
-                product, self.rule, model, self.target, self.threads, folder, self.rotate
-            )
+            setup = Setup(product, self.rule, model, self.target, self.threads, folder, self.rotate)
             output.remark("preparing lowc")
             found, skipped = [peers.ours(setup)], {}
             for name in self.names:
-                output.remark(f"preparing {name}")
-                try:
-                    found.append(peers.PEERS[name](setup))
-                except LowcError as error:
-                    skipped[name] = error.what
+                for offered in peers.contenders(setup, name):
+                    if isinstance(offered, tuple):
+                        skipped[offered[0]] = offered[1]
+                    else:
+                        found.append(offered)
         return found, skipped
 
 
-def _errors(
-    contenders: list[peers.Contender], product: Product
-) -> dict[str, tuple[float, float | None]]:
-    """Call every copy once and check what it gives; return both relative errors by name."""
+def find_errors(
+    contenders: list[Contender], product: Product
+) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
+    """Call every copy once and check what it gives.
+
+    Returns both relative errors by name, and why peers are left out.  A wrong result of a form of
+    lowc's is an error.
+    """
     sample = check.Sample.of(product)
     exact = check.exact(sample)
-    errors: dict[str, tuple[float, float | None]] = {}
+    errors: dict[str, tuple[float, float]] = {}
+    wrong: dict[str, str] = {}
     for contender in contenders:
         found = [sample.take(contender.array(call())) for call in contender.calls]
         error = check.relative_error(found[0], exact)
         if contender.form is None:
-            errors[contender.name] = error, None
+            expected = check.product(contender.weights, sample)
+            distance = max(check.relative_error(result, expected) for result in found)
+            if not distance <= contender.tolerance:
+                wrong[contender.name] = (
+                    f"its result is wrong: it differs from the product by {distance:.2g}, "
+                    f"its rounding explains {contender.tolerance:.2g}"
+                )
+                continue
+            errors[contender.name] = error, distance
             continue
         defined = check.definition(contender.form, sample)
         bound = check.rounding(contender.form, sample)
         for result in found:
             check.check(contender.name, result, defined, bound)
         errors[contender.name] = error, check.relative_error(found[0], defined)
-    return errors
+    return errors, wrong
+
+
+def _time(row: Row) -> float:
+    return row.median_ms
 
 
 def _row(
-    contender: peers.Contender, timing: Any, first: float, rates: dict[str, float],
-    errors: tuple[float, float | None], product: Product,
+    contender: Contender, timing: Any, first: float, rates: dict[str, float],
+    errors: tuple[float, float], product: Product, form: Form,
 ) -> Row:  # fmt: skip
     limit = limits.limit_of(contender.demand, rates) if rates else None
     milliseconds = timing.median * 1e3
@@ -152,5 +183,6 @@ def _row(
         over_limit=milliseconds / limit.milliseconds if limit else None,
         error=errors[0],
         definition_error=errors[1],
+        alike=(contender.form or contender.weights) == form,
         lowering=contender.lowering,
     )

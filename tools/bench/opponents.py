@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import UserError, nearest
+from . import onnx_sessions
 
 if TYPE_CHECKING:
     from ...compiler.frontend import Model
@@ -89,8 +90,7 @@ def onnxruntime_runner(path: Path, inputs: list[Any], threads: int) -> Runner:
     except ModuleNotFoundError as error:
         raise UserError("onnxruntime is not installed", hint="pip install onnxruntime") from error
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options = onnx_sessions.options(threads)
     try:
         session = onnxruntime.InferenceSession(
             os.fspath(path), options, providers=["CPUExecutionProvider"]

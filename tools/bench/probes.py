@@ -1,4 +1,4 @@
-"""Small kernels that reach one limit of the processor each: multiplication, addition, reading.
+"""Small kernels that reach one limit of the processor each: products, additions, dots, reading.
 
 Each is one dispatch, handed to IREE as a finished kernel, that runs on the threads of the runtime
 like any other.  The arithmetic ones touch registers only, with more independent chains than the
@@ -73,7 +73,11 @@ class Vectors:
     @property
     def integers(self) -> str:
         """The type of a register of 32-bit integers in MLIR."""
-        return f"vector<{self.lanes}xi32>"
+        return self.of(32)
+
+    def of(self, width: int) -> str:
+        """Return the type in MLIR of a register of integers of `width` bits."""
+        return f"vector<{self.lanes * 32 // width}xi{width}>"
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,90 @@ def addition_probe(vectors: Vectors, threads: int, times: int = 20_000) -> Probe
     return _probe(body, chains, vectors, threads, times, values, chains * times)
 
 
+# How x86 sums products of 8-bit integers: instructions of the inner loop → bits of the sums, and
+# products per 32 bits.  16-bit sums hold products of 4-bit codes for a while, two products of 7 by
+# 8 bits fit in 16 bits, and 8 by 8 bits need 16-bit operands.
+DOTS = {
+    "vpdpbusd": (32, 4),
+    "vpmaddubsw+vpaddw": (16, 4),
+    "vpmaddubsw+vpmaddwd": (32, 4),
+    "vpmaddwd": (32, 2),
+}
+# Instruction → LLVM's intrinsics for 256 and 512 bits, bits of its operands and of its result.
+_INTRINSICS = {
+    "vpdpbusd": ("llvm.x86.avx512.vpdpbusd.256", "llvm.x86.avx512.vpdpbusd.512", 8, 32),
+    "vpmaddubsw": ("llvm.x86.avx2.pmadd.ub.sw", "llvm.x86.avx512.pmaddubs.w.512", 8, 16),
+    "vpmaddwd": ("llvm.x86.avx2.pmadd.wd", "llvm.x86.avx512.pmaddw.d.512", 16, 32),
+}
+
+
+def dot_probe(vectors: Vectors, threads: int, name: str, times: int = 20_000) -> Probe:
+    """Sum products of 8-bit integers, ``acc_ij += dot(x_i, y_j)``, as :data:`DOTS` calls `name`.
+
+    The next ``x_i`` are the bits of a partial sum that is there anyway: it ties each round to the
+    one before.  Operands of 16-bit ones keep all of them what they are, or 2 and 0.
+    """
+    side = 4 if vectors.registers >= 32 else 3
+    chains, inputs = side * side, 2 * side + 1
+    first = name.partition("+")[0]
+    operand = vectors.of(_INTRINSICS[first][2])
+    width, per_lane = DOTS[name]
+    sums = vectors.of(width)
+    body = _loads(inputs, vectors, inputs * vectors.lanes)
+    body += [f"%o{j} = vector.bitcast %v{j} : {vectors.text} to {operand}" for j in range(2 * side)]
+    body += [
+        f"%ones = vector.bitcast %v0 : {vectors.text} to {vectors.of(16)}",
+        f"%nothing = vector.bitcast %v{2 * side} : {vectors.text} to {sums}",
+    ]
+    steps = [line for j in range(chains) for line in _dot_round(name, j, side, vectors)]
+    next_x = [f"%x{i}" for i in range(side)]
+    if first != "vpdpbusd":  # its sum is an operand: the rounds are tied already
+        partial = vectors.of(_INTRINSICS[first][3])
+        next_x = [f"%next{i}" for i in range(side)]
+        steps += [
+            f"{next_x[i]} = vector.bitcast %d{i * side} : {partial} to {operand}"
+            for i in range(side)
+        ]
+    carried = [(f"%acc{j}", "%nothing", sums) for j in range(chains)]
+    carried += [(f"%x{i}", f"%o{i}", operand) for i in range(side)]
+    results = [f"%new{j}" for j in range(chains)] + next_x
+    body += _loop(carried, steps, results, "%i:{count} = scf.for %t = %c0 to %times step %c1")
+    for j in range(chains):
+        body += [
+            f"%w{j} = vector.bitcast %i#{j} : {sums} to {vectors.integers}",
+            f"%r{j} = arith.sitofp %w{j} : {vectors.integers} to {vectors.text}",
+        ]
+    values = np.full(inputs * vectors.lanes, 0x00010001, np.int32)
+    values[2 * side * vectors.lanes :] = 0
+    work = chains * times * per_lane
+    return _probe(body, chains, vectors, threads, times, values.view(np.float32), work, "%r{}")
+
+
+def _dot_round(name: str, j: int, side: int, vectors: Vectors) -> list[str]:
+    """Return lines that make ``%new{j}`` of ``%acc{j}``; ``%d{j}`` is what the first adds to it."""
+    x, y = f"%x{j // side}", f"%o{side + j % side}"
+    if name == "vpdpbusd":
+        return [_intrinsic(f"%new{j}", name, vectors, f"%acc{j}", x, y)]
+    first, _, second = name.partition("+")
+    lines, added = [_intrinsic(f"%d{j}", first, vectors, x, y)], f"%d{j}"
+    if second == "vpmaddwd":
+        added = f"%e{j}"
+        lines.append(_intrinsic(added, second, vectors, f"%d{j}", "%ones"))
+    return [*lines, f"%new{j} = arith.addi %acc{j}, {added} : {vectors.of(DOTS[name][0])}"]
+
+
+def _intrinsic(result: str, name: str, vectors: Vectors, *arguments: str) -> str:
+    *names, width, sum_width = _INTRINSICS[name]
+    types = [vectors.of(width)] * 2
+    if len(arguments) == 3:
+        types.insert(0, vectors.of(sum_width))
+    called = names[vectors.lanes == 16]
+    return (
+        f'{result} = llvm.call_intrinsic "{called}"({", ".join(arguments)})'
+        f" : ({', '.join(types)}) -> {vectors.of(sum_width)}"
+    )
+
+
 def read_probe(vectors: Vectors, threads: int, size: int, least: int = 1 << 24) -> Probe:
     """Read a buffer of about `size` bytes, over and over until `least` bytes were read."""
     groups = GROUPS_PER_THREAD * threads
@@ -187,12 +275,12 @@ def load_probe(probe: Probe, threads: int, folder: Path, name: str) -> Callable[
 
 def _probe(
     body: list[str], chains: int, vectors: Vectors, threads: int, times: int,
-    values: NDArray[np.float32], work_per_lane: int,
+    values: NDArray[np.float32], work_per_lane: int, sums: str = "%r#{}",
 ) -> Probe:  # fmt: skip
     groups = GROUPS_PER_THREAD * threads
-    total = "%r#0"
+    total = sums.format(0)
     for j in range(1, chains):
-        body.append(f"%total{j} = arith.addf {total}, %r#{j} : {vectors.text}")
+        body.append(f"%total{j} = arith.addf {total}, {sums.format(j)} : {vectors.text}")
         total = f"%total{j}"
     text = _TEMPLATE.format(
         groups=groups, width=vectors.lanes, times=times, size=values.size,

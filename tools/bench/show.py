@@ -14,13 +14,13 @@ def print_record(record: dict[str, Any]) -> None:
     for position, product in enumerate(record["products"]):
         if position:
             output.result("")
-        _print_product(product, record, record["activations"][position])
+        _print_product(product, record, record["has_weight"][position])
 
 
-def _print_product(product: dict[str, Any], record: dict[str, Any], activations: str) -> None:
+def _print_product(product: dict[str, Any], record: dict[str, Any], has_weight: bool) -> None:
     rows = product["rows"]
     rotated = ", weights rotated" if record["rotated"] else ""
-    kind = "two activations" if activations == "both" else "one weight"
+    kind = "one weight" if has_weight else "two activations"
     output.result(
         f"{product['shape']} (BxMxNxK, {kind}) for {record['target']}, "
         f"{record['threads']} threads{rotated}"
@@ -49,6 +49,11 @@ def _print_product(product: dict[str, Any], record: dict[str, Any], activations:
     for row in rows:
         if row["lowering"]:
             output.result(f"{row['name']}: {row['lowering']}")
+    if product["best_peer"]:
+        best = next(row for row in rows if row["name"] == product["best_peer"])
+        output.result(
+            f"best peer with the same weights: {best['name']}, {best['ratio']:.2f} of lowc's time"
+        )
     if product["rates"]:
         output.result(f"limits: {', '.join(map(_rate, product['rates'].items()))}")
     for name, why in product["skipped"].items():
