@@ -14,6 +14,7 @@ from ..passes.lower_lmul import LowerLmul
 from ..passes.lower_pam import LowerPam
 from ..passes.name_matmuls import NameMatmuls
 from ..passes.outline_kernels import OutlineKernels
+from ..passes.quantize_activations import QuantizeActivations
 from ..passes.quantize_weights import QuantizeWeights
 from .backend import vector_unit
 from .recipe import Recipe
@@ -38,7 +39,7 @@ def passes_for(
         *measures,
         # Weights change before shapes do: the layout of a weight is still readable.
         QuantizeWeights(packing="words" if target.backend == "vulkan" else "bits"),
-        FuseDequant(),
+        QuantizeActivations(),
         LowerLmul(),
         LowerPam(),
         # Products of the same activation prepare it once, and are to be counted so.
@@ -46,6 +47,8 @@ def passes_for(
         # Operations are counted where they still stand as linalg: a kernel hides them.
         CountOperations(),
         OutlineKernels(unit=vector_unit(target) if has_kernels else "none"),
+        # Only what no kernel took.
+        FuseDequant(),
         ClampIndices(),
         # The float weights have no reader now; their loads go, then their globals, so that they
         # are not written into the parameter archive.

@@ -32,7 +32,8 @@ def integer_value(code: ir.Value, zero: ir.Value | None) -> ir.Value:
 def code_of_word(word: ir.Value, width: int, position: ir.Value, *, signed: bool) -> ir.Value:
     """Return code `position` of an i32 that holds several, lowest bits first, as i32."""
     i32 = word.type
-    shift = arith.muli(arith.index_cast(i32, position), arith.constant(i32, width))
+    bits = arith.muli(position, arith.constant(ir.IndexType.get(), width))
+    shift = arith.index_cast(i32, bits)
     if not signed:
         return arith.andi(arith.shrui(word, shift), arith.constant(i32, 2**width - 1))
     top = arith.constant(i32, 32 - width)

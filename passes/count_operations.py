@@ -105,10 +105,11 @@ class CountOperations(Pass):
 
     Every linalg operation on tensors, and every elementwise one of ``arith`` and ``math``, gets the
     number of its scalar operations by kind: its iterations times what its body does once.  A kind
-    is the operation and the type of its operand.  Bitcasts, constants and index arithmetic are
-    none; ``math.fma`` is two; what is not known counts under its own name.  Bits are the sizes of
-    operands and results, each once for the operation: an upper bound, as fusion keeps some out of
-    memory.
+    is the operation and the type of its operand; a product of extended bytes is one of bytes.
+    Bitcasts, constants and index arithmetic are none; ``math.fma`` is two; what is not known counts
+    under its own name.  Bits are the sizes of operands and results, each once for the operation: an
+    upper bound, as fusion keeps some out of memory.  Where a matmul is several operations, the last
+    one has what all of them count.
 
     A size that is only known at run time counts as 1 (``"dynamic": true``).  What depends on
     parameters alone is done when the module is loaded (``"once": true``).  The module gets the sum
@@ -137,11 +138,28 @@ class CountOperations(Pass):
                 remark(RemarkKind.REFUSED, op, name, "its operations are not counted")
 
         set_tally(module.operation, count(module, keep))
+        _add_parts(module)
 
 
 def set_tally(op: Any, tally: Tally) -> None:
     """Write what was counted onto an operation."""
     op.attributes[annotations.OPERATIONS] = annotations.json_attribute(tally.to_dict(), op.context)
+
+
+def _add_parts(module: ir.Module) -> None:
+    """Add what was counted for the parts of a product to the operation that stands for it."""
+    parts: dict[str, Tally] = {}
+    for op in annotations.operations(module):
+        name, tally = annotations.text(op, annotations.PART), tally_of(op)
+        if name and tally is not None:
+            parts.setdefault(name, Tally()).add(tally)
+    for op in annotations.matmuls(module):
+        part = parts.get(annotations.text(op, annotations.MATMUL))
+        whole = tally_of(op)
+        # A product that was rewritten: with ``lowc-shadow-matmuls`` another one has its name.
+        if part is not None and whole is not None and annotations.PRODUCT in op.attributes:
+            whole.add(part)
+            set_tally(op, whole)
 
 
 def tally_of(op: Any) -> Tally | None:
@@ -343,12 +361,22 @@ def _kinds(op: Any) -> tuple[str, ...]:
         return ()
     name = op.name.removeprefix("arith.")
     name = _RENAMED.get(name, name)
+    if name == "muli" and all(_extended_width(value) <= 8 for value in op.operands):
+        return ("muli.i8",)
     # The first operand of a select is its condition.
     values = list(op.operands)[1 if name == "select" else 0 :]
     suffix = f".{_element(values[0].type)}" if values else ""
     if name == "math.fma":
         return f"mulf{suffix}", f"addf{suffix}"
     return (f"{name}{suffix}",)
+
+
+def _extended_width(value: ir.Value) -> int:
+    """Return the bits that an integer had before it was extended."""
+    op = defining(value)
+    if op is not None and op.name in ("arith.extsi", "arith.extui"):
+        return _width(op.operands[0].type)
+    return _width(value.type)
 
 
 def _inside(op: Any) -> Iterator[Any]:

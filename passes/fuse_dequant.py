@@ -123,8 +123,11 @@ def _ahead(kind: str) -> str:
     return f"dequantised ahead of the product ({kind}: {_WHY_AHEAD})"
 
 
-def match(op: Any) -> Dequantised | Refusal:
-    """Describe `op` as a product with a dequantised weight, or say why not.  Changes nothing."""
+def match(op: Any, *, words: bool = False) -> Dequantised | Refusal:
+    """Describe `op` as a product with a dequantised weight, or say why not.  Changes nothing.
+
+    Codes packed in words are taken with `words` only.
+    """
     found = match_contraction(op)
     if isinstance(found, Refusal):
         return found
@@ -136,7 +139,7 @@ def match(op: Any) -> Dequantised | Refusal:
         if producer is None or producer.name != "linalg.generic":
             continue
         inputs = list(producer.operands)[:-1]
-        if len(inputs) not in (2, 3) or not _is_code(inputs[0]):
+        if len(inputs) not in (2, 3) or not _is_code(inputs[0], words):
             continue
         weight_dims = dims_of(found.maps[position])
         if weight_dims[-1] not in found.k:
@@ -160,13 +163,13 @@ def _clone_with_weight(found: Dequantised) -> ir.Operation:
     return product
 
 
-def _is_code(value: ir.Value) -> bool:
+def _is_code(value: ir.Value, words: bool) -> bool:
     op = defining(value)
     if op is not None and op.name == "util.optimization_barrier":
         op = defining(op.operands[0])
     element = build.element_of(value)
     # Codes packed in words are not fused: the product would need a loop over words too.
-    is_code = isinstance(element, ir.IntegerType) and element.width <= 8
+    is_code = isinstance(element, ir.IntegerType) and (words or element.width <= 8)
     return is_code and op is not None and op.name == "util.global.load"
 
 

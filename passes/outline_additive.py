@@ -33,9 +33,7 @@ class Plan:
 
 def takes(op: Any) -> bool:
     """Whether `op` is a sum of added products."""
-    if annotations.PRODUCT not in op.attributes:
-        return False
-    return annotations.text(op, annotations.KIND) != "elementwise"
+    return "constant" in json.loads(annotations.text(op, annotations.PRODUCT) or "{}")
 
 
 def match(op: Any, unit: str) -> Plan | Refusal:

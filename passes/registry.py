@@ -13,6 +13,7 @@ PASSES = {
     "lowc-assign-forms": "assign_forms:AssignForms",
     "lowc-shadow-matmuls": "shadow_matmuls:ShadowMatmuls",
     "lowc-quantize-weights": "quantize_weights:QuantizeWeights",
+    "lowc-quantize-activations": "quantize_activations:QuantizeActivations",
     "lowc-fuse-dequant": "fuse_dequant:FuseDequant",
     "lowc-count-operations": "count_operations:CountOperations",
     "lowc-lower-lmul": "lower_lmul:LowerLmul",

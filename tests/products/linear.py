@@ -8,8 +8,8 @@ import numpy as np
 from lowc.compiler.frontend import Model, model_of_module, parse_module
 from lowc.compiler.program import Tensor
 from lowc.compiler.recipe import Recipe
-from lowc.passes.formats import weights
-from lowc.passes.forms import Form, Rule
+from lowc.passes.formats import activations, weights
+from lowc.passes.forms import Form, Rule, round_up_group
 
 TEMPLATE = """
 util.global private @w = #flow.parameter.named<"model"::"w"> : tensor<{n}x{k}x{element}>
@@ -72,6 +72,15 @@ def stored_weight(weight, form, element="f32"):
     return value.astype(np.float64)
 
 
+def integer_product(x, weight, form):
+    """``x . weight^T`` with rounded activations, and the bound on what f32 makes of it."""
+    whole = round_up_group(weight.shape[1])
+    group = min(form.group or whole, whole)
+    rounded = activations.quantize(x, group, per_row=form.activation_scale == "row")
+    stored = weights.quantize(weight, form.weights, group, symmetric=form.symmetric)
+    return activations.product(rounded, stored), activations.rounding(rounded, stored)
+
+
 def tolerance(x, weight):
     """A bound on the rounding of an f32 dot product summed in any order."""
     k = weight.shape[1]
@@ -84,4 +93,12 @@ def shape_bytes(shape, bits):
     return math.prod(shape) * bits // 8
 
 
-__all__ = ["Form", "compile_linear", "linear_text", "shape_bytes", "stored_weight", "tolerance"]
+__all__ = [
+    "Form",
+    "compile_linear",
+    "integer_product",
+    "linear_text",
+    "shape_bytes",
+    "stored_weight",
+    "tolerance",
+]

@@ -1,12 +1,12 @@
 // RUN: lowc opt %s --pass-pipeline='builtin.module(lowc-name-matmuls,lowc-assign-forms{rules="[{\"match\":\"*.attention.?uery\",\"form\":\"exact\"},{\"match\":\"*:*\",\"form\":\"exact\"},{\"match\":\"layer.*\",\"form\":\"dequant\",\"weights\":\"i4\",\"group\":16,\"symmetric\":false},{\"match\":\"layer.0.fc\",\"form\":\"dequant\",\"weights\":\"i8\"}]"})' | filecheck %s
 // RUN: lowc opt %s --pass-pipeline='builtin.module(lowc-name-matmuls,lowc-assign-forms)' | filecheck %s --check-prefix=NONE
-// RUN: not lowc opt %s --pass-pipeline='builtin.module(lowc-assign-forms{rules="[{\"match\":\"*\",\"form\":\"dequant\",\"weights\":\"i5\"}]"})' 2>&1 | filecheck %s --check-prefix=WORD
+// RUN: not lowc opt %s --pass-pipeline='builtin.module(lowc-assign-forms{rules="[{\"match\":\"*\",\"form\":\"dequant\",\"weights\":\"i9\"}]"})' 2>&1 | filecheck %s --check-prefix=WORD
 // RUN: not lowc opt %s --pass-pipeline='builtin.module(lowc-assign-forms{rules="[{\"match\":\"*\",\"from\":\"exact\"}]"})' 2>&1 | filecheck %s --check-prefix=KEY
 // RUN: not lowc opt %s --pass-pipeline='builtin.module(lowc-assign-forms{rules="[{\"match\":\"*\",\"form\":\"dequant\",\"weights\":\"i4\",\"group\":4}]"})' 2>&1 | filecheck %s --check-prefix=GROUP
 // RUN: not lowc opt %s --pass-pipeline='builtin.module(lowc-assign-forms{rules="[{"})' 2>&1 | filecheck %s --check-prefix=JSON
 // RUN: not lowc opt %s --pass-pipeline='builtin.module(lowc-assign-forms{rule="[]"})' 2>&1 | filecheck %s --check-prefix=OPTION
 
-// WORD: error: lowc-assign-forms, rule 1: weights = 'i5' is unknown
+// WORD: error: lowc-assign-forms, rule 1: weights = 'i9' is unknown
 // WORD-NEXT: hint: did you mean 'i
 // KEY: error: lowc-assign-forms, rule 1: the key 'from' is unknown
 // KEY-NEXT: hint: did you mean 'form'?
@@ -31,7 +31,7 @@ func.func @main(%x: tensor<2x4xf32>, %y: tensor<4x4xf32>, %init: tensor<2x4xf32>
   %1 = linalg.matmul ins(%0, %y : tensor<2x4xf32>, tensor<4x4xf32>)
       outs(%init : tensor<2x4xf32>) -> tensor<2x4xf32> loc("layer.0.attention")
   // A later, more special rule does not win; its form carries every field.
-  // CHECK: linalg.matmul {lowc.form = {activations = "f32", form = "dequant", group = 16 : i64, method = "rtn", symmetric = false, weights = "i4"}, lowc.kind = "weight", lowc.matmul = "layer.0.fc"
+  // CHECK: linalg.matmul {lowc.form = {activation_scale = "row", activations = "f32", form = "dequant", group = 16 : i64, method = "rtn", symmetric = false, weights = "i4"}, lowc.kind = "weight", lowc.matmul = "layer.0.fc"
   %2 = linalg.matmul ins(%1, %w : tensor<2x4xf32>, tensor<4x4xf32>)
       outs(%init : tensor<2x4xf32>) -> tensor<2x4xf32> loc("layer.0.fc")
   // No rule matches.

@@ -6,8 +6,8 @@
 // WORDS: util.global.load @fc.weight.i4g16zw.codes : tensor<8x2x2xi32>
 // WORDS: linalg.generic {{.*}} : tensor<8x2x2xi32>, tensor<8x2xf32>, tensor<8x2xi32>) outs(%{{.*}} : tensor<8x2x2x8xf32>)
 // WORDS: %[[I:.*]] = linalg.index 3 : index
-// WORDS: %[[P:.*]] = arith.index_cast %[[I]] : index to i32
-// WORDS: %[[S:.*]] = arith.muli %[[P]], %c4{{.*}} : i32
+// WORDS: %[[P:.*]] = arith.muli %[[I]], %c4{{.*}} : index
+// WORDS: %[[S:.*]] = arith.index_cast %[[P]] : index to i32
 // WORDS: %[[R:.*]] = arith.shrui %{{.*}}, %[[S]] : i32
 // WORDS: arith.andi %[[R]], %c15{{.*}} : i32
 // WORDS: tensor.collapse_shape %{{.*}} {{\[\[}}0], [1, 2, 3]] : tensor<8x2x2x8xf32> into tensor<8x32xf32>

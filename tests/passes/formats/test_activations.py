@@ -1,4 +1,4 @@
-"""Activations in 8 bits against their definition, scalar by scalar, and products in exact numbers"""
+"""Activations in 8 bits against their definition, scalar by scalar, and products in exact numbers."""
 
 import math
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""Panels of integer weights: where each bit of a code lies, and that nothing is lost"""
+"""Panels of integer weights: where each bit of a code lies, and that nothing is lost."""
 
 import numpy as np
 import pytest

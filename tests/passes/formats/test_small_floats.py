@@ -1,4 +1,4 @@
-"""Small floats with a scale per group: the values of each code, nearest values, and zeros"""
+"""Small floats with a scale per group: the values of each code, nearest values, and zeros."""
 
 import numpy as np
 import pytest

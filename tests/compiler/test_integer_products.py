@@ -1,0 +1,184 @@
+"""Integer products of 8-bit activations on the CPU and on Vulkan, against their definition."""
+
+import lowc
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from lowc.compiler.frontend import parse_module
+from lowc.passes import annotations, build, integer_products
+from lowc.passes.base import Refusal
+from lowc.passes.runner import Runner, parse_pipeline
+from products.linear import Form, compile_linear, integer_product
+
+LARGEST = np.finfo(np.float32).max
+
+
+def form_of(weights, group, symmetric=True, scale="group"):
+    return Form("dequant", weights, group, symmetric, activations="i8", activation_scale=scale)
+
+
+CASES = {
+    # name: (n, k, form, m at compile time, rows at run time, element)
+    "w4a8, a scale per group": (24, 64, form_of("i4", 32), None, [1, 4, 5, 33], "f32"),
+    "w8a8, a scale per row": (16, 96, form_of("i8", 0, scale="row"), None, [1, 9], "f32"),
+    "one row": (24, 64, form_of("i4", 32), 1, [1], "f32"),
+    "many rows": (24, 64, form_of("i4", 32, scale="row"), 33, [33], "f32"),
+    "zero points": (16, 64, form_of("i4", 16, False), None, [1, 9], "f32"),
+    "zero points, a scale per row": (16, 96, form_of("i8", 32, False, "row"), None, [2, 9], "f32"),
+    "odd sizes": (7, 71, form_of("i4", 32), None, [1, 9], "f32"),
+    "odd sizes, one group, zero point": (5, 33, form_of("i8", 0, False, "row"), None, [3], "f32"),
+    "2 bits": (16, 70, form_of("i2", 32), None, [1, 9], "f32"),
+    "3 bits, zero points": (16, 70, form_of("i3", 32, False, "row"), None, [1, 9], "f32"),
+    "7 bits": (16, 70, form_of("i7", 64), None, [1, 9], "f32"),
+    "bf16": (16, 70, form_of("i4", 32), None, [1, 9], "bf16"),
+}  # fmt: skip
+ON_VULKAN = [
+    "w4a8, a scale per group", "w8a8, a scale per row", "3 bits, zero points",
+]  # fmt: skip
+
+
+def rows_of(generator, count, k):
+    """Ordinary rows, and some at the edges: zeros, a group of zeros, the largest f32, tiny ones."""
+    x = generator.standard_normal((count, k)).astype(np.float32)
+    x[1::7] = 0
+    x[2::7, : k // 2] = 0
+    x[3::7, 0] = LARGEST
+    x[4::7] *= np.float32(1e-37)
+    return x
+
+
+def agrees(found, expected, bound):
+    """Whether all are within their bound; where a sum may overflow there is none."""
+    may_overflow = bound > LARGEST * 2.0**-23
+    with np.errstate(invalid="ignore"):
+        return bool(((np.abs(found - expected) <= bound) | may_overflow).all())
+
+
+def check(case, target, folder):
+    n, k, form, m, rows, element = case
+    generator = np.random.default_rng(n * k)
+    weight = generator.standard_normal((n, k)).astype(np.float32)
+    weight[0] = 0
+    artifact = compile_linear(folder, weight, form, m, target, element)
+    (row,) = artifact.report["matmuls"]
+    assert row["form"] == "dequant" and "in integers" in row["lowering"], row
+    module = lowc.load(artifact)
+    for count in rows:
+        x = rows_of(generator, count, k)
+        given = weight
+        if element != "f32":
+            import ml_dtypes
+
+            x = np.clip(x, -(2.0**100), 2.0**100).astype(ml_dtypes.bfloat16)
+            given = weight.astype(ml_dtypes.bfloat16).astype(np.float32)
+        found = module(x)
+        expected, bound = integer_product(x.astype(np.float32), given, form)
+        assert found.shape == expected.shape
+        assert agrees(found, expected, bound)
+        assert not found[:, 0].any()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_cpu(name, tmp_path):
+    check(CASES[name], "cpu", tmp_path)
+
+
+@pytest.mark.vulkan
+@pytest.mark.parametrize("name", ON_VULKAN)
+def test_vulkan(name, tmp_path):
+    check(CASES[name], "vulkan", tmp_path)
+
+
+@given(
+    weights=st.sampled_from([f"i{bits}" for bits in range(2, 9)]), symmetric=st.booleans(),
+    group=st.sampled_from([0, 16, 32, 48, 64]), scale=st.sampled_from(["row", "group"]),
+    n=st.integers(1, 20), k=st.integers(20, 140), seed=st.integers(0, 99),
+)  # fmt: skip
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_form_and_shape(tmp_path_factory, weights, symmetric, group, scale, n, k, seed):
+    form = form_of(weights, group, symmetric, scale)
+    generator = np.random.default_rng(seed)
+    weight = (generator.standard_normal((n, k)) * 10.0 ** generator.integers(-9, 9, (n, 1))).astype(
+        "f"
+    )
+    artifact = compile_linear(tmp_path_factory.mktemp("linear"), weight, form, None)
+    x = rows_of(generator, 8, k)
+    expected, bound = integer_product(x, weight, form)
+    assert agrees(lowc.load(artifact)(x), expected, bound)
+
+
+@pytest.mark.parametrize("scale", ["row", "group"])
+def test_what_is_not_finite_stays_in_its_row(scale, tmp_path):
+    form = form_of("i4", 32, scale=scale)
+    weight = np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)
+    module = lowc.load(compile_linear(tmp_path, weight, form, 4))
+    x = np.ones((4, 64), np.float32)
+    x[1, 3], x[2, 40], x[3, 0] = np.nan, np.inf, -np.inf
+    found = module(x)
+    expected, bound = integer_product(x, weight, form)
+    assert np.isnan(found[1:]).all() and np.isnan(expected[1:]).all()
+    assert agrees(found[0], expected[0], bound[0])
+
+
+def test_energy_counts_bytes_multiplied(tmp_path):
+    weight = np.ones((8, 64), np.float32)
+    artifact = compile_linear(tmp_path, weight, form_of("i8", 32), 3)
+    (row,) = artifact.report["matmuls"]
+    operations = row["operations"]
+    assert operations["muli.i8"] == operations["addi.i32"] == 3 * 8 * 64
+    assert operations["sitofp.i32"] == 3 * 8 * 2 and operations["mulf.f32"] == 2 * 3 * 8 * 2
+    assert "muli.i32" not in operations
+    assert row["energy_picojoules"] < 0.15 * row["energy_exact_picojoules"]
+    assert artifact.report["energy"]["operations"]["math.roundeven.f32"] == 3 * 64
+
+
+# -- what a kernel is told -------------------------------------------------------------------------
+
+PIPELINE = (
+    'builtin.module(lowc-name-matmuls,lowc-assign-forms{{rules=\'[{{"match":"*","form":"dequant",'
+    '"weights":"i5","group":32,"symmetric":{symmetric},"activations":"i8",'
+    '"activation-scale":"{scale}"}}]\'}},lowc-quantize-weights{words},lowc-quantize-activations,cse)'
+)
+MODULE = """
+util.global private @w = #flow.parameter.named<"model"::"w"> : tensor<3x40x8xf32>
+func.func @main(%x: tensor<3x?x40xf32>, %init: tensor<3x?x8xf32>) -> tensor<3x?x8xf32> {
+  %w = util.global.load @w : tensor<3x40x8xf32>
+  %y = linalg.batch_matmul ins(%x, %w : tensor<3x?x40xf32>, tensor<3x40x8xf32>)
+      outs(%init : tensor<3x?x8xf32>) -> tensor<3x?x8xf32>
+  return %y : tensor<3x?x8xf32>
+}
+"""
+
+
+def described(scale="row", symmetric="true", words=""):
+    model = parse_module(MODULE, "test")
+    text = PIPELINE.format(scale=scale, symmetric=symmetric, words=words)
+    Runner(parse_pipeline(text)).run(model)
+    (op,) = annotations.matmuls(model)
+    with model.context:
+        return model, op, integer_products.match(op)
+
+
+@pytest.mark.parametrize("scale", ["row", "group"])
+@pytest.mark.parametrize("symmetric", ["true", "false"])
+def test_a_product_is_recognised(scale, symmetric):
+    model, _op, found = described(scale, symmetric)
+    with model.context:
+        # Neither padded to whole groups nor cut.
+        assert str(found.activation.type) == "tensor<3x?x40xf32>"
+        assert build.shape_of(found.codes) == [3, 8, 2, 32]
+        assert (found.bits, found.group, found.groups) == (5, 32, 2)
+        assert found.per_row == (scale == "row") and found.symmetric == (symmetric == "true")
+        sizes = (found.matrices.batch, found.matrices.m, found.matrices.n, found.matrices.k)
+        assert sizes == (3, None, 8, 40)
+
+
+def test_other_products_are_not():
+    model = parse_module(MODULE, "test")
+    Runner(parse_pipeline("builtin.module(lowc-name-matmuls)")).run(model)
+    (op,) = annotations.matmuls(model)
+    with model.context:
+        assert isinstance(integer_products.match(op), Refusal)
+    _model, _op, found = described(words="{packing=words}")
+    assert isinstance(found, Refusal) and "words" in found.reason
