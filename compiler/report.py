@@ -20,8 +20,8 @@ def matmul_rows(module: ir.Module) -> list[dict[str, Any]]:
     for a product of two activations; ``tile`` and ``predicted_seconds`` are None until something
     chooses or predicts them.  ``operations`` (scalar operations of a call by kind), ``bits_moved``
     and ``energy_picojoules`` (arithmetic and guards) are counted from the IR, and None where
-    nothing was; of two ways to choose from at run time they are those of the one with more
-    operations.  ``energy_exact_picojoules`` is for f32 multiplications and additions.
+    nothing was; what a weight costs to dequantise is in the sum of the model only.
+    ``energy_exact_picojoules`` is for f32 multiplications and additions.
     """
     counted = _tallies(module)
     table = energy.load_table()

@@ -210,12 +210,12 @@ def test_analysis_reports_what_compilation_does(tmp_path: Path) -> None:
     assert (found["recipe"], found["target"]) == ("f32", "cpu")
 
 
-def test_of_two_ways_at_run_time_the_longer_is_reported(tmp_path: Path) -> None:
+def test_ways_to_dequantise_count_alike(tmp_path: Path) -> None:
     (tmp_path / "m.mlir").write_text(linear_text(None, 8, 64))
     (row,) = analyse(tmp_path / "m.mlir", "w8a16")["matmuls"]
     assert row["lowering"].startswith("at run time")
-    # Inside the product every code is made a float and scaled; ahead of it the product is exact.
-    assert row["operations"] == {"addf.f32": 512, "mulf.f32": 1024, "sitofp.i8": 512}
+    # The product alone: how often a code is made a float is left to what is chosen later.
+    assert row["operations"] == {"addf.f32": 512, "mulf.f32": 512}
 
 
 def test_analysis_names_what_is_unknown(tmp_path: Path) -> None:

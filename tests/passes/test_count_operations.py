@@ -66,7 +66,7 @@ def test_a_dot_product_of_lmul_saves_what_the_paper_says() -> None:
         ("linalg.matmul ins(%a, %b : A, B) outs(%o : O) -> O",
          ("2x4xbf16", "4x8xbf16", "2x8xf32"), {"extf.bf16": 128, "mulf.f32": 64, "addf.f32": 64}),
         ("linalg.matmul ins(%a, %b : A, B) outs(%o : O) -> O",
-         ("2x4xi8", "4x8xi8", "2x8xi32"), {"extsi.i8": 128, "muli.i32": 64, "addi.i32": 64}),
+         ("2x4xi8", "4x8xi8", "2x8xi32"), {"extsi.i8": 128, "muli.i8": 64, "addi.i32": 64}),
         ("linalg.dot ins(%a, %b : A, B) outs(%o : O) -> O",
          ("9xf32", "9xf32", "f32"), {"mulf.f32": 9, "addf.f32": 9}),
         # 36 positions, 9 of the window, 3 and 4 channels.  The image has sums of loops as indices.
