@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -24,16 +25,25 @@ def load_reference(path: str | os.PathLike[str]) -> Callable[..., list[Any]]:
     UserError
         When the archive is refused, or PyTorch is not installed.
     """
-    try:
-        import torch
-    except ModuleNotFoundError as error:
-        raise UserError("PyTorch is not installed", hint="pip install 'lowc[torch]'") from error
-
-    spec = import_spec(read_program(Archive(Path(path))))
-    module = importer.deserialise(spec, with_weights=True).module(check_guards=False)
+    module = load_program(path).module(check_guards=False)
+    import torch
 
     def call(*inputs: Any) -> list[Any]:
         with torch.inference_mode():
             return list(module(*(torch.as_tensor(value) for value in inputs)))
 
     return call
+
+
+def load_program(path: str | os.PathLike[str]) -> Any:
+    """Return the ``torch.export.ExportedProgram`` of a ``.pt2``, with its weights.
+
+    Raises
+    ------
+    UserError
+        When the archive is refused, or PyTorch is not installed.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise UserError("PyTorch is not installed", hint="pip install 'lowc[torch]'")
+    spec = import_spec(read_program(Archive(Path(path))))
+    return importer.deserialise(spec, with_weights=True)

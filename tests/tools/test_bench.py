@@ -1,6 +1,7 @@
 """``lowc bench model`` on a tiny model: contenders, errors against PyTorch, refusals."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -55,6 +56,40 @@ def test_recipes_beside_opponents(model, capsys, tmp_path):
 
 
 @pytest.mark.slow
+def test_opponents_that_read_onnx(model, capsys):
+    opponents = "torch,onnxruntime,onnxruntime-int8,openvino,openvino-int8"
+    arguments = ["bench", "model", str(model), "--against", opponents, "--blocks", "1", "--json"]
+    assert main(arguments) == 0
+    captured = capsys.readouterr()
+    assert captured.err.count("exporting the model as ONNX") == 1
+    record = json.loads(captured.out)
+    errors = {row["name"]: row["max_abs_error"] for row in record["rows"]}
+    assert not record["skipped"]
+    for library in ("onnxruntime", "openvino"):
+        assert errors[library] < 1e-5
+        # Signed weights may saturate, by as much as the results themselves.
+        assert 1e-5 < errors[f"{library}:int8"] < 2 and 1e-5 < errors[f"{library}:uint8"] < 0.2
+
+
+@pytest.mark.slow
+def test_opponents_that_cannot_take_the_model_are_skipped(model, capsys, tmp_path, monkeypatch):
+    arguments = ["bench", "model", str(model), "--blocks", "1", "--json"]
+    garbage = tmp_path / "garbage.onnx"
+    garbage.write_bytes(b"garbage")
+    against = ["--against", "onnxruntime,onnxruntime-int8,openvino"]
+    assert main([*arguments, *against, "--onnx", str(garbage)]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in record["rows"]] == ["lowc:f32"]
+    assert record["skipped"]["onnxruntime"].startswith("ONNX Runtime cannot load the model (")
+    assert record["skipped"]["onnxruntime:int8"].startswith("ONNX Runtime cannot quantise")
+    assert record["skipped"]["openvino"].startswith("OpenVINO cannot load the model (")
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert main([*arguments, "--against", "openvino"]) == 0
+    skipped = json.loads(capsys.readouterr().out)["skipped"]
+    assert skipped == {"openvino": "onnxscript is not installed"}
+
+
+@pytest.mark.slow
 def test_state_is_compared_at_the_first_call(capsys, tmp_path):
     import torch
 
@@ -79,7 +114,6 @@ def test_state_is_compared_at_the_first_call(capsys, tmp_path):
     ("arguments", "what"),
     [
         (["--against", "tourch"], "there is no opponent 'tourch'\n  hint: did you mean 'torch'?"),
-        (["--against", "onnxruntime"], "need the model as ONNX"),
         (["--recipe", "f3"], "there is no recipe 'f3'"),
         (["--dim", "rows"], "'rows' is not of the form NAME=int"),
         (["--blocks", "0"], "0 is not in the range"),

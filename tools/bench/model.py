@@ -17,7 +17,7 @@ from ...runtime import tree as trees
 from .. import output
 from ..inputs import read_npy
 from . import inputs as bench_inputs
-from . import opponents
+from . import onnx_model, opponents
 from .record import keep as keep_record
 from .record import new_record
 
@@ -49,7 +49,10 @@ class Row:
     "--against", default="torch,iree", show_default=True,
     help=f"Opponents, separated by commas: {', '.join(opponents.NAMES)}.",
 )  # fmt: skip
-@click.option("--onnx", type=click.Path(path_type=Path), help="The same model as ONNX, for those.")
+@click.option(
+    "--onnx", type=click.Path(path_type=Path),
+    help="The same model as ONNX; without it PyTorch exports MODEL for those that read ONNX.",
+)  # fmt: skip
 @click.option(
     "--dim", "dims", multiple=True, metavar="SYMBOL=N", help="Size of a dynamic dimension."
 )
@@ -79,14 +82,12 @@ def model_command(
     All are loaded in one process and called in blocks that alternate, after an idle gap and
     warm-up calls, with the same inputs and number of threads.  Times are medians of block medians;
     ratio is the opponent's time over that of the first recipe.  Outputs are compared with
-    PyTorch's.  ``iree`` measures every stock flag set and names the best.
+    PyTorch's.  ``iree`` measures every stock flag set and names the best.  ``onnxruntime-int8``
+    and ``openvino-int8`` run what ONNX Runtime's ``quantize_dynamic`` makes of the model, with
+    signed (``int8``) and unsigned (``uint8``) weights.
     """
     names = tuple(part.strip() for part in against.split(",") if part.strip())
     opponents.check_names(names)
-    if {"onnxruntime", "openvino"} & set(names) and onnx is None:
-        raise UserError(
-            "ONNX Runtime and OpenVINO need the model as ONNX", hint="--onnx model.onnx"
-        )
     if onnx is not None and not onnx.is_file():
         raise UserError("the file does not exist", where=str(onnx), hint="export the model as ONNX")
     sizes, given = _pairs(dims, int), {n: read_npy(f) for n, f in _pairs(files, str).items()}
@@ -121,6 +122,7 @@ class Contest:
         self.runners: dict[str, Callable[[], Any]] = {}
         self.skipped: dict[str, str] = {}
         self.input_text = ""
+        self._files: dict[str, Path] = {}
 
     def prepare(
         self, recipes: tuple[str, ...], dims: dict[str, int], given: dict[str, Any],
@@ -187,12 +189,36 @@ class Contest:
         try:
             if name == "torch":
                 self.runners[name] = opponents.torch_runner(self.model, values, self.threads)
-            elif name == "onnxruntime" and onnx is not None:
-                self.runners[name] = opponents.onnxruntime_runner(onnx, values, self.threads)
-            elif onnx is not None:
-                self.runners[name] = opponents.openvino_runner(onnx, values, self.threads)
+                return
+            path = self._onnx_file(onnx)
         except LowcError as error:
             self.skipped[name] = error.what
+            return
+        library, _, quantised = name.partition("-")
+        runner = {
+            "onnxruntime": opponents.onnxruntime_runner, "openvino": opponents.openvino_runner,
+        }[library]  # fmt: skip
+        for kind in ("int8", "uint8") if quantised else ("",):
+            label = f"{library}:{kind}" if kind else library
+            try:
+                file = self._quantised(path, kind) if kind else path
+                self.runners[label] = runner(file, values, self.threads)
+            except LowcError as error:
+                self.skipped[label] = error.what
+
+    def _onnx_file(self, given: Path | None) -> Path:
+        """Return the model as ONNX: the file that was given, or one that is made once."""
+        if given is not None:
+            return given
+        if "f32" not in self._files:
+            output.remark("exporting the model as ONNX")
+            self._files["f32"] = onnx_model.export(self.model, self.folder)
+        return self._files["f32"]
+
+    def _quantised(self, path: Path, kind: str) -> Path:
+        if kind not in self._files:
+            self._files[kind] = onnx_model.quantise(path, self.folder, kind)
+        return self._files[kind]
 
     def run(self, blocks: int) -> list[Row]:
         """Compare the results with PyTorch's, or the first contender's, and time all."""
@@ -202,6 +228,10 @@ class Contest:
         # others at each.
         results = {name: run() for name, run in self.runners.items()}
         expected = results["torch" if "torch" in results else next(iter(results))]
+        for name, found in results.items():
+            if len(found) != len(expected):
+                self.skipped[name] = f"it gives {len(found)} results, not {len(expected)}"
+                del self.runners[name]
         output.remark(f"timing {', '.join(self.runners)}")
         times = time_interleaved(self.runners, blocks=blocks)
         first = next(iter(times.values())).median

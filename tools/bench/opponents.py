@@ -33,7 +33,8 @@ STOCK_FLAG_SETS: dict[str, tuple[str, ...]] = {
         "--iree-opt-level=O3", "--iree-global-opt-enable-quantized-matmul-reassociation",
     ),
 }  # fmt: skip
-NAMES = ("torch", "iree", "onnxruntime", "openvino")
+# Those of ``-int8`` run the model as ONNX Runtime quantises it.
+NAMES = ("torch", "iree", "onnxruntime", "onnxruntime-int8", "openvino", "openvino-int8")
 
 
 def check_names(names: tuple[str, ...], known: tuple[str, ...] = NAMES) -> None:

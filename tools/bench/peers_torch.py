@@ -148,31 +148,6 @@ def _dynamic(setup: Setup, name: str) -> Contender:
     return Contender(name, calls, _numpy, demand, weights=setup.form, tolerance=INT8_TOLERANCE)
 
 
-def _dynamic_int4(setup: Setup, name: str) -> Contender:
-    """4-bit weights with bfloat16 scales, activations rounded to 8 bits a row."""
-    import torch
-
-    _refuse_ragged(setup)
-    shape, quantized = setup.product.shape, setup.quantized
-    if not setup.form.symmetric or setup.group % 32:
-        raise UserError("it takes symmetric weights in groups of a multiple of 32")
-    codes = (quantized.codes.reshape(shape.n, shape.k) + 8).astype(np.uint8)
-    pairs = torch.from_numpy(codes[:, 0::2] | codes[:, 1::2] << 4)
-    scales = torch.from_numpy(quantized.scales)
-    if setup.group < shape.k:
-        scales = scales.bfloat16()
-    left = torch.from_numpy(setup.product.operands[0])
-    aten, sizes = torch.ops.aten, (setup.group, shape.k, shape.n)
-    demand = setup.demand(4 + 16 / setup.group, limits.arithmetic(setup.form))
-
-    def call() -> Callable[[], Any]:
-        packed = aten._dyn_quant_pack_4bit_weight(pairs, scales, None, *sizes)
-        return lambda: aten._dyn_quant_matmul_4bit(left, packed, *sizes)
-
-    calls = _copies(setup, demand.streamed, call)
-    return Contender(name, calls, _numpy, demand, weights=setup.form, tolerance=INT8_TOLERANCE)
-
-
 def _per_row(setup: Setup) -> tuple[Any, Any]:
     """Return codes ``[N, K]`` and scales ``[N]``, or refuse: there is one scale per row."""
     import torch
@@ -232,7 +207,6 @@ OFFERS = (
     Offer("torch:int4-bf16", _is(4, "f32"), _int4),
     Offer("torch:int8", _is(8, "f32"), _int8),
     Offer("torch:int8-bf16", _is(8, "f32"), _int8),
-    Offer("torch:dynamic-int4", _is(4, "i8"), _dynamic_int4),
     Offer("torch:dynamic", _is(8, "i8"), _dynamic),
     Offer("torch:int-mm", _is(8, "i8"), _int_mm),
 )
