@@ -33,7 +33,7 @@ class DeviceArray:
     """
 
     # No dataclass: a short call spends a tenth of its time on making one for its result.
-    __slots__ = ("device", "dtype", "view")
+    __slots__ = ("__weakref__", "device", "dtype", "view")
 
     def __init__(self, view: Any, dtype: str, device: Device) -> None:
         self.view = view

@@ -97,7 +97,7 @@ class Module:
         self._reset = self._function(RESET_POINT) if manifest.has_state else None
         self._binder = Binder(manifest)
         self._tensors_out = [leaf for leaf in manifest.outputs if not leaf.literal]
-        self._guard = _Guard(path)
+        self._guard, self._lock = _Guard(path), threading.Lock()
         self._policy = without_preemption if device.kind == CPU else contextlib.nullcontext
 
     def __repr__(self) -> str:
@@ -123,7 +123,7 @@ class Module:
             When running the model fails.
         """
         values = self._checked(args, kwargs)
-        with self._guard:
+        with self._guard, self._lock:
             results = self._run(_arguments(self._views(values)))
             # A result may be the state's own memory, which the next call changes.
             arrays = iter(
@@ -139,7 +139,9 @@ class Module:
         """Check these inputs and bring them to the device once; return a call that only runs.
 
         Each call gives the tensors of the result, in order, as they lie on the device: what is
-        left for a measurement, or a server, is the model itself.
+        left for a measurement, or a server, is the model itself.  They stay as they are when it
+        is called again, unless the model has state: then a result may be the state's own memory,
+        which the next call changes.
 
         Raises
         ------
@@ -147,11 +149,11 @@ class Module:
             As calling the module does.
         """
         values = self._checked(args, kwargs)
-        with self._guard:
+        with self._guard, self._lock:
             arguments = _arguments(self._views(values))
 
         def run() -> list[DeviceArray]:
-            with self._guard:
+            with self._guard, self._lock:
                 results = self._run(arguments)
             return [
                 DeviceArray(view, leaf.dtype, self.device)
@@ -163,14 +165,14 @@ class Module:
     def reset(self) -> None:
         """Put the model's state back to what it was when loaded; without state, do nothing."""
         if self._reset is not None:
-            with self._guard:
+            with self._guard, self._lock:
                 self._invoke(self._reset, _arguments([]))
 
     def to_device(self, array: Any) -> DeviceArray:
         """Copy an array to the module's device, to pass it to many calls without a copy each."""
         converted = array_of(array, "the array")
         name = name_of(converted.dtype)
-        with self._guard:
+        with self._guard, self._lock:
             view = upload(converted, name, self.device)
         return DeviceArray(view, name, self.device)
 
@@ -232,12 +234,15 @@ class Module:
 
 
 class _Guard:
-    """Let one thread in at a time, and put IREE's errors into words."""
+    """Refuse a forked process, and put IREE's errors into words.
+
+    It takes no lock: a signal handler that raises (Ctrl-C) can do so inside of ``__enter__``, after
+    which nothing would release it.  Python's own locks are taken in C, between two signals.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._process = os.getpid()
-        self._lock = threading.Lock()
 
     def __enter__(self) -> None:
         if os.getpid() != self._process:
@@ -246,10 +251,8 @@ class _Guard:
                 where=str(self._path),
                 hint="load it in the new process, or start that with 'spawn'",
             )
-        self._lock.acquire()
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        self._lock.release()
         if isinstance(error, IREE_ERRORS):
             raise InternalError(
                 "running the module failed", where=str(self._path), detail=short(error)

@@ -13,11 +13,21 @@ More spinning in the workers (``--task_worker_spin_us``) made calls slower.
 from __future__ import annotations
 
 import os
+import threading
 from typing import Any
 
 _NORMAL: Any = getattr(os, "SCHED_OTHER", None)
 _BATCH: Any = getattr(os, "SCHED_BATCH", None)
 _PARAMETERS: Any = os.sched_param(0) if _BATCH is not None else None
+
+
+class _Thread(threading.local):
+    """What a thread knows of itself: whether a block changed its policy and did not end."""
+
+    changed = False
+
+
+_THREAD = _Thread()
 
 
 class without_preemption:  # noqa: N801  (used as a function: `with without_preemption():`)
@@ -26,6 +36,9 @@ class without_preemption:  # noqa: N801  (used as a function: `with without_pree
     Does nothing where the system lacks or forbids it, and for a thread that somebody gave another
     policy than the normal one.  Written out as a class: a generator takes three times as long, and
     the shortest calls take a few dozen microseconds.
+
+    A signal handler that raises (Ctrl-C) can do so between the change and the block, or before it
+    is undone.  The thread remembers that the policy is lowc's, and its next block puts it back.
     """
 
     __slots__ = ("_changed",)
@@ -36,6 +49,7 @@ class without_preemption:  # noqa: N801  (used as a function: `with without_pree
     def __exit__(self, *_error: object) -> None:
         if self._changed:
             os.sched_setscheduler(0, _NORMAL, _PARAMETERS)
+            _THREAD.changed = False
 
 
 def _enter() -> bool:
@@ -43,8 +57,11 @@ def _enter() -> bool:
         return False
     try:
         # Process 0 is the calling thread.
-        if os.sched_getscheduler(0) != _NORMAL:
-            return False
+        found = os.sched_getscheduler(0)
+        if found != _NORMAL:
+            return found == _BATCH and _THREAD.changed
+        # Remembered before it is done: what comes between can only be taken for done.
+        _THREAD.changed = True
         os.sched_setscheduler(0, _BATCH, _PARAMETERS)
     except OSError:
         return False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +195,57 @@ def test_device_arrays(add: Path) -> None:
     assert message(module, X, wrong) == "input 'y': expected float32, got float64"
     # One of another device is copied over.
     assert (load(add, "cpu-sync")(X, y) == X + Y).all()
+
+
+def test_bound_inputs_run_again_and_again(add: Path) -> None:
+    module = load(add)
+    run = module.bound(X, module.to_device(Y))
+    first, second = run(), run()
+    other = module.bound(Y, y=Y)()
+    assert (module(Y, Y) == 2 * Y).all()
+    # Results stay what they are, whatever runs after them.
+    for (result,) in (first, second, run()):
+        assert np.array_equal(np.asarray(result), X + Y)
+    assert np.array_equal(np.asarray(other[0]), 2 * Y)
+    assert first[0].shape == (2, 3)
+    assert repr(first[0]).startswith("DeviceArray(shape=(2, 3), dtype='float32', device=")
+    assert weakref.ref(first[0])() is first[0]
+    assert (module(first[0], Y) == X + 2 * Y).all()  # a result is an input
+
+
+def test_bound_inputs_are_checked_and_copied(add: Path) -> None:
+    module = load(add)
+    assert "missing input 'y'" in message(module.bound, X)
+    assert "input 'y'" in message(module.bound, X, Y[:1])
+    x = X.copy()
+    run = module.bound(x, Y)
+    x[:] = -1
+    assert np.array_equal(np.asarray(run()[0]), X + Y)
+
+
+def test_bound_runs_of_two_threads(add: Path) -> None:
+    run = load(add).bound(X, Y)
+    results: list[np.ndarray] = []
+
+    def work() -> None:
+        for _ in range(50):
+            results.append(np.array(run()[0]))
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 100
+    assert all(np.array_equal(result, X + Y) for result in results)
+
+
+def test_bound_runs_keep_state(counter: Path) -> None:
+    module = load(counter)
+    start = np.asarray(module(np.ones(4, np.float32))[1]).copy()
+    run = module.bound(np.ones(4, np.float32))
+    for call in (1, 2, 3):
+        assert np.array_equal(np.array(run()[1]), start + call)
 
 
 def test_indices_must_be_in_their_table(folder: Path) -> None:

@@ -133,6 +133,58 @@ os.waitpid(child, 0)
     ]
 
 
+def test_interrupts_leave_neither_lock_nor_policy(add: Path) -> None:
+    """Ctrl-C at any moment of a call: the next one runs, under the policy that there was."""
+    script = """
+import os, random, signal, sys, threading, numpy as np
+from lowc.runtime.module import load
+
+class Interrupt(Exception):
+    pass
+
+def interrupt(*_):
+    raise Interrupt
+
+def calls():
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 3e-4))
+        for _ in range(1000):  # an interrupt in a destructor is lost
+            module(x, x)
+    except Interrupt:
+        pass
+
+module, x = load(sys.argv[1]), np.ones((2, 3), np.float32)
+module(x, x)
+before = os.sched_getscheduler(0)
+signal.signal(signal.SIGALRM, interrupt)
+for _ in range(5000):
+    calls()
+done = threading.Thread(target=module, args=(x, x), daemon=True)
+done.start()
+done.join(30)
+print("stuck" if done.is_alive() else "runs")
+if not done.is_alive():
+    module(x, x)
+    print("same" if os.sched_getscheduler(0) == before else "another policy", flush=True)
+os._exit(0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, add], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.split("\n")[:2] == ["runs", "same"], done.stderr
+
+
+def test_a_policy_that_an_interrupt_left_is_put_back() -> None:
+    before = os.sched_getscheduler(0)
+    if before != os.SCHED_OTHER:
+        pytest.skip("the tests run under another policy")
+    without_preemption().__enter__()
+    assert os.sched_getscheduler(0) == os.SCHED_BATCH
+    with without_preemption():
+        assert os.sched_getscheduler(0) == os.SCHED_BATCH
+    assert os.sched_getscheduler(0) == before
+
+
 def test_scheduling_policy_is_put_back(add: Path) -> None:
     before = os.sched_getscheduler(0)
     with without_preemption():
@@ -150,13 +202,14 @@ def test_scheduling_policy_is_put_back(add: Path) -> None:
 def test_another_policy_is_left_alone() -> None:
     seen = []
 
-    def work() -> None:
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    def work(policy: int) -> None:
+        os.sched_setscheduler(0, policy, os.sched_param(0))
         with without_preemption():
             seen.append(os.sched_getscheduler(0))
         seen.append(os.sched_getscheduler(0))
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert seen == [os.SCHED_IDLE, os.SCHED_IDLE]
+    for policy in (os.SCHED_IDLE, os.SCHED_BATCH):
+        thread = threading.Thread(target=work, args=(policy,))
+        thread.start()
+        thread.join()
+    assert seen == [os.SCHED_IDLE, os.SCHED_IDLE, os.SCHED_BATCH, os.SCHED_BATCH]
