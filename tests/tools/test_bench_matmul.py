@@ -96,8 +96,9 @@ def test_products_of_activations_and_several_shapes_as_text(capsys):
         ["--form", "lmul", "--mantissa-bits", "4", "--gain", *SHAPE],
         ["--form", "lmul", "--weights", "f8E4M3FN", "--mantissa-bits", "3", *SHAPE],
         ["--form", "pam", "--specials", "full", "--shape", "2x6x10x16"],
+        ["--form", "lmul", "--weights", "f8E4M3FN", "--gain", "--shape", "2x16x32x64"],
     ],
-    ids=["gain", "stored", "pam"],
+    ids=["gain", "stored", "pam", "nothing to store"],
 )
 def test_added_products_match_their_definition(capsys, options):
     (product,) = bench(capsys, *options, "--against", "iree-form")["products"]
@@ -233,6 +234,16 @@ def test_a_wrong_result_is_no_measurement():
         check.check("wrong", sample.take(right), check.definition(form, sample), bound)
     with pytest.raises(InternalError):
         check.check("nan", np.full((16, 48), np.nan), exact, bound)
+
+
+def test_activations_are_not_stored():
+    """Of two activations, `weights` of the form changes neither the definition nor its bound."""
+    sample = check.Sample.of(Product(Shape(2, 16, 32, 64), has_weight=False))
+    stored, plain = (Form("lmul", weights=name, gain=True) for name in ("f8E4M3FN", ""))
+    assert (check.definition(stored, sample) == check.definition(plain, sample)).all()
+    assert check.rounding(stored, sample) == check.rounding(plain, sample)
+    weight = check.Sample.of(Product(Shape(1, 16, 32, 64), has_weight=True))
+    assert (check.definition(stored, weight) != check.definition(plain, weight)).any()
 
 
 def test_a_sample_of_a_batch_is_its_last_matrix():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,8 @@ _MOST_ROWS = 16
 class Sample:
     """Rows and columns of one matrix of the batch, and the operands that lead to them.
 
-    ``x`` is [rows, K], ``w`` [K, columns]; the whole product where it is small.
+    ``x`` is [rows, K], ``w`` [K, columns]; the whole product where it is small.  Of two activations
+    ``w`` is the right one, and nothing is stored.
     """
 
     batch: int
@@ -34,6 +36,7 @@ class Sample:
     columns: NDArray[np.int64]
     x: Float
     w: Float
+    has_weight: bool = True
 
     @classmethod
     def of(cls, product: Product) -> Sample:
@@ -48,7 +51,7 @@ class Sample:
             left, right = left[-1], right[-1].T
         return cls(
             shape.batch - 1, chosen_rows, chosen_columns, left[chosen_rows],
-            right[chosen_columns].T,
+            right[chosen_columns].T, product.has_weight,
         )  # fmt: skip
 
     def take(self, result: ArrayLike) -> Double:
@@ -69,6 +72,7 @@ def definition(form: Form, sample: Sample) -> Double:
         from ...passes.formats import activations
 
         return activations.product(*_integers(form, sample))
+    form = _applied(form, sample)
     w = _stored(form, sample.w)
     if form.form in ("exact", "dequant"):
         return sample.x.astype(np.float64) @ w.astype(np.float64)
@@ -89,7 +93,8 @@ def definition(form: Form, sample: Sample) -> Double:
 
 def product(form: Form, sample: Sample) -> Double:
     """Return the exact product of the left operand and the weight as `form` stores it."""
-    return sample.x.astype(np.float64) @ _stored(form, sample.w).astype(np.float64)
+    w = _stored(_applied(form, sample), sample.w)
+    return sample.x.astype(np.float64) @ w.astype(np.float64)
 
 
 def rounding(form: Form, sample: Sample) -> float:
@@ -101,7 +106,7 @@ def rounding(form: Form, sample: Sample) -> float:
         from ...passes.formats import activations
 
         return float(np.linalg.norm(activations.rounding(*_integers(form, sample))))
-    k = sample.w.shape[0]
+    form, k = _applied(form, sample), sample.w.shape[0]
     magnitude = np.abs(sample.x).astype(np.float64) @ np.abs(_stored(form, sample.w))
     unit = 2.0 ** -(MANTISSA_BITS[form.accumulate] + 1)
     return float(2 * (k + 2) * unit * np.linalg.norm(magnitude))
@@ -132,6 +137,11 @@ def _integers(form: Form, sample: Sample) -> tuple[Activations, Quantized]:
     weight = weights.quantize(columns, form.weights, group, symmetric=form.symmetric)
     per_row = form.activation_scale == "row"
     return activations.quantize(sample.x, group, per_row=per_row), weight
+
+
+def _applied(form: Form, sample: Sample) -> Form:
+    """Return `form` as it is applied: an activation is not stored, whatever the form's weights."""
+    return form if sample.has_weight else dataclasses.replace(form, weights="")
 
 
 def _stored(form: Form, w: Float) -> Any:
