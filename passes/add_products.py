@@ -15,6 +15,7 @@ from .additive import Addition
 from .assign_forms import form_of
 from .base import Refusal, RemarkKind
 from .contraction import (
+    NO_WEIGHT,
     Contraction,
     Weight,
     find_weight,
@@ -36,6 +37,7 @@ class Plan:
     form: Form
     product: Addition
     weight: StoredWeight | None = None
+    unstored: str = ""  # why nothing is stored as the form's `weights` say
 
 
 def run(module: ir.Module, name: str, default: Form | None, remark: Callable[..., None]) -> None:
@@ -72,10 +74,13 @@ def match(module: ir.Module, op: Any, form: Form) -> Plan | Refusal:
         return Refusal("its body is not one multiplication and one addition of floats")
     weight = _match_weight(module, found, form)
     if isinstance(weight, Refusal):
-        if form.weights and isinstance(find_weight(found), Weight):
+        unstored, traced = "", find_weight(found)
+        if form.weights and isinstance(traced, Weight):
             return Refusal(f"its weight cannot be stored as {form.weights}: {weight.reason}")
+        if form.weights and isinstance(traced, Refusal) and traced.reason != NO_WEIGHT:
+            unstored = f"nothing stored as {form.weights}: {traced.reason}"
         form = dataclasses.replace(form, weights="")
-        return Plan(found, form, Addition.of_form(form))
+        return Plan(found, form, Addition.of_form(form), unstored=unstored)
     return Plan(found, form, Addition.of_form(form), weight)
 
 
@@ -148,6 +153,8 @@ def describe(plan: Plan) -> str:
         parts.append(f"sum rounded to {form.accumulate}")
     if form.gain:
         parts.append("gain corrected")
+    if plan.unstored:
+        parts.append(plan.unstored)
     return ", ".join(parts)
 
 

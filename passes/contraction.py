@@ -19,6 +19,7 @@ from .base import Refusal
 
 LayoutStep = list[Any]  # ["transpose", [1, 0]], ["reshape", [8, 4]], ["slice", …], ["cast", "f32"]
 
+NO_WEIGHT = "a product of two activations has no weight"
 _CASTS = ("arith.extf", "arith.truncf")
 
 
@@ -179,7 +180,7 @@ def find_weight(found: Contraction) -> Weight | Refusal:
     if len(weights) == 2:
         return Refusal("both operands are parameters")
     if not weights:
-        return Refusal("a product of two activations has no weight")
+        return Refusal(NO_WEIGHT)
     return weights[0]
 
 

@@ -18,7 +18,6 @@ from .kernels.additive_matmul_gpu import AdditiveMatmulGpu
 from .matrices import Matrices, as_matrices, from_matrices, to_matrices
 
 Kernel = AdditiveMatmul | AdditiveMatmulGpu
-MAX_WORKGROUPS = 65535  # along y and z, what Vulkan promises and CUDA has
 
 
 @dataclass(frozen=True)
@@ -102,11 +101,13 @@ def _gpu_kernel(
 ) -> Kernel | Refusal:
     if stored.width != 32:
         return Refusal(f"kernels for GPUs read weights in f32, not {stored.name}")
-    if any(size is not None and size > MAX_WORKGROUPS for size in (matrices.batch, matrices.m)):
-        return Refusal(f"a GPU starts at most {MAX_WORKGROUPS} workgroups along one axis")
     sizes = (matrices.batch, matrices.m, matrices.n, matrices.k)
     tile = additive_matmul_gpu.choose_tile(matrices.m, matrices.n)
-    return AdditiveMatmulGpu(*sizes, matrices.batch_in_columns, product, unit, tile)
+    kernel = AdditiveMatmulGpu(*sizes, matrices.batch_in_columns, product, unit, tile)
+    most = additive_matmul_gpu.MAX_WORKGROUPS
+    if any(count is not None and count > most for count in kernel.known_grid):
+        return Refusal(f"a GPU starts at most {most} workgroups along one axis")
+    return kernel
 
 
 def _raw(value: ir.Value) -> ir.Value | None:

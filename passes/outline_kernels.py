@@ -23,7 +23,8 @@ class OutlineKernels(Pass):
     The kernel prepares f32 operands itself and reads the right one in panels: a weight is stored
     so (a new derivation), an activation is packed by the kernel, or ahead of it by one
     ``linalg.generic`` where it is not f32 or the kernel is for a GPU.  It computes
-    what the portable form computes, bit for bit; see ``passes/kernels/additive_matmul.py``.
+    what the portable form computes, bit for bit; see ``passes/kernels/additive_matmul.py``.  Below
+    is a kernel for CPUs; one for GPUs is started for ``[%groups, %chunks, %batch]``.
 
     Before::
 
@@ -35,7 +36,7 @@ class OutlineKernels(Pass):
 
         hal.executable.source private @add_… { … }
         %b = util.global.load @"fc.weight.f32m23….p32x16.bits" : tensor<1x1x64x32xi32>
-        %y = flow.dispatch @add_…::@add_…[%groups, %chunks, %batch](%x, %b) : … -> …
+        %y = flow.dispatch @add_…::@add_…[%groups, %chunks * %batch, %c1](%x, %b) : … -> …
 
     Parameters
     ----------

@@ -11,6 +11,9 @@ columns, and every pattern of A that a thread loads meets all its columns::
         sum[r, v] += bitcast(splat(a[r][j]) + b)
 
 The sums of an output are in the order of k, as those of the CPU's kernel.
+
+Workgroups are panels along x, blocks of rows along y, and batches along z; a GPU starts at most
+65535 along each.  A size that is known only at run time is not checked, and must not need more.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from .executable import Interface
 
 SIDE = 8  # threads of a workgroup along columns, and along rows
 LANES = 4
+MAX_WORKGROUPS = 65535  # along each axis: what Vulkan promises; CUDA has more along x
 _PIPELINES = {
     "spirv": "#iree_gpu.spirv_pipeline<BaseLowering>",
     "ptx": "#iree_gpu.pipeline<BaseLowering>",
@@ -110,6 +114,13 @@ class AdditiveMatmulGpu:
         size = f"workgroup_size = [{SIDE}, {SIDE}, 1]"
         return f"#iree_codegen.translation_info<pipeline = {pipeline} {size}>"
 
+    @property
+    def known_grid(self) -> tuple[int | None, ...]:
+        """The workgroups along x, y and z, as :meth:`grid` counts them; None at run time only."""
+        across = None if self.n is None else -(-self.n // self.tile.columns)
+        down = None if self.m is None else -(-self.m // (self.tile.rows * SIDE))
+        return (across, down, self.batch)
+
     def grid(self, sizes: dict[str, ir.Value]) -> list[ir.Value]:
         """Return the workgroups along x, y and z, given batch, m, n and k."""
         across = arith.ceildivui(sizes["n"], emit.index(self.tile.columns))
@@ -118,7 +129,8 @@ class AdditiveMatmulGpu:
 
     def describe(self) -> str:
         """Say which kernel it is."""
-        return f"kernel for GPUs, {self.tile.rows} x {self.tile.vectors * LANES} sums a thread"
+        said = f"kernel for GPUs, {self.tile.rows} x {self.tile.vectors * LANES} sums a thread"
+        return said if self.batch is not None else f"{said}, for at most {MAX_WORKGROUPS} batches"
 
     def emit(self, interface: Interface) -> None:
         """Build the kernel's function at the current place."""
