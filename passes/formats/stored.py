@@ -56,11 +56,13 @@ def encode(
     Raises
     ------
     ValueError
-        When the weight holds NaN or infinity, and is to have a scale.  Without one they are
+        When the weight holds NaN; or infinity, and is to have a scale.  Without one infinity is
         clamped, as ``finite`` products have it.
     """
+    if np.isnan(weight).any():
+        raise ValueError("the weight holds NaN")
     if stored.is_scaled and not np.isfinite(weight).all():
-        raise ValueError("the weight holds NaN or infinity")
+        raise ValueError("the weight holds infinity")
     if not stored.is_scaled:
         fmt = FORMATS[stored.name]
         bits = prepare(weight, min(mantissa_bits, fmt.mantissa_bits))
