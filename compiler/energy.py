@@ -61,16 +61,10 @@ def saving(cost: float, instead_of: float) -> float | None:
     return 1 - cost / instead_of if instead_of > 0 else None
 
 
-def exact_picojoules(shape: str, kind: str, table: Table) -> float:
-    """Return what a matmul of `shape` (``12x128x128x32``) costs as f32 multiplications and sums.
-
-    Of `kind` ``elementwise`` there are no sums.
-    """
-    products = 1
-    for size in shape.split("x") if shape else ():
-        products *= 1 if size == "?" else int(size)
-    sums = {} if kind == "elementwise" else {"addf.f32": products}
-    return price({"mulf.f32": products, **sums}, table).compute_pj
+def iterations_of(shape: str) -> int:
+    """Return the product of the sizes of `shape` (``12x128x?x32``), dynamic ones taken as 1."""
+    sizes = shape.split("x") if shape else []
+    return math.prod(1 if size == "?" else int(size) for size in sizes)
 
 
 def summary(exported: Tally, counted: Tally, table: Table) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What became of every matmul, read from the annotations that the passes left."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from iree.compiler import ir
@@ -21,7 +22,8 @@ def matmul_rows(module: ir.Module) -> list[dict[str, Any]]:
     chooses or predicts them.  ``operations`` (scalar operations of a call by kind), ``bits_moved``
     and ``energy_picojoules`` (arithmetic and guards) are counted from the IR, and None where
     nothing was; what a weight costs to dequantise is in the sum of the model only.
-    ``energy_exact_picojoules`` is for f32 multiplications and additions.
+    ``operations_exact`` are the f32 multiplications and additions of the matmul, and of an
+    element-wise row all operations as exported; ``energy_exact_picojoules`` is their price.
     """
     counted = _tallies(module)
     table = energy.load_table()
@@ -43,23 +45,22 @@ def matmul_rows(module: ir.Module) -> list[dict[str, Any]]:
                 "tile": annotations.text(op, annotations.TILE) or None,
                 "predicted_seconds": None,
                 "bits_per_weight": bits,
-                **energy_columns(
-                    annotations.text(op, annotations.SHAPE), kind, counted.get(name), table
-                ),
+                **energy_columns(_exact_operations(op, kind, shape), counted.get(name), table),
             },
         )
     return list(rows.values())
 
 
 def energy_columns(
-    shape: str, kind: str, tally: Tally | None, table: energy.Table
+    exact: Mapping[str, int], tally: Tally | None, table: energy.Table
 ) -> dict[str, Any]:
     """Return what a row says about operations, bits and energy."""
     columns: dict[str, Any] = {
         "operations": None,
+        "operations_exact": dict(sorted(exact.items())),
         "bits_moved": None,
         "energy_picojoules": None,
-        "energy_exact_picojoules": energy.exact_picojoules(shape, kind, table),
+        "energy_exact_picojoules": energy.price(exact, table).compute_pj,
     }
     if tally is not None:
         columns |= {
@@ -81,7 +82,7 @@ def facts(module: ir.Module, remarks: Iterable[Remark], exported: Tally) -> dict
 
 
 def remark_rows(remarks: Iterable[Remark]) -> list[dict[str, str]]:
-    """Return what passes applied or refused; notes are left out."""
+    """Return what passes applied, refused or warn of; notes are left out."""
     return [
         {
             "pass": remark.pass_name,
@@ -104,6 +105,15 @@ def _tallies(module: ir.Module) -> dict[str, Tally]:
         if name not in found or tally.operations.total() > found[name].operations.total():
             found[name] = tally
     return found
+
+
+def _exact_operations(op: Any, kind: str, shape: str) -> dict[str, int]:
+    """Return the scalar operations of `op` as it was exported, by kind."""
+    each = {"addf.f32": 1, "mulf.f32": 1}
+    if kind == "elementwise":
+        each = json.loads(annotations.text(op, annotations.PRODUCT))["exact"]
+    iterations = energy.iterations_of(shape)
+    return {name: number * iterations for name, number in each.items()}
 
 
 def _is_rewritten(op: Any) -> bool:

@@ -12,6 +12,7 @@ from . import additive, annotations
 from .additive import Addition
 from .assign_forms import elementwise_multiplications, form_of
 from .base import RemarkKind
+from .count_operations import operations_of_body
 from .formats.floats import F32, FORMATS
 from .forms import Form
 
@@ -26,12 +27,13 @@ def run(module: ir.Module, name: str, remark: Callable[..., None]) -> None:
         form = form_of(op)
         if form.form != name or form.of != "elementwise":
             continue
-        products = elementwise_multiplications(op)
+        products, before = elementwise_multiplications(op), operations_of_body(op)
         for product in products:
             _rewrite(product, form)
         text = f"{len(products)} multiplications by added patterns, {form.specials} specials"
         annotations.set_text(op, annotations.LOWERING, text)
-        annotations.set_text(op, annotations.PRODUCT, json.dumps({"specials": form.specials}))
+        facts = {"specials": form.specials, "exact": before}
+        annotations.set_text(op, annotations.PRODUCT, json.dumps(facts))
         remark(RemarkKind.APPLIED, op, annotations.text(op, annotations.MATMUL), text)
 
 

@@ -10,7 +10,8 @@ attribute                    on           meaning
 ``lowc.lowering = "…"``      contraction  what became of it, and why, for the report
 ``lowc.bits = 5.0``          contraction  stored bits per weight, scales counted
 ``lowc.operations = "{…}"``  linalg …     its scalar operations by kind, and bits moved; module: sum
-``lowc.product = "{…}"``     contraction  how patterns are added, or integers multiplied (JSON)
+``lowc.product = "{…}"``     contraction  how patterns are added, or integers multiplied (JSON);
+                                          element-wise also its operations as exported
 ``lowc.tile = "…"``          contraction  the tile that its kernel was generated for
 ``lowc.part = "name"``       generic      its operations count for the matmul of that name
 ``lowc.prepared = "0"``      generic      it prepares an operand of such a product, less this much

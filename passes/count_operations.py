@@ -325,8 +325,8 @@ class _Count:
                 is_weight = self._origin(inner.operands[0]) in (_Origin.PARAMETER, _Origin.STORED)
                 tally.weight_bits += bits if is_weight else 0
                 tally.read_bits += 0 if is_weight else bits
-            for kind in _kinds(inner):
-                tally.operations[kind] += iterations
+        for kind, number in operations_of_body(op).items():
+            tally.operations[kind] += number * iterations
         return tally
 
     def _of_elementwise(self, op: Any) -> Tally | None:
@@ -350,6 +350,11 @@ class _Count:
 
 
 # -- what stands in a body -------------------------------------------------------------------------
+
+
+def operations_of_body(op: Any) -> Counter[str]:
+    """Return how many scalar operations of each kind the body of `op` does in one iteration."""
+    return Counter(kind for inner in _inside(op) for kind in _kinds(inner))
 
 
 def _kinds(op: Any) -> tuple[str, ...]:

@@ -132,7 +132,7 @@ def _of_module(path: Path) -> dict[str, Any]:
 
 def _priced(report: dict[str, Any], table: Table, where: str) -> dict[str, Any]:
     """Return the energy of a report by `table`, whichever it was made with."""
-    from ...compiler.energy import exact_picojoules, price, summary, tallies_of
+    from ...compiler.energy import price, summary, tallies_of
 
     exported, counted = tallies_of(report.get("energy"), where)
     try:
@@ -140,7 +140,7 @@ def _priced(report: dict[str, Any], table: Table, where: str) -> dict[str, Any]:
             {
                 **{key: row[key] for key in ("name", "shape", "form", "operations", "bits_moved")},
                 "energy_picojoules": price(row["operations"] or {}, table).compute_pj,
-                "energy_exact_picojoules": exact_picojoules(row["shape"], row["kind"], table),
+                "energy_exact_picojoules": price(row["operations_exact"], table).compute_pj,
             }
             for row in report["matmuls"]
         ]
