@@ -14,7 +14,7 @@ from iree.compiler import ir
 
 from ..errors import LowcError, UserError
 from ..passes import annotations, instruments
-from ..passes.base import Pass
+from ..passes.base import Pass, RemarkKind
 from ..passes.count_operations import count
 from ..passes.runner import PassFailure, Runner, format_pipeline
 from ..passes.shadow_matmuls import SUMS
@@ -175,6 +175,11 @@ class _Road:
                 ["lowc", "opt", "{input}", f"--pass-pipeline={format_pipeline([failure.element])}"],
             ) from failure
         said = report.facts(model.module, runner.remarks, exported)
+        self.notes += [
+            f"{remark.subject}: {remark.message}"
+            for remark in runner.remarks
+            if remark.kind is RemarkKind.WARNING
+        ]
         self._end("passes", begun)
         return said, timing
 

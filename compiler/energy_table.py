@@ -95,7 +95,7 @@ def load_table(table: str | os.PathLike[str] = DEFAULT) -> Table:
     if path.suffix != ".toml" and not path.exists():
         raise UserError(
             f"there is no energy table '{name}'",
-            hint=f"{nearest(name, built_in_tables())} A path to a table ends in .toml",
+            hint=f"a path to a table ends in .toml; {nearest(name, built_in_tables())}",
         )
     try:
         text = path.read_text(encoding="utf-8")

@@ -65,7 +65,7 @@ def load_recipe(recipe: str | os.PathLike[str] | Recipe) -> Recipe:
     if path.suffix != ".toml" and not path.exists():
         raise UserError(
             f"there is no recipe '{name}'",
-            hint=f"{nearest(name, built_in_names())} A path to a recipe ends in .toml",
+            hint=f"a path to a recipe ends in .toml; {nearest(name, built_in_names())}",
         )
     try:
         text = path.read_text(encoding="utf-8")

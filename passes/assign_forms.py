@@ -1,5 +1,6 @@
 """``lowc-assign-forms``: give every named matmul the form that the recipe's rules choose."""
 
+import fnmatch
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from . import annotations
 from .base import Pass, RemarkKind
 from .contraction import module_path
 from .formats.floats import FORMATS
-from .forms import Form, Rule, first_match, rules_from_text
+from .forms import SCOPES, Form, Rule, first_match, rules_from_text
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,9 @@ class AssignForms(Pass):
     A matmul that no rule matches is left ``exact``.  Rules with ``of = "elementwise"`` are for
     multiplications outside matmuls, which are called after their module with ``:mul`` behind it;
     only those that such a rule matches are named.
+
+    A rule that decides nothing is warned of, unless it is exact and all wildcards (``*:*``): that
+    one is for whatever a model may have.
 
     Parameters
     ----------
@@ -43,8 +47,10 @@ class AssignForms(Pass):
     def run(self, module: ir.Module, remark: Callable[..., None]) -> None:
         """Annotate; change nothing else."""
         rules = rules_from_text(self.rules, self.name)
+        names: dict[str, list[str]] = {scope: [] for scope in SCOPES}
         for op in annotations.matmuls(module):
             name = annotations.text(op, annotations.MATMUL)
+            names["matmul"].append(name)
             rule = first_match(rules, name)
             form = rule.form if rule else Form()
             op.attributes[annotations.FORM] = annotations.to_attribute(form.to_dict(), op.context)
@@ -53,13 +59,33 @@ class AssignForms(Pass):
                 annotations.set_text(op, annotations.LOWERING, f"exact ({because})")
             remark(RemarkKind.NOTE, op, name, f"form {form.form} ({because})")
         if any(rule.form.of == "elementwise" for rule in rules):
-            _assign_elementwise(module, rules, remark)
+            names["elementwise"] = _assign_elementwise(module, rules, remark)
+        for rule in rules:
+            why = _why_unused(rule, rules, names[rule.form.of])
+            if why:
+                remark(RemarkKind.WARNING, None, f"rule '{rule.match}'", why)
+
+
+def _why_unused(rule: Rule, rules: Sequence[Rule], names: Sequence[str]) -> str:
+    """Say why `rule` decides for none of those `names`, or nothing if it does."""
+    if any(first_match(rules, name, rule.form.of) is rule for name in names):
+        return ""
+    if rule.form.form == "exact" and not any(letter.isalnum() for letter in rule.match):
+        return ""
+    if any(fnmatch.fnmatchcase(name, rule.match) for name in names):
+        return "earlier rules decide for all that it matches"
+    what = "matmul" if rule.form.of == "matmul" else "multiplication outside matmuls"
+    return f"no {what} has such a name"
 
 
 def _assign_elementwise(
     module: ir.Module, rules: Sequence[Rule], remark: Callable[..., None]
-) -> None:
-    """Name and annotate the element-wise multiplications that a rule is for."""
+) -> list[str]:
+    """Name and annotate the element-wise multiplications that a rule is for.
+
+    Return the names that the globs were compared with.
+    """
+    names = []
     taken: Counter[str] = Counter()
     for op in annotations.operations(module):
         if annotations.MATMUL in op.attributes or not elementwise_multiplications(op):
@@ -69,6 +95,7 @@ def _assign_elementwise(
         if rule is None:
             continue
         name = base if not taken[base] else f"{base}#{taken[base]}"
+        names.append(base)
         taken[base] += 1
         shape = ir.RankedTensorType(op.results[0].type)
         sizes = ["?" if shape.is_dynamic_dim(i) else str(shape.shape[i]) for i in range(shape.rank)]
@@ -77,6 +104,7 @@ def _assign_elementwise(
         annotations.set_text(op, annotations.SHAPE, "x".join(sizes))
         op.attributes[annotations.FORM] = annotations.to_attribute(rule.form.to_dict(), op.context)
         remark(RemarkKind.NOTE, op, name, f"form {rule.form.form} (rule '{rule.match}')")
+    return names
 
 
 def elementwise_multiplications(op: Any) -> list[Any]:

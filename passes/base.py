@@ -32,6 +32,7 @@ class RemarkKind(enum.StrEnum):
     APPLIED = "applied"
     REFUSED = "refused"
     NOTE = "note"
+    WARNING = "warning"  # of no operation: what the user probably did not mean
 
 
 @dataclass(frozen=True)

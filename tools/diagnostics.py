@@ -51,11 +51,12 @@ def place_in(location: object) -> tuple[int, int]:
 
 
 def of_remark(remark: Remark) -> Diagnostic:
-    """Turn what a lowc pass said into a diagnostic; a mere note need not be expected."""
+    """Turn what a lowc pass said into a diagnostic; a note or a warning need not be expected."""
     line, column = place_in(remark.location)
     message = f"{remark.subject}: {remark.message}"
-    required = remark.kind is not RemarkKind.NOTE
-    return Diagnostic("remark", message, line, column, remark.pass_name, required)
+    required = remark.kind in (RemarkKind.APPLIED, RemarkKind.REFUSED)
+    severity = "warning" if remark.kind is RemarkKind.WARNING else "remark"
+    return Diagnostic(severity, message, line, column, remark.pass_name, required)
 
 
 def of_mlir(diagnostic: Any) -> Diagnostic:

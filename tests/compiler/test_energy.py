@@ -11,8 +11,9 @@ import pytest
 from lowc.compiler import energy
 from lowc.compiler.analysis import analyse
 from lowc.compiler.energy_table import built_in_tables, parse_table
+from lowc.compiler.recipe import Recipe
 from lowc.errors import UserError
-from lowc.passes.forms import Form
+from lowc.passes.forms import Form, Rule
 from products.linear import compile_linear, linear_text
 
 TABLE = """
@@ -146,8 +147,12 @@ def test_a_table_that_is_none(text: str, what: str) -> None:
 
 
 def test_a_table_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no energy table 'horowitz'"):
+    with pytest.raises(UserError, match="there is no energy table 'horowitz'") as caught:
         energy.load_table("horowitz")
+    assert caught.value.hint.endswith(".toml; did you mean 'horowitz-45nm'?")
+    with pytest.raises(UserError) as caught:
+        energy.load_table("x")
+    assert caught.value.hint == "a path to a table ends in .toml; known: horowitz-45nm"
     with pytest.raises(UserError, match="the energy table does not exist"):
         energy.load_table(tmp_path / "none.toml")
     with pytest.raises(UserError, match="cannot be read"):
@@ -178,6 +183,7 @@ def test_a_compilation_reports_energy(tmp_path: Path) -> None:
     (row,) = artifact.report["matmuls"]
     # 5 x 8 x 64 products; the 512 weights are made floats ahead of them.
     assert row["operations"] == {"addf.f32": 2560, "mulf.f32": 2560}
+    assert row["operations_exact"] == {"addf.f32": 2560, "mulf.f32": 2560}
     assert row["energy_picojoules"] == pytest.approx(2560 * 4.6)
     assert row["energy_exact_picojoules"] == pytest.approx(2560 * 4.6)
     assert row["bits_moved"] == 32 * (5 * 64 + 8 * 64 + 5 * 8)
@@ -191,6 +197,33 @@ def test_a_compilation_reports_energy(tmp_path: Path) -> None:
     assert found["table"] == energy.DEFAULT
     # The module itself says so too.
     assert lowc.load(artifact.path).manifest.report["energy"] == json.loads(json.dumps(found))
+
+
+def test_an_elementwise_row_is_compared_with_all_that_it_was(tmp_path: Path) -> None:
+    """Sums that stay sums, and a second multiplication, are on both sides."""
+    (tmp_path / "m.mlir").write_text("""
+#same = affine_map<(i, j) -> (i, j)>
+func.func @main(%x: tensor<3x5xf32>, %y: tensor<3x5xf32>) -> tensor<3x5xf32> {
+  %e = tensor.empty() : tensor<3x5xf32>
+  %z = linalg.generic {indexing_maps = [#same, #same, #same], iterator_types = ["parallel", "parallel"]}
+      ins(%x, %y : tensor<3x5xf32>, tensor<3x5xf32>) outs(%e : tensor<3x5xf32>) {
+  ^bb0(%a: f32, %b: f32, %o: f32):
+    %p = arith.mulf %a, %b : f32
+    %q = arith.addf %p, %a : f32
+    %r = arith.mulf %q, %b : f32
+    linalg.yield %r : f32
+  } -> tensor<3x5xf32>
+  return %z : tensor<3x5xf32>
+}
+""")
+    chosen = Recipe("test", (Rule("*", Form("pam", of="elementwise")),))
+    found = analyse(tmp_path / "m.mlir", chosen)
+    (row,) = found["matmuls"]
+    assert row["operations_exact"] == {"addf.f32": 15, "mulf.f32": 30}
+    assert row["energy_exact_picojoules"] == pytest.approx(15 * 0.9 + 30 * 3.7)
+    assert row["operations"]["addf.f32"] == 15 and "mulf.f32" not in row["operations"]
+    # It is all that the model does: the row and the whole agree.
+    assert row["operations_exact"] == found["energy"]["exported"]["operations"]
 
 
 def test_analysis_reports_what_compilation_does(tmp_path: Path) -> None:

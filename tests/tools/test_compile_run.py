@@ -54,6 +54,66 @@ def test_compile_says_what_became_of_every_matmul(
     assert "2x3x4" in capsys.readouterr().out
 
 
+MANY = """
+[[rules]]
+match = "*:qk"
+form = "lmul"
+
+[[rules]]
+match = "layer.*"
+form = "exact"
+
+[[rules]]
+match = "layer.fc*"
+form = "pam"
+
+[[rules]]
+match = "layer.cf"
+form = "exact"
+
+[[rules]]
+match = "*:*"
+form = "exact"
+
+[[rules]]
+match = "*"
+form = "pam"
+of = "elementwise"
+"""
+UNUSED = [
+    "rule '*:qk': no matmul has such a name",
+    "rule 'layer.fc*': earlier rules decide for all that it matches",
+    "rule 'layer.cf': no matmul has such a name",
+    "rule '*': no multiplication outside matmuls has such a name",
+]
+
+
+def test_rules_that_decide_nothing_are_named(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All but those that are exact and all wildcards: they are for other models."""
+    recipe, target = tmp_path / "many.toml", tmp_path / "many.vmfb"
+    recipe.write_text(MANY)
+    arguments = ["compile", str(folder / "m.mlir"), "-o", str(target), "--recipe", str(recipe)]
+    assert main(arguments) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if "rule" in line] == [f"note: {text}" for text in UNUSED]
+    assert main([*arguments, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["notes"] == UNUSED
+    warnings = [row for row in report["remarks"] if row["kind"] == "warning"]
+    assert [f"{row['subject']}: {row['message']}" for row in warnings] == UNUSED
+
+
+@pytest.mark.parametrize(("recipe", "count"), [("lmul-attention", 2), ("f32", 0), ("w4a16", 1)])
+def test_built_in_rules_that_decide_nothing(
+    recipe: str, count: int, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "m.vmfb"
+    assert main(["compile", str(folder / "m.mlir"), "-o", str(target), "--recipe", recipe]) == 0
+    assert capsys.readouterr().err.count("note: rule ") == count
+
+
 def test_compile_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = folder / "json.vmfb"
     assert main(["compile", str(folder / "m.mlir"), "-o", str(target), "--json"]) == 0

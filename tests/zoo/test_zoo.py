@@ -76,7 +76,8 @@ def test_w4a16_rounds_every_linear_layer_and_nothing_else(name):
     kept = {row["name"]: row["lowering"] for row in rows.values() if row["form"] == "exact"}
     # Products of two computed values, by their rule, and convolutions, which no rounding takes yet.
     assert all(
-        (":" in product and "rule '*:*'" in why) or why.endswith("is no contraction)")
+        (":" in product and "rule '*:*'" in why)
+        or ("conv" in why and why.endswith("is no contraction)"))
         for product, why in kept.items()
     ), kept
 

@@ -1,4 +1,5 @@
 // RUN: lowc opt %s --pass-pipeline='builtin.module(lowc-name-matmuls,lowc-assign-forms{rules="[{\"match\":\"*.attention.?uery\",\"form\":\"exact\"},{\"match\":\"*:*\",\"form\":\"exact\"},{\"match\":\"layer.*\",\"form\":\"dequant\",\"weights\":\"i4\",\"group\":16,\"symmetric\":false},{\"match\":\"layer.0.fc\",\"form\":\"dequant\",\"weights\":\"i8\"}]"})' | filecheck %s
+// RUN: lowc opt %s -o %t --pass-pipeline='builtin.module(lowc-name-matmuls,lowc-assign-forms{rules="[{\"match\":\"*:*\",\"form\":\"lmul\"},{\"match\":\"*:0\",\"form\":\"pam\"},{\"match\":\"*:qk\",\"form\":\"exact\"},{\"match\":\"?:?\",\"form\":\"exact\"}]"})' 2>&1 | filecheck %s --check-prefix=UNUSED
 // RUN: lowc opt %s --pass-pipeline='builtin.module(lowc-name-matmuls,lowc-assign-forms)' | filecheck %s --check-prefix=NONE
 // RUN: not lowc opt %s --pass-pipeline='builtin.module(lowc-assign-forms{rules="[{\"match\":\"*\",\"form\":\"dequant\",\"weights\":\"i9\"}]"})' 2>&1 | filecheck %s --check-prefix=WORD
 // RUN: not lowc opt %s --pass-pipeline='builtin.module(lowc-assign-forms{rules="[{\"match\":\"*\",\"from\":\"exact\"}]"})' 2>&1 | filecheck %s --check-prefix=KEY
