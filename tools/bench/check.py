@@ -140,8 +140,10 @@ def _integers(form: Form, sample: Sample) -> tuple[Activations, Quantized]:
 
 
 def _applied(form: Form, sample: Sample) -> Form:
-    """Return `form` as it is applied: an activation is not stored, whatever the form's weights."""
-    return form if sample.has_weight else dataclasses.replace(form, weights="")
+    """Return `form` as it is applied: added activations are not stored, whatever its `weights`."""
+    if sample.has_weight or form.form not in ("lmul", "pam"):
+        return form
+    return dataclasses.replace(form, weights="")
 
 
 def _stored(form: Form, w: Float) -> Any:

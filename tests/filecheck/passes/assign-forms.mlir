@@ -7,6 +7,10 @@
 // RUN: not lowc opt %s --pass-pipeline='builtin.module(lowc-assign-forms{rules="[{"})' 2>&1 | filecheck %s --check-prefix=JSON
 // RUN: not lowc opt %s --pass-pipeline='builtin.module(lowc-assign-forms{rule="[]"})' 2>&1 | filecheck %s --check-prefix=OPTION
 
+// Rules that decide nothing; one that is exact and all wildcards may.
+// UNUSED: warning: rule '*:0': earlier rules decide for all that it matches [lowc-assign-forms]
+// UNUSED-NEXT: warning: rule '*:qk': no matmul has such a name [lowc-assign-forms]
+
 // WORD: error: lowc-assign-forms, rule 1: weights = 'i9' is unknown
 // WORD-NEXT: hint: did you mean 'i
 // KEY: error: lowc-assign-forms, rule 1: the key 'from' is unknown
