@@ -138,6 +138,15 @@ def _integer_panels(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Pa
                 yield "zeros", zeros.reshape(-1).view(np.uint8)
 
 
+def _float_panels(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
+    """Floats of ``[batch, K, N]`` as f32 in panels of columns, a panel at a time."""
+    columns = derivation["columns"]
+    for matrix in tensor:
+        for start in range(0, matrix.shape[1], columns):
+            part = np.ascontiguousarray(matrix[:, start : start + columns], np.float32)
+            yield "panels", panels.float_panels(part, columns).reshape(-1).view(np.uint8)
+
+
 def _row_blocks(tensor: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
     """Yield ``[..., K]`` as f32 ``[rows, K]``, a block of rows at a time."""
     k = tensor.shape[-1]
@@ -152,6 +161,7 @@ METHODS: dict[str, Callable[[NDArray[Any], Derivation], Iterator[Part]]] = {
     "rtn-floats": _rtn_floats,
     "additive": _additive,
     "integer-panels": _integer_panels,
+    "float-panels": _float_panels,
 }
 
 

@@ -20,8 +20,6 @@ from .backend import vector_unit
 from .recipe import Recipe
 from .target import Target
 
-OUTLINED = ("lmul", "pam")  # forms that there are kernels for
-
 
 def passes_for(
     recipe: Recipe, target: Target, measures: Sequence[Pass] = (), *, kernels: bool = True
@@ -31,7 +29,6 @@ def passes_for(
     `measures` run when forms are assigned and nothing is rewritten yet.  Without `kernels` every
     product is left to stock code generation.
     """
-    has_kernels = kernels and any(rule.form.form in OUTLINED for rule in recipe.rules)
     return [
         # Names come from locations, which native passes may drop: first of all.
         NameMatmuls(),
@@ -46,7 +43,7 @@ def passes_for(
         "cse",
         # Operations are counted where they still stand as linalg: a kernel hides them.
         CountOperations(),
-        OutlineKernels(unit=vector_unit(target) if has_kernels else "none"),
+        OutlineKernels(unit=vector_unit(target) if kernels else "none"),
         # Only what no kernel took.
         FuseDequant(),
         ClampIndices(),

@@ -86,14 +86,16 @@ class Matrices:
         raise ValueError(f"no operand has the loop {loop}")
 
 
-def as_matrices(op: Any, columns: int) -> Matrices | Refusal:
+def as_matrices(op: Any, columns: int, stored: tuple[int, ...] | None = None) -> Matrices | Refusal:
     """Describe the contraction `op`, whose operand number `columns` has the columns.
 
-    Changes nothing.
+    Changes nothing.  `stored` are the loops that this operand really has, where it is a weight that
+    the model repeats along others.
     """
     maps = indexing_maps(op)
     loops = maps[0].n_dims
     left, right, out = (dims_of(maps[i]) for i in (1 - columns, columns, 2))
+    right = right if stored is None else stored
     batch = tuple(d for d in out if d in left and d in right)
     rows = tuple(d for d in out if d in left and d not in right)
     free = tuple(d for d in out if d in right and d not in left)

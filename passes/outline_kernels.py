@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Literal
 
 from iree.compiler import ir
 
-from . import annotations, outline_additive
+from . import annotations, outline_additive, outline_float
 from .base import Pass, Refusal, RemarkKind
 
-FAMILIES: tuple[Any, ...] = (outline_additive,)
+FAMILIES: tuple[Any, ...] = (outline_additive, outline_float)
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,18 @@ class OutlineKernels(Pass):
             plan: Any = Refusal("lowc's kernels are off")
             if self.unit != "none":
                 plan = family.match(op, self.unit)
-            said = annotations.text(op, annotations.LOWERING)
             if isinstance(plan, Refusal):
-                annotations.set_text(
-                    op, annotations.LOWERING, f"{said}; stock code generation ({plan.reason})"
-                )
+                _say(op, f"stock code generation ({plan.reason})")
                 remark(RemarkKind.REFUSED, op, name, f"no kernel: {plan.reason}")
                 continue
             text = plan.kernel.describe()
-            annotations.set_text(op, annotations.LOWERING, f"{said}; {text}")
+            _say(op, text)
             annotations.set_text(op, annotations.TILE, plan.kernel.tile.name)
             remark(RemarkKind.APPLIED, op, name, text)
             family.rewrite(module, plan)
+
+
+def _say(op: Any, text: str) -> None:
+    """Add `text` to what is said of the lowering of `op`."""
+    said = annotations.text(op, annotations.LOWERING)
+    annotations.set_text(op, annotations.LOWERING, f"{said}; {text}" if said else text)

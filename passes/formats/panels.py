@@ -140,3 +140,12 @@ def pack_group_values(
     padded = np.zeros((panels * columns, groups), dtype)
     padded[:n] = values
     return np.ascontiguousarray(padded.reshape(panels, columns, groups).transpose(0, 2, 1))
+
+
+def float_panels(matrix: NDArray[np.float32], columns: int) -> NDArray[np.float32]:
+    """Return ``[K, N]`` as panels ``[panels, K, columns]``, N filled up with zeros."""
+    k, n = matrix.shape
+    panels = -(-n // columns)
+    padded = np.zeros((k, panels * columns), np.float32)
+    padded[:, :n] = matrix
+    return np.ascontiguousarray(padded.reshape(k, panels, columns).transpose(1, 0, 2))

@@ -121,3 +121,12 @@ def broadcast_scalar(lanes: int, source: ir.Value, at: Sequence[ir.Value]) -> ir
     """Load one element into all lanes."""
     scalar = memref.load(source, list(at))
     return vector.broadcast(vector_type(lanes, scalar.type), scalar)
+
+
+def multiply_add(a: ir.Value, b: ir.Value, total: ir.Value) -> ir.Value:
+    """Return ``a * b + total``, rounded once where the processor can, else twice.
+
+    ``math.fma`` would call a function on processors that have no such instruction.
+    """
+    may_fuse = arith.FastMathFlags.contract
+    return arith.addf(arith.mulf(a, b, fastmath=may_fuse), total, fastmath=may_fuse)

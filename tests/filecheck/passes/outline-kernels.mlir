@@ -1,9 +1,9 @@
-// RUN: lowc opt %s --split-input-file --verify-diagnostics --pass-pipeline='builtin.module(lowc-name-matmuls,lowc-assign-forms{rules="[{\"match\":\"full\",\"form\":\"lmul\",\"specials\":\"full\"},{\"match\":\"bf16\",\"form\":\"lmul\",\"weights\":\"bf16\"},{\"match\":\"f8\",\"form\":\"lmul\",\"weights\":\"f8E4M3FN\"},{\"match\":\"sum\",\"form\":\"lmul\",\"accumulate\":\"bf16\"},{\"match\":\"exact\",\"form\":\"exact\"},{\"match\":\"carrier\",\"form\":\"pam\",\"carrier\":\"bf16\"},{\"match\":\"*\",\"form\":\"lmul\"}]"},lowc-lower-lmul,lowc-lower-pam,cse,lowc-outline-kernels{unit=avx512},canonicalize,cse,symbol-dce)' | filecheck %s
-// RUN: lowc opt %s --split-input-file --pass-pipeline='builtin.module(lowc-name-matmuls,lowc-assign-forms{rules="[{\"match\":\"full\",\"form\":\"lmul\",\"specials\":\"full\"},{\"match\":\"bf16\",\"form\":\"lmul\",\"weights\":\"bf16\"},{\"match\":\"f8\",\"form\":\"lmul\",\"weights\":\"f8E4M3FN\"},{\"match\":\"sum\",\"form\":\"lmul\",\"accumulate\":\"bf16\"},{\"match\":\"exact\",\"form\":\"exact\"},{\"match\":\"carrier\",\"form\":\"pam\",\"carrier\":\"bf16\"},{\"match\":\"*\",\"form\":\"lmul\"}]"},lowc-lower-lmul,lowc-lower-pam,cse,lowc-outline-kernels{unit=avx2},canonicalize,cse,symbol-dce)' 2>&1 | filecheck %s --check-prefix=AVX2
-// RUN: lowc opt %s --split-input-file --pass-pipeline='builtin.module(lowc-name-matmuls,lowc-assign-forms{rules="[{\"match\":\"full\",\"form\":\"lmul\",\"specials\":\"full\"},{\"match\":\"bf16\",\"form\":\"lmul\",\"weights\":\"bf16\"},{\"match\":\"f8\",\"form\":\"lmul\",\"weights\":\"f8E4M3FN\"},{\"match\":\"sum\",\"form\":\"lmul\",\"accumulate\":\"bf16\"},{\"match\":\"exact\",\"form\":\"exact\"},{\"match\":\"carrier\",\"form\":\"pam\",\"carrier\":\"bf16\"},{\"match\":\"*\",\"form\":\"lmul\"}]"},lowc-lower-lmul,lowc-lower-pam,cse,lowc-outline-kernels{unit=portable},canonicalize,cse,symbol-dce)' 2>&1 | filecheck %s --check-prefix=PORTABLE
-// RUN: lowc opt %s --split-input-file --pass-pipeline='builtin.module(lowc-name-matmuls,lowc-assign-forms{rules="[{\"match\":\"full\",\"form\":\"lmul\",\"specials\":\"full\"},{\"match\":\"bf16\",\"form\":\"lmul\",\"weights\":\"bf16\"},{\"match\":\"f8\",\"form\":\"lmul\",\"weights\":\"f8E4M3FN\"},{\"match\":\"sum\",\"form\":\"lmul\",\"accumulate\":\"bf16\"},{\"match\":\"exact\",\"form\":\"exact\"},{\"match\":\"carrier\",\"form\":\"pam\",\"carrier\":\"bf16\"},{\"match\":\"*\",\"form\":\"lmul\"}]"},lowc-lower-lmul,lowc-lower-pam,cse,lowc-outline-kernels{unit=spirv},canonicalize,cse,symbol-dce)' 2>&1 | filecheck %s --check-prefix=SPIRV
-// RUN: lowc opt %s --split-input-file --pass-pipeline='builtin.module(lowc-name-matmuls,lowc-assign-forms{rules="[{\"match\":\"full\",\"form\":\"lmul\",\"specials\":\"full\"},{\"match\":\"bf16\",\"form\":\"lmul\",\"weights\":\"bf16\"},{\"match\":\"f8\",\"form\":\"lmul\",\"weights\":\"f8E4M3FN\"},{\"match\":\"sum\",\"form\":\"lmul\",\"accumulate\":\"bf16\"},{\"match\":\"exact\",\"form\":\"exact\"},{\"match\":\"carrier\",\"form\":\"pam\",\"carrier\":\"bf16\"},{\"match\":\"*\",\"form\":\"lmul\"}]"},lowc-lower-lmul,lowc-lower-pam,cse,lowc-outline-kernels{unit=ptx},canonicalize,cse,symbol-dce)' 2>&1 | filecheck %s --check-prefix=PTX
-// RUN: lowc opt %s --split-input-file --pass-pipeline='builtin.module(lowc-name-matmuls,lowc-assign-forms{rules="[{\"match\":\"full\",\"form\":\"lmul\",\"specials\":\"full\"},{\"match\":\"bf16\",\"form\":\"lmul\",\"weights\":\"bf16\"},{\"match\":\"f8\",\"form\":\"lmul\",\"weights\":\"f8E4M3FN\"},{\"match\":\"sum\",\"form\":\"lmul\",\"accumulate\":\"bf16\"},{\"match\":\"exact\",\"form\":\"exact\"},{\"match\":\"carrier\",\"form\":\"pam\",\"carrier\":\"bf16\"},{\"match\":\"*\",\"form\":\"lmul\"}]"},lowc-lower-lmul,lowc-lower-pam,cse,lowc-outline-kernels,canonicalize,cse,symbol-dce)' 2>&1 | filecheck %s --check-prefix=NONE
+// RUN: lowc opt %s --split-input-file --verify-diagnostics --pass-pipeline='builtin.module(lowc-name-matmuls,lowc-assign-forms{rules="[{\"match\":\"full\",\"form\":\"lmul\",\"specials\":\"full\"},{\"match\":\"bf16\",\"form\":\"lmul\",\"weights\":\"bf16\"},{\"match\":\"f8\",\"form\":\"lmul\",\"weights\":\"f8E4M3FN\"},{\"match\":\"sum\",\"form\":\"lmul\",\"accumulate\":\"bf16\"},{\"match\":\"exact*\",\"form\":\"exact\"},{\"match\":\"half\",\"form\":\"exact\"},{\"match\":\"carrier\",\"form\":\"pam\",\"carrier\":\"bf16\"},{\"match\":\"*\",\"form\":\"lmul\"}]"},lowc-lower-lmul,lowc-lower-pam,cse,lowc-outline-kernels{unit=avx512},canonicalize,cse,symbol-dce)' | filecheck %s
+// RUN: lowc opt %s --split-input-file --pass-pipeline='builtin.module(lowc-name-matmuls,lowc-assign-forms{rules="[{\"match\":\"full\",\"form\":\"lmul\",\"specials\":\"full\"},{\"match\":\"bf16\",\"form\":\"lmul\",\"weights\":\"bf16\"},{\"match\":\"f8\",\"form\":\"lmul\",\"weights\":\"f8E4M3FN\"},{\"match\":\"sum\",\"form\":\"lmul\",\"accumulate\":\"bf16\"},{\"match\":\"exact*\",\"form\":\"exact\"},{\"match\":\"half\",\"form\":\"exact\"},{\"match\":\"carrier\",\"form\":\"pam\",\"carrier\":\"bf16\"},{\"match\":\"*\",\"form\":\"lmul\"}]"},lowc-lower-lmul,lowc-lower-pam,cse,lowc-outline-kernels{unit=avx2},canonicalize,cse,symbol-dce)' 2>&1 | filecheck %s --check-prefix=AVX2
+// RUN: lowc opt %s --split-input-file --pass-pipeline='builtin.module(lowc-name-matmuls,lowc-assign-forms{rules="[{\"match\":\"full\",\"form\":\"lmul\",\"specials\":\"full\"},{\"match\":\"bf16\",\"form\":\"lmul\",\"weights\":\"bf16\"},{\"match\":\"f8\",\"form\":\"lmul\",\"weights\":\"f8E4M3FN\"},{\"match\":\"sum\",\"form\":\"lmul\",\"accumulate\":\"bf16\"},{\"match\":\"exact*\",\"form\":\"exact\"},{\"match\":\"half\",\"form\":\"exact\"},{\"match\":\"carrier\",\"form\":\"pam\",\"carrier\":\"bf16\"},{\"match\":\"*\",\"form\":\"lmul\"}]"},lowc-lower-lmul,lowc-lower-pam,cse,lowc-outline-kernels{unit=portable},canonicalize,cse,symbol-dce)' 2>&1 | filecheck %s --check-prefix=PORTABLE
+// RUN: lowc opt %s --split-input-file --pass-pipeline='builtin.module(lowc-name-matmuls,lowc-assign-forms{rules="[{\"match\":\"full\",\"form\":\"lmul\",\"specials\":\"full\"},{\"match\":\"bf16\",\"form\":\"lmul\",\"weights\":\"bf16\"},{\"match\":\"f8\",\"form\":\"lmul\",\"weights\":\"f8E4M3FN\"},{\"match\":\"sum\",\"form\":\"lmul\",\"accumulate\":\"bf16\"},{\"match\":\"exact*\",\"form\":\"exact\"},{\"match\":\"half\",\"form\":\"exact\"},{\"match\":\"carrier\",\"form\":\"pam\",\"carrier\":\"bf16\"},{\"match\":\"*\",\"form\":\"lmul\"}]"},lowc-lower-lmul,lowc-lower-pam,cse,lowc-outline-kernels{unit=spirv},canonicalize,cse,symbol-dce)' 2>&1 | filecheck %s --check-prefix=SPIRV
+// RUN: lowc opt %s --split-input-file --pass-pipeline='builtin.module(lowc-name-matmuls,lowc-assign-forms{rules="[{\"match\":\"full\",\"form\":\"lmul\",\"specials\":\"full\"},{\"match\":\"bf16\",\"form\":\"lmul\",\"weights\":\"bf16\"},{\"match\":\"f8\",\"form\":\"lmul\",\"weights\":\"f8E4M3FN\"},{\"match\":\"sum\",\"form\":\"lmul\",\"accumulate\":\"bf16\"},{\"match\":\"exact*\",\"form\":\"exact\"},{\"match\":\"half\",\"form\":\"exact\"},{\"match\":\"carrier\",\"form\":\"pam\",\"carrier\":\"bf16\"},{\"match\":\"*\",\"form\":\"lmul\"}]"},lowc-lower-lmul,lowc-lower-pam,cse,lowc-outline-kernels{unit=ptx},canonicalize,cse,symbol-dce)' 2>&1 | filecheck %s --check-prefix=PTX
+// RUN: lowc opt %s --split-input-file --pass-pipeline='builtin.module(lowc-name-matmuls,lowc-assign-forms{rules="[{\"match\":\"full\",\"form\":\"lmul\",\"specials\":\"full\"},{\"match\":\"bf16\",\"form\":\"lmul\",\"weights\":\"bf16\"},{\"match\":\"f8\",\"form\":\"lmul\",\"weights\":\"f8E4M3FN\"},{\"match\":\"sum\",\"form\":\"lmul\",\"accumulate\":\"bf16\"},{\"match\":\"exact*\",\"form\":\"exact\"},{\"match\":\"half\",\"form\":\"exact\"},{\"match\":\"carrier\",\"form\":\"pam\",\"carrier\":\"bf16\"},{\"match\":\"*\",\"form\":\"lmul\"}]"},lowc-lower-lmul,lowc-lower-pam,cse,lowc-outline-kernels,canonicalize,cse,symbol-dce)' 2>&1 | filecheck %s --check-prefix=NONE
 
 // Tiles are chosen elsewhere: patterns stand for their numbers, and for the sizes that follow.
 
@@ -257,19 +257,17 @@ func.func @narrow(%x: tensor<1x32xf32>, %o: tensor<1x40xf32>)
 }
 
 // -----
-// Refused, with the reason in the report; and an exact product, which is not its business.
+// Refused, with the reason in the report.
 
 util.global private @full.weight = #flow.parameter.named<"model"::"full.weight"> : tensor<32x40xf32>
 util.global private @sum.weight = #flow.parameter.named<"model"::"sum.weight"> : tensor<32x40xf32>
-util.global private @exact.weight = #flow.parameter.named<"model"::"exact.weight"> : tensor<32x40xf32>
 // CHECK-NOT: hal.executable
 // CHECK-LABEL: func.func @refused
 func.func @refused(%x: tensor<2x32xf32>, %o: tensor<2x40xf32>)
-    -> (tensor<2x40xf32>, tensor<2x40xf32>, tensor<2x40xf32>) {
+    -> (tensor<2x40xf32>, tensor<2x40xf32>) {
   // CHECK-NOT: flow.dispatch
   // CHECK: linalg.generic {{.*}}; stock code generation (kernels have finite specials only)", lowc.matmul = "full"
   // CHECK: linalg.generic {{.*}}; stock code generation (kernels add in f32 only)", lowc.matmul = "sum"
-  // CHECK: linalg.matmul {{.*}}lowc.matmul = "exact"
   // CHECK-NOT: flow.dispatch
   // CHECK: return
   %zero = arith.constant 0.0 : f32
@@ -282,9 +280,7 @@ func.func @refused(%x: tensor<2x32xf32>, %o: tensor<2x40xf32>)
   // expected-remark@+2 {{sum: f32 patterns added}}
   // expected-remark@+1 {{sum: no kernel: kernels add in f32 only}}
   %z = linalg.matmul ins(%x, %v : tensor<2x32xf32>, tensor<32x40xf32>) outs(%fill : tensor<2x40xf32>) -> tensor<2x40xf32>
-  %u = util.global.load @exact.weight : tensor<32x40xf32>
-  %e = linalg.matmul ins(%x, %u : tensor<2x32xf32>, tensor<32x40xf32>) outs(%fill : tensor<2x40xf32>) -> tensor<2x40xf32>
-  return %y, %z, %e : tensor<2x40xf32>, tensor<2x40xf32>, tensor<2x40xf32>
+  return %y, %z : tensor<2x40xf32>, tensor<2x40xf32>
 }
 
 // -----
@@ -320,4 +316,50 @@ func.func @nothing_to_add(%x: tensor<2x0xf32>, %y: tensor<0x40xf32>, %o: tensor<
   // expected-remark@+1 {{nothing_to_add:0: no kernel: one of its sizes is 0}}
   %z = linalg.matmul ins(%x, %y : tensor<2x0xf32>, tensor<0x40xf32>) outs(%fill : tensor<2x40xf32>) -> tensor<2x40xf32>
   return %z : tensor<2x40xf32>
+}
+
+// -----
+// Exact products: a weight is stored in panels, the right one of two activations is packed by the
+// kernel.  A weight of 16 bits stays as it is, and so does a convolution.
+
+// CHECK: hal.executable.source private @[[P:f32_3x5x40x32_t[0-9a-z]+]] {
+// CHECK: hal.executable.source private @[[K:f32_1x5x40x32_t[0-9a-z]+]] {
+// CHECK-NOT: @exact.weight =
+// CHECK: util.global private @[[W:exact.weight.*p[0-9]+]] {lowc.derivation = {columns = {{[0-9]+}} : i64, kind = "float-panels", layout = "{{\[\[}}\22transpose\22,[1,0]],[\22reshape\22,[1,32,40]]]", part = "panels", source = "exact.weight"}} = #flow.parameter.named<"model"::"[[W]]"> : tensor<1x[[PANELS:[0-9]+x32x[0-9]+xf32]]>
+util.global private @exact.weight = #flow.parameter.named<"model"::"exact.weight"> : tensor<40x32xf32>
+util.global private @half.weight = #flow.parameter.named<"model"::"half.weight"> : tensor<32x40xf16>
+// CHECK-LABEL: func.func @exact
+func.func @exact(%x: tensor<5x32xf32>, %a: tensor<3x5x32xf32>, %b: tensor<3x32x40xf32>, %i: tensor<1x3x9x9xf32>, %f: tensor<6x3x2x2xf32>)
+    -> (tensor<5x40xf32>, tensor<3x5x40xf32>, tensor<5x40xf32>, tensor<1x6x8x8xf32>) {
+  // CHECK: %[[L:.*]] = util.global.load @[[W]]
+  // CHECK: flow.dispatch @[[K]]::@[[K]][{{.*}}](%{{.*}}, %[[L]]) {{.*}}lowc.lowering = "exact (rule 'exact*'); kernel of vectors of 16, {{.*}} sums in registers", lowc.matmul = "exact", {{.*}}lowc.tile = "t5x
+  // CHECK: flow.dispatch @[[P]]::@[[P]][{{.*}}](%arg1, %arg2)
+  // CHECK-NOT: flow.dispatch
+  // CHECK: linalg.matmul {{.*}}; stock code generation (its weight is stored in 16 bits, panels of f32 would be larger)"
+  // CHECK: linalg.conv_2d_nchw_fchw {{.*}}; stock code generation (a convolution is contracted directly)"
+  %zero = arith.constant 0.0 : f32
+  %e = tensor.empty() : tensor<5x40xf32>
+  %fill = linalg.fill ins(%zero : f32) outs(%e : tensor<5x40xf32>) -> tensor<5x40xf32>
+  %w = util.global.load @exact.weight : tensor<40x32xf32>
+  %t = tensor.empty() : tensor<32x40xf32>
+  %turned = linalg.transpose ins(%w : tensor<40x32xf32>) outs(%t : tensor<32x40xf32>) permutation = [1, 0]
+  // expected-remark@+1 {{exact: kernel of vectors of 16,}}
+  %y = linalg.matmul ins(%x, %turned : tensor<5x32xf32>, tensor<32x40xf32>) outs(%fill : tensor<5x40xf32>) -> tensor<5x40xf32>
+  %e3 = tensor.empty() : tensor<3x5x40xf32>
+  %fill3 = linalg.fill ins(%zero : f32) outs(%e3 : tensor<3x5x40xf32>) -> tensor<3x5x40xf32>
+  // expected-remark@+1 {{exact:0: kernel of vectors of 16,}}
+  %z = linalg.batch_matmul ins(%a, %b : tensor<3x5x32xf32>, tensor<3x32x40xf32>) outs(%fill3 : tensor<3x5x40xf32>) -> tensor<3x5x40xf32>
+  %h = util.global.load @half.weight : tensor<32x40xf16>
+  %wider = linalg.generic {indexing_maps = [affine_map<(i, j) -> (i, j)>, affine_map<(i, j) -> (i, j)>], iterator_types = ["parallel", "parallel"]} ins(%h : tensor<32x40xf16>) outs(%t : tensor<32x40xf32>) {
+  ^bb0(%in: f16, %out: f32):
+    %up = arith.extf %in : f16 to f32
+    linalg.yield %up : f32
+  } -> tensor<32x40xf32>
+  // expected-remark@+1 {{half: no kernel: its weight is stored in 16 bits}}
+  %v = linalg.matmul ins(%x, %wider : tensor<5x32xf32>, tensor<32x40xf32>) outs(%fill : tensor<5x40xf32>) -> tensor<5x40xf32>
+  %e4 = tensor.empty() : tensor<1x6x8x8xf32>
+  %fill4 = linalg.fill ins(%zero : f32) outs(%e4 : tensor<1x6x8x8xf32>) -> tensor<1x6x8x8xf32>
+  // expected-remark@+1 {{exact:1: no kernel: a convolution is contracted directly}}
+  %c = linalg.conv_2d_nchw_fchw ins(%i, %f : tensor<1x3x9x9xf32>, tensor<6x3x2x2xf32>) outs(%fill4 : tensor<1x6x8x8xf32>) -> tensor<1x6x8x8xf32>
+  return %y, %z, %v, %c : tensor<5x40xf32>, tensor<3x5x40xf32>, tensor<5x40xf32>, tensor<1x6x8x8xf32>
 }

@@ -1,0 +1,135 @@
+"""A matmul in f32 for CPUs: one fused multiply-add a product, where the processor has it.
+
+The loops are those of :mod:`.blocked_matmul`.  Rows are read where they are, or copied to a scratch
+buffer (:func:`.float_tiles.copies`).  A panel streams from the second cache while a block of rows
+lies in the first; the inner loop asks for it some rows ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from iree.compiler import ir
+from iree.compiler.dialects import arith
+
+from . import emit
+from .blocked_matmul import AHEAD_BYTES, BlockedMatmul, Body
+from .executable import Interface
+
+ROW_PADDING = 16  # f32 between copied rows: they begin in different sets of the cache
+NEAR_BYTES = 1536  # how far ahead the second cache is asked
+
+
+@dataclass(frozen=True)
+class FloatMatmul(BlockedMatmul):
+    """``C[batch, m, n] = sum over k of A[batch, m, k] * B[batch, k, n]``, all f32.
+
+    Attributes
+    ----------
+    packs : bool
+        Whether B is ``[batch, K, N]`` as the model has it, and packed by the kernel; else it holds
+        panels (:func:`..formats.panels.float_panels`).
+    copies : bool
+        Whether rows of A are copied.
+    """
+
+    packs: bool = False
+    copies: bool = False
+
+    @property
+    def name(self) -> str:
+        """A symbol that two kernels share only if they are the same."""
+        flags = "b" * self.b_batch + "w" * self.packs + "c" * self.copies
+        return f"f32_{self.sizes_name}_{self.tile.name}{flags}"
+
+    def emit(self, interface: Interface) -> None:
+        """Build the kernel's function at the current place."""
+        FloatBody(self, interface).emit()
+
+
+class FloatBody(Body):
+    """The function of one kernel while it is being built."""
+
+    def __init__(self, kernel: FloatMatmul, interface: Interface) -> None:
+        self.kernel = kernel
+        super().__init__(kernel, interface)
+
+    def bind(self) -> None:
+        """Bind A, B and C."""
+        self.a = self.buffer(0, ("batch", "m", "k"), self.f32)
+        if self.kernel.packs:
+            own = "batch" if self.kernel.b_batch else "one"
+            self.b = self.buffer(1, (own, "k", "n"), self.f32)
+        else:
+            self.b = self.panel_buffer(1, None, self.tile.columns, self.f32)
+        self.c = self.buffer(2, ("batch", "m", "n"), self.f32, is_input=False)
+
+    def reserve(self) -> None:
+        """Reserve room for copied rows and packed panels."""
+        tile = self.tile
+        if self.kernel.copies:
+            self.scratch = emit.scratch([tile.rows, tile.k_block + ROW_PADDING], self.f32)
+        if self.kernel.packs:
+            self.packed = emit.scratch([tile.panels, tile.k_block, tile.columns], self.f32)
+
+    # -- operands ----------------------------------------------------------------------------------
+
+    def prepare(self, m: ir.Value, rows: int) -> None:
+        """Copy the rows, if they are copied."""
+        if not self.kernel.copies:
+            return
+
+        def step(k: ir.Value) -> None:
+            mask = self.k_mask(k)
+            for r in range(rows):
+                at = [self.item, arith.addi(m, emit.index(r)), arith.addi(self.kb, k)]
+                value = emit.load(self.lanes, self.a, at, mask)
+                emit.store(value, self.scratch, [emit.index(r), k])
+
+        emit.each(emit.index(0), self.count, self.lanes, step)
+
+    def pack_panels(self, first: ir.Value, last: ir.Value) -> None:
+        """Copy panels of B, if it is not stored in panels."""
+        if self.kernel.packs:
+            emit.each(first, last, 1, lambda p: self._pack(p, arith.subi(p, first)))
+
+    def _pack(self, p: ir.Value, place: ir.Value) -> None:
+        """Copy panel number `p` to its `place` in the scratch buffer."""
+        column = arith.muli(p, emit.index(self.tile.columns))
+        masks = self.column_masks(column)
+
+        def step(k: ir.Value) -> None:
+            row = arith.addi(self.kb, k)
+            for v, mask in enumerate(masks):
+                lane = emit.index(v * self.lanes)
+                at = [self.b_item, row, arith.addi(column, lane)]
+                emit.store(emit.load(self.lanes, self.b, at, mask), self.packed, [place, k, lane])
+
+        emit.each(emit.index(0), self.count, 1, step)
+
+    # -- products ----------------------------------------------------------------------------------
+
+    def left(self, m: ir.Value, r: int, k: ir.Value) -> ir.Value:
+        """Return A of row ``m + r`` in all lanes."""
+        if self.kernel.copies:
+            return emit.broadcast_scalar(self.lanes, self.scratch, [emit.index(r), k])
+        at = [self.item, arith.addi(m, emit.index(r)), arith.addi(self.kb, k)]
+        return emit.broadcast_scalar(self.lanes, self.a, at)
+
+    def weights(self, p: ir.Value, k: ir.Value, *, ahead: bool) -> Sequence[ir.Value]:
+        """Return the vectors of one row of a panel."""
+        lanes = [emit.index(v * self.lanes) for v in range(self.tile.vectors)]
+        if self.kernel.packs:
+            place = arith.subi(p, self.first)
+            return [emit.load(self.lanes, self.packed, [place, k, lane]) for lane in lanes]
+        row = arith.addi(self.kb, k)
+        distance = AHEAD_BYTES if ahead else NEAR_BYTES
+        later = arith.addi(row, emit.index(max(1, distance // (4 * self.tile.columns))))
+        for lane in lanes:
+            emit.prefetch(self.b, [self.b_item, p, later, lane])
+        return [emit.load(self.lanes, self.b, [self.b_item, p, row, lane]) for lane in lanes]
+
+    def accumulate(self, total: ir.Value, left: ir.Value, weight: ir.Value) -> ir.Value:
+        """Return ``total + left * weight``."""
+        return emit.multiply_add(left, weight, total)

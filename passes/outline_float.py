@@ -1,0 +1,195 @@
+"""Products in f32 as kernels: what ``lowc-outline-kernels`` does for the form ``exact``."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from iree.compiler import ir
+
+from . import annotations, build, parameters
+from .base import Refusal
+from .contraction import (
+    Contraction,
+    Weight,
+    find_weight,
+    is_zero_fill,
+    match_contraction,
+    match_convolution,
+    multiplies_and_adds,
+    simplify_layout,
+)
+from .kernels import executable, float_tiles, tiles
+from .kernels.float_matmul import FloatMatmul
+from .matrices import Matrices, as_matrices, from_matrices, to_matrices
+
+
+@dataclass(frozen=True)
+class StoredWeight:
+    """A weight that can be stored in panels: where it is in the model, and its parameter's key."""
+
+    weight: Weight
+    source: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A product in f32 as matrices, the kernel that multiplies them, and the weight if it has one.
+
+    ``columns`` is the number of the operand that has the columns.
+    """
+
+    op: Any
+    matrices: Matrices
+    columns: int
+    kernel: FloatMatmul
+    stored: StoredWeight | None
+
+
+def takes(op: Any) -> bool:
+    """Whether `op` is a product as the model was exported with."""
+    if annotations.text(op, annotations.KIND) == "elementwise":
+        return False
+    return annotations.PRODUCT not in op.attributes and annotations.BITS not in op.attributes
+
+
+def match(op: Any, unit: str) -> Plan | Refusal:
+    """Describe the kernel for `op`, or say why there is none.  Changes nothing."""
+    if unit not in tiles.ISAS:
+        return Refusal("f32 kernels are for CPUs")
+    if isinstance(match_convolution(op), Contraction):
+        return Refusal("a convolution is contracted directly")
+    found = match_contraction(op)
+    if isinstance(found, Refusal):
+        return found
+    why = _outside_kernels(found)
+    if why:
+        return Refusal(why)
+    weight = find_weight(found)
+    stored = _stored(op, weight) if isinstance(weight, Weight) else None
+    if isinstance(stored, Refusal):
+        return stored
+    columns = 1 if stored is None else stored.weight.position
+    matrices = as_matrices(op, columns, None if stored is None else stored.weight.dims)
+    if isinstance(matrices, Refusal):
+        return matrices
+    sizes = (matrices.batch, matrices.m, matrices.n, matrices.k)
+    if 0 in sizes:
+        return Refusal("one of its sizes is 0")
+    if stored is not None and sorted(_order(matrices)) != sorted(stored.weight.dims):
+        return Refusal("its weight has dimensions that the product has not")
+    tile = float_tiles.choose(tiles.ISAS[unit], *sizes, packs=stored is None)
+    kernel = FloatMatmul(
+        *sizes, matrices.batch_in_columns, tile, packs=stored is None,
+        copies=float_tiles.copies(tile, matrices.m, matrices.k),
+    )  # fmt: skip
+    return Plan(op, matrices, columns, kernel, stored)
+
+
+def _outside_kernels(found: Contraction) -> str:
+    """Say why no kernel does what the contraction does, or nothing."""
+    for value in (*found.operands, found.init):
+        element = build.element_of(value)
+        if element != ir.F32Type.get():
+            return f"kernels multiply f32, not {element}"
+    if not multiplies_and_adds(found.op):
+        return "its body is not one multiplication and one addition"
+    if not is_zero_fill(found.init):
+        return "the sums do not start at zero"
+    return ""
+
+
+def _stored(op: Any, weight: Weight) -> StoredWeight | Refusal:
+    """Say where the weight comes from, if it can be stored in panels."""
+    module = _module_of(op)
+    holder = parameters.find_global(module, weight.symbol)
+    source = parameters.parameter_key(holder) if holder is not None else None
+    if source is None:
+        return Refusal(f"the global '{weight.symbol}' is no parameter, or the model writes to it")
+    bits = parameters.stored_bits(module, weight)
+    if bits != 32:
+        return Refusal(f"its weight is stored in {bits} bits, panels of f32 would be larger")
+    return StoredWeight(weight, source)
+
+
+def _order(matrices: Matrices) -> tuple[int, ...]:
+    """Return the loops of a weight as panels have them: batch, K, N."""
+    return (*matrices.batch_loops, *matrices.summed, *matrices.columns)
+
+
+def _module_of(op: Any) -> ir.Module:
+    module = op.operation
+    while module.parent is not None:
+        module = module.parent
+    return module.opview
+
+
+def rewrite(module: ir.Module, plan: Plan) -> None:
+    """Dispatch to the kernel, with the operands laid out for it."""
+    op, matrices = plan.op, plan.matrices
+
+    def operands() -> list[ir.Value]:
+        left = to_matrices(op.operands[1 - plan.columns], matrices, "rows")
+        if plan.stored is None:
+            return [left, to_matrices(op.operands[plan.columns], matrices, "columns")]
+        return [left, _load_panels(module, plan, plan.stored)]
+
+    _replace(module, op, matrices, plan.kernel, operands)
+
+
+def _replace(
+    module: ir.Module,
+    op: Any,
+    matrices: Matrices,
+    kernel: FloatMatmul,
+    operands: Callable[[], Sequence[ir.Value]],
+) -> None:
+    """Declare `kernel`, dispatch to it, and erase `op`."""
+    with ir.InsertionPoint(op), op.location:
+        inputs = list(operands())
+        sizes = matrices.values(op)
+        known = dict(zip(("batch", "m", "n", "k"), kernel.sizes, strict=True))
+        opened = {name: sizes[name] for name, size in known.items() if size is None}
+        executable.declare(
+            module, kernel.name, [True] * len(inputs) + [False], len(opened), kernel.translation,
+            kernel.emit,
+        )  # fmt: skip
+        shape = [build.DYNAMIC if (s := known[d]) is None else s for d in ("batch", "m", "n")]
+        call = executable.dispatch(
+            kernel.name, kernel.grid(sizes), list(opened.values()), inputs,
+            build.tensor_type(shape, ir.F32Type.get()),
+            [size for name, size in opened.items() if name != "k"],
+        )  # fmt: skip
+        annotations.copy_annotations(op, call)
+        result = from_matrices(call.results[0], matrices, op)
+    op.operation.results[0].replace_all_uses_with(result)
+    op.operation.erase()
+
+
+def _load_panels(module: ir.Module, plan: Plan, stored: StoredWeight) -> ir.Value:
+    """Load a weight as ``[batch, N/columns, K, columns]``."""
+    weight, columns = stored.weight, plan.kernel.tile.columns
+    order = _order(plan.matrices)
+    sizes = dict(zip(weight.dims, weight.shape, strict=True))
+    batch, k, n = (
+        math.prod(sizes[loop] for loop in loops)
+        for loops in (plan.matrices.batch_loops, plan.matrices.summed, plan.matrices.columns)
+    )
+    steps = [*weight.layout, ["transpose", [weight.dims.index(loop) for loop in order]]]
+    layout = json.dumps(
+        [*simplify_layout(steps), ["reshape", [batch, k, n]]], separators=(",", ":")
+    )
+    type_ = build.tensor_type([batch, -(-n // columns), k, columns], ir.F32Type.get())
+    derivation = {
+        "kind": "float-panels",
+        "part": "panels",
+        "source": stored.source,
+        "layout": layout,
+        "columns": columns,
+    }
+    symbol = f"{stored.source}.{parameters.layout_name(layout)}.p{columns}"
+    holder = parameters.find_global(module, weight.symbol)
+    return build.load_global(
+        parameters.derived_global(module, holder, symbol, type_, derivation), type_
+    )
