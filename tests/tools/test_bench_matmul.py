@@ -41,8 +41,7 @@ def test_a_weight_in_few_bits_beside_its_peers(capsys, tmp_path):
         "iree:dequant-i4",
     ]  # fmt: skip
     assert product["skipped"] == {
-        "torch:int4": "it takes N in multiples of 16 and K in multiples of 32",
-        "torch:int4-bf16": "it takes N in multiples of 16 and K in multiples of 32",
+        "torch:int4": "it takes N in multiples of 16 and K in multiples of 32"
     }
     same = {name for name, row in rows.items() if row["alike"]}
     assert same == {"lowc:dequant-i4", "onnxruntime:level1", "openvino", "iree:dequant-i4"}

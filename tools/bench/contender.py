@@ -107,8 +107,10 @@ class Contender:
         For those: the form whose stored weights they multiply by.
     tolerance : float
         For those: how far the result may be from the exact product of these weights, relatively.
+    is_rougher : bool
+        Whether they round activations to fewer bits than the form does.
     lowering : str
-        What lowc's report says of the matmul, or how a peer was chosen.
+        What lowc's report says of the matmul, or what there is to say of a peer.
     """
 
     name: str
@@ -118,6 +120,7 @@ class Contender:
     form: Form | None = None
     weights: Form = EXACT
     tolerance: float = math.inf
+    is_rougher: bool = False
     lowering: str = ""
 
     def rotating(self) -> Callable[[], Any]:

@@ -21,7 +21,8 @@ class Row:
     ``limit_ms`` is the least time that its operations and bytes take here, ``limited_by`` says
     which; ``error`` is ``||found - exact|| / ||exact||`` on a sample, ``definition_error`` the same
     against the NumPy definition of its form, or for peers against the exact product of the weights
-    that they have; ``alike`` says that these weights are those of the form.
+    that they have; ``alike`` says that these weights are those of the form, and the activations in
+    no fewer bits.
     """
 
     name: str
@@ -51,7 +52,7 @@ class Outcome:
 
     @property
     def best_peer(self) -> Row | None:
-        """The fastest of the others that have the weights of the form."""
+        """The fastest of the others that have the weights of the form, and its precision."""
         return min((row for row in self.rows[1:] if row.alike), key=_time, default=None)
 
     def to_dict(self) -> dict[str, Any]:
@@ -183,6 +184,6 @@ def _row(
         over_limit=milliseconds / limit.milliseconds if limit else None,
         error=errors[0],
         definition_error=errors[1],
-        alike=(contender.form or contender.weights) == form,
+        alike=(contender.form or contender.weights) == form and not contender.is_rougher,
         lowering=contender.lowering,
     )

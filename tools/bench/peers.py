@@ -80,6 +80,7 @@ def _best_stock(setup: Setup, name: str) -> Contender:
     winner = target.with_flags(STOCK_FLAG_SETS[f"iree:{best}"])
     contender = _compiled(setup, name, rule, winner, kernels=False)
     tried = ", ".join(f"{label} {times[label].median * 1e3:.3g} ms" for label in times)
+    tried += "".join(f"; {label} does not compile" for label in failures)
     return dataclasses.replace(contender, lowering=f"flags {best}, the best of {tried}")
 
 

@@ -52,7 +52,8 @@ def _print_product(product: dict[str, Any], record: dict[str, Any], has_weight: 
     if product["best_peer"]:
         best = next(row for row in rows if row["name"] == product["best_peer"])
         output.result(
-            f"best peer with the same weights: {best['name']}, {best['ratio']:.2f} of lowc's time"
+            f"best peer with the same weights and precision: {best['name']}, "
+            f"{best['ratio']:.2f} of lowc's time"
         )
     if product["rates"]:
         output.result(f"limits: {', '.join(map(_rate, product['rates'].items()))}")
