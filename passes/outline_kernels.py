@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Literal
 
 from iree.compiler import ir
 
-from . import annotations, outline_additive, outline_float
+from . import annotations, outline_additive, outline_float, outline_integer
 from .base import Pass, Refusal, RemarkKind
 
-FAMILIES: tuple[Any, ...] = (outline_additive, outline_float)
+FAMILIES: tuple[Any, ...] = (outline_additive, outline_float, outline_integer)
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from lowc.passes.kernels import tiles
     ("target", "unit"),
     [
         ("cpu:skylake-avx512", "avx512"),
-        ("cpu:sapphirerapids", "avx512"),
-        ("cpu:znver4", "avx512"),
+        ("cpu:sapphirerapids", "avx512vnni"),
+        ("cpu:znver4", "avx512vnni"),
+        ("cpu:alderlake", "avx2vnni"),
         ("cpu:haswell", "avx2"),
         ("cpu:znver3", "avx2"),
         ("cpu:x86-64", "portable"),
@@ -41,10 +42,12 @@ def test_the_host_has_what_the_system_says() -> None:
     flags = set(info.read_text().partition("flags")[2].partition("\n")[0].split())
     unit = backend.vector_unit(load_target("cpu"))
     assert unit in tiles.ISAS
-    if unit == "avx512":
+    if unit.startswith("avx512"):
         assert "avx512f" in flags
-    elif unit == "avx2":
+        assert (unit == "avx512vnni") == ("avx512_vnni" in flags)
+    elif unit.startswith("avx2"):
         assert "avx2" in flags
+        assert (unit == "avx2vnni") == ("avx_vnni" in flags)
     else:
         assert "avx2" not in flags
 

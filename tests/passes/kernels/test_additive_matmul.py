@@ -10,19 +10,16 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from lowc.compiler.backend import vector_unit
-from lowc.compiler.target import load_target
 from lowc.passes.formats import lmul
 from lowc.passes.formats.stored import STORED, channel_scales
 from lowc.passes.kernels import additive_matmul_gpu, tiles
 from lowc.passes.kernels.additive_matmul import AdditiveMatmul
 from lowc.passes.kernels.additive_matmul_gpu import AdditiveMatmulGpu, ThreadTile
 from lowc.passes.kernels.tiles import Tile
+from products import units
 from products.kernels import Loaded, addition, compile_kernels, expected, same_bits
 
-TARGETS = {"avx512": "cpu:skylake-avx512", "avx2": "cpu:haswell", "portable": "cpu:x86-64"}
-# Where each can run: avx512 has avx2.
-RUNNABLE = {"avx512": ["avx512", "avx2", "portable"], "avx2": ["avx2", "portable"]}
+UNITS = ("avx512", "avx2", "portable")
 # (kept mantissa bits, with L-Mul's offset)
 PRODUCTS = [(0, True), (4, True), (1, True), (0, False), (3, False), (2, True)]
 EXTREMES = np.array(
@@ -142,15 +139,13 @@ def _kernels(unit):
     return {**shapes_of(unit), **dynamic_of(unit)}
 
 
-@pytest.fixture(scope="module", params=TARGETS)
+@pytest.fixture(scope="module", params=UNITS)
 def compiled(request, tmp_path_factory):
     """Every kernel of a vector unit: its name and what it is loaded as."""
     unit = request.param
-    here = vector_unit(load_target("cpu"))
-    if unit not in RUNNABLE.get(here, ["portable"]):
-        pytest.skip(f"this machine has no {unit}")
-    on_x86 = vector_unit(load_target("cpu:haswell")) == "avx2" and here != "portable"
-    target = TARGETS[unit] if on_x86 else "cpu"
+    target = units.target(unit)
+    if target is None:
+        pytest.skip(f"this machine has {units.here()}, not {unit}")
     kernels = list(_kernels(unit).values())
     path = compile_kernels(kernels, target, tmp_path_factory.mktemp(unit))
     return unit, Loaded(path, kernels)
@@ -231,7 +226,7 @@ def test_storages_agree_where_weights_are_exact_in_all():
 
 
 def test_kernels_that_differ_have_different_names():
-    kernels = [k for unit in TARGETS for k in _kernels(unit).values()]
+    kernels = [k for unit in UNITS for k in _kernels(unit).values()]
     names = {kernel.name: kernel for kernel in kernels}
     assert all(names[kernel.name] == kernel for kernel in kernels)
 

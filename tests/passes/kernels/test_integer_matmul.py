@@ -3,28 +3,14 @@
 All kernels of a vector unit are compiled into one module, which its tests share.
 """
 
-import functools
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lowc.compiler.backend import vector_unit
-from lowc.compiler.target import load_target
 from lowc.passes.kernels.tiles import ISAS, Tile
+from products import units
 from products.integers import Loaded, compile_kernels, kernel
 
-TARGETS = {
-    "avx512vnni": "cpu:cascadelake", "avx512": "cpu:skylake-avx512",
-    "avx2": "cpu:haswell", "portable": "cpu:x86-64",
-}  # fmt: skip
-# Where each can run.
-RUNNABLE = {
-    "avx512vnni": ["avx512vnni", "avx512", "avx2", "portable"],
-    "avx512": ["avx512", "avx2", "portable"],
-    "avx2vnni": ["avx2", "portable"],
-    "avx2": ["avx2", "portable"],
-}
 # sizes, bits, group, per group, symmetric, dynamic
 CASES = [
     ((5, 70, 128), 4, 32, True, True, False),
@@ -57,18 +43,14 @@ def kernels(unit):
     ]
 
 
-@functools.cache
-def best_unit():
-    return vector_unit(load_target("cpu"))
-
-
 @pytest.fixture(scope="module")
 def loaded(request, tmp_path_factory):
     unit = request.param
-    if unit not in RUNNABLE.get(best_unit(), []):
-        pytest.skip(f"this machine has {best_unit()}, not {unit}")
+    target = units.target(unit)
+    if target is None:
+        pytest.skip(f"this machine has {units.here()}, not {unit}")
     made = kernels(unit)
-    return Loaded(compile_kernels(made, TARGETS[unit], tmp_path_factory.mktemp(unit)), made)
+    return Loaded(compile_kernels(made, target, tmp_path_factory.mktemp(unit)), made)
 
 
 def operands(one, seed=0):
@@ -78,7 +60,7 @@ def operands(one, seed=0):
     return rng, x, rng.standard_normal((one.batch, one.n, one.rows.k)).astype(np.float32)
 
 
-EVERY = pytest.mark.parametrize("loaded", TARGETS, indirect=True)
+EVERY = pytest.mark.parametrize("loaded", units.CHIPS, indirect=True)
 NUMBERS = range(len(CASES) + 2)
 
 
@@ -127,7 +109,7 @@ def test_any_number_of_rows(loaded, number, m, seed):
 
 
 def test_no_two_kernels_share_a_name():
-    made = [one for unit in TARGETS for one in kernels(unit)]
+    made = [one for unit in units.CHIPS for one in kernels(unit)]
     assert len({one.name for one in made}) == len(made)
 
 

@@ -1,0 +1,143 @@
+"""Products of few-bit weights and 8-bit activations as kernels, for ``lowc-outline-kernels``.
+
+What it takes is what ``lowc-quantize-activations`` makes.  It becomes two dispatches, one that
+rounds the activation and one that multiplies; products that share an activation and its groups
+share the first (``cse``).
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from iree.compiler import ir
+from iree.compiler.dialects import arith
+
+from . import add_operands, annotations, build, integer_products, parameters
+from .base import Refusal
+from .contraction import defining, simplify_layout
+from .formats import panels
+from .integer_products import IntegerProduct
+from .kernels import executable, tiles
+from .kernels.integer_dot import IntegerDot
+from .kernels.integer_matmul import MAX_K, IntegerMatmul
+from .kernels.integer_rows import IntegerRows
+from .matrices import from_matrices, to_matrices
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A product of integers and the kernel that makes it (its rows have the one that rounds)."""
+
+    product: IntegerProduct
+    kernel: IntegerMatmul
+
+
+def takes(op: Any) -> bool:
+    """Whether `op` is the last operation of a product of integers."""
+    text = annotations.text(op, annotations.PRODUCT)
+    return bool(text) and json.loads(text).get("kind") == integer_products.KIND
+
+
+def match(op: Any, unit: str) -> Plan | Refusal:
+    """Describe the kernels for `op`, or say why there are none.  Changes nothing."""
+    if unit in ("spirv", "ptx"):
+        return Refusal("there is no kernel of 8-bit activations for GPUs")
+    product = integer_products.match(op)
+    if isinstance(product, Refusal):
+        return product
+    matrices, group = product.matrices, product.group
+    batch, m, n, k = matrices.batch, matrices.m, matrices.n, matrices.k
+    if batch is None or n is None or k is None:
+        return Refusal("the shape of its weight is not known")
+    if 0 in (batch, m, n, k):
+        return Refusal("one of its sizes is 0")
+    if product.groups * group > MAX_K:
+        return Refusal(f"a sum of {product.groups * group} integer products may not fit 32 bits")
+    try:
+        panels.vectors_per_chunk(product.bits, group)
+    except ValueError as error:
+        return Refusal(str(error))
+    dot = IntegerDot(tiles.ISAS[unit], product.bits, panels.chunk_of(group))
+    count = None if m is None else batch * m
+    rows = IntegerRows(count, k, group, not product.per_row, dot)
+    words = rows.chunks * dot.vectors
+    tile = tiles.choose_integer(dot.isa, batch, m, n, words, dot.strategy)
+    return Plan(product, IntegerMatmul(batch, m, n, rows, product.symmetric, tile))
+
+
+def rewrite(module: ir.Module, plan: Plan) -> None:
+    """Declare the kernels, store the weight in panels, dispatch, and bring the result back."""
+    product, kernel = plan.product, plan.kernel
+    op, matrices = product.op, product.matrices
+    with ir.InsertionPoint(op), op.location:
+        rows = build.collapse(to_matrices(product.activation, matrices, "rows"), [[0, 1], [2]])
+        records = _rounded(module, rows, kernel.rows)
+        m = build.index(kernel.m) if kernel.m is not None else _rows_of_each(rows, kernel)
+        opened = [m] if kernel.m is None else []
+        executable.declare(
+            module, kernel.name, [True] * kernel.inputs + [False], len(opened),
+            kernel.translation, kernel.emit,
+        )  # fmt: skip
+        shape = [kernel.batch, build.DYNAMIC if kernel.m is None else kernel.m, kernel.n]
+        call = executable.dispatch(
+            kernel.name, kernel.grid(m), opened, [records, *_weight(module, plan)],
+            build.tensor_type(shape, ir.F32Type.get()), opened,
+        )  # fmt: skip
+        annotations.copy_annotations(op, call)
+        result = from_matrices(call.results[0], matrices, op)
+    op.operation.results[0].replace_all_uses_with(result)
+    op.operation.erase()
+
+
+def _rounded(module: ir.Module, rows: ir.Value, kernel: IntegerRows) -> ir.Value:
+    """Dispatch to the kernel that rounds f32 ``[m, K]``; return its records."""
+    count = build.dim(rows, 0)
+    opened = [count] if kernel.m is None else []
+    executable.declare(
+        module, kernel.name, [True, False], len(opened), kernel.translation, kernel.emit
+    )
+    shape = [build.DYNAMIC if kernel.m is None else kernel.m, kernel.words]
+    type_ = build.tensor_type(shape, ir.IntegerType.get_signless(32))
+    call = executable.dispatch(kernel.name, kernel.grid(count), opened, [rows], type_, opened)
+    records: ir.Value = call.results[0]
+    return records
+
+
+def _rows_of_each(rows: ir.Value, kernel: IntegerMatmul) -> ir.Value:
+    return arith.divui(build.dim(rows, 0), build.index(kernel.batch))
+
+
+def _weight(module: ir.Module, plan: Plan) -> list[ir.Value]:
+    """Load the weight's codes, scales and zeros as the kernel reads them."""
+    product, kernel, columns = plan.product, plan.kernel, plan.kernel.tile.columns
+    stored = add_operands.derivation_of(product.codes)
+    shape = [kernel.batch, kernel.n, product.matrices.k]
+    layout = simplify_layout([*json.loads(stored["layout"]), ["reshape", shape]])
+    derivation = {
+        "kind": "integer-panels",
+        "source": stored["source"],
+        "layout": json.dumps(layout, separators=(",", ":")),
+        "bits": product.bits,
+        "group": product.group,
+        "symmetric": product.symmetric,
+        "columns": columns,
+    }
+    i32, f32 = ir.IntegerType.get_signless(32), ir.F32Type.get()
+    head = [kernel.batch, kernel.panels]
+    values = [*head, kernel.rows.groups, columns]
+    parts = [
+        ("codes", [*head, kernel.rows.chunks * kernel.dot.vectors, columns], i32),
+        ("scales", values, f32),
+        *([] if kernel.symmetric else [("zeros", values, i32)]),
+    ]
+    symbol = ir.FlatSymbolRefAttr(defining(product.codes).attributes["global"]).value
+    holder = parameters.find_global(module, symbol)
+    stem = f"{symbol.removesuffix('.codes')}.p{columns}"
+    found = []
+    for part, dims, element in parts:
+        type_ = build.tensor_type(dims, element)
+        name = parameters.derived_global(
+            module, holder, f"{stem}.{part}", type_, {**derivation, "part": part}
+        )
+        found.append(build.load_global(name, type_))
+    return found

@@ -1,0 +1,33 @@
+"""The vector units that kernels are compiled for, and which of them run on this machine."""
+
+import functools
+
+from lowc.compiler.backend import vector_unit
+from lowc.compiler.target import load_target
+
+CHIPS = {
+    "avx512vnni": "cpu:cascadelake",
+    "avx512": "cpu:skylake-avx512",
+    "avx2": "cpu:haswell",
+    "portable": "cpu:x86-64",
+}
+_HAVE = {
+    "avx512vnni": ("avx512vnni", "avx512", "avx2", "portable"),
+    "avx512": ("avx512", "avx2", "portable"),
+    "avx2vnni": ("avx2", "portable"),
+    "avx2": ("avx2", "portable"),
+}
+
+
+@functools.cache
+def here() -> str:
+    """The best unit of this machine."""
+    return vector_unit(load_target("cpu"))
+
+
+def target(unit: str) -> str | None:
+    """What to compile for to try `unit` on this machine, or None where it cannot run."""
+    if unit not in _HAVE.get(here(), ("portable",)):
+        return None
+    # Vectors of no unit are 128 bits wide everywhere; the names are those of x86 chips.
+    return CHIPS[unit] if here() in _HAVE else "cpu"
