@@ -111,7 +111,8 @@ def _weight(module: ir.Module, plan: Plan) -> list[ir.Value]:
     """Load the weight's codes, scales and zeros as the kernel reads them."""
     product, kernel, columns = plan.product, plan.kernel, plan.kernel.tile.columns
     stored = add_operands.derivation_of(product.codes)
-    shape = [kernel.batch, kernel.n, product.matrices.k]
+    # Only the model's weight has the K that it had before it was cut into groups.
+    shape = [kernel.batch, kernel.n, -1]
     layout = simplify_layout([*json.loads(stored["layout"]), ["reshape", shape]])
     derivation = {
         "kind": "integer-panels",

@@ -55,14 +55,15 @@ def agrees(found, expected, bound):
         return bool(((np.abs(found - expected) <= bound) | may_overflow).all())
 
 
-def check(case, target, folder):
+def check(case, target, folder, *, kernels=True):
     n, k, form, m, rows, element = case
     generator = np.random.default_rng(n * k)
     weight = generator.standard_normal((n, k)).astype(np.float32)
     weight[0] = 0
-    artifact = compile_linear(folder, weight, form, m, target, element)
+    artifact = compile_linear(folder, weight, form, m, target, element, kernels=kernels)
     (row,) = artifact.report["matmuls"]
     assert row["form"] == "dequant" and "in integers" in row["lowering"], row
+    assert ("integer kernel" in row["lowering"]) == (kernels and target == "cpu"), row
     module = lowc.load(artifact)
     for count in rows:
         x = rows_of(generator, count, k)
@@ -79,9 +80,10 @@ def check(case, target, folder):
         assert not found[:, 0].any()
 
 
+@pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "stock"])
 @pytest.mark.parametrize("name", CASES)
-def test_cpu(name, tmp_path):
-    check(CASES[name], "cpu", tmp_path)
+def test_cpu(name, kernels, tmp_path):
+    check(CASES[name], "cpu", tmp_path, kernels=kernels)
 
 
 @pytest.mark.vulkan

@@ -50,7 +50,7 @@ def linear_text(m, n, k, element="f32"):
     )  # fmt: skip
 
 
-def compile_linear(folder, weight, form, m, target="cpu", element="f32", compiler=None):
+def compile_linear(folder, weight, form, m, target="cpu", element="f32", compiler=None, **options):
     """Compile ``x . weight^T`` with every matmul in `form`; return the artifact."""
     compiler = compiler or lowc.compile
     n, k = weight.shape
@@ -62,7 +62,7 @@ def compile_linear(folder, weight, form, m, target="cpu", element="f32", compile
     tensor = Tensor("w", dtype, (n, k), (k, 1), 0, 0, size, is_parameter=True)
     model = Model(imported.module, imported.interface, {"w": tensor}, source, [])
     recipe = Recipe("test", (Rule("*", form),))
-    return compiler(model, recipe, target, output=folder / "linear.vmfb")
+    return compiler(model, recipe, target, output=folder / "linear.vmfb", **options)
 
 
 def stored_weight(weight, form, element="f32"):
