@@ -78,6 +78,12 @@ class IntegerProduct:
     symmetric: bool
     per_row: bool
 
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits that a weight takes in panels (``formats/panels.py``), scales and zeros counted."""
+        of_group = self.bits * self.group + (32 if self.symmetric else 64)
+        return of_group * self.groups / (self.matrices.k or 1)
+
 
 def match(op: Any) -> IntegerProduct | Refusal:
     """Describe what :func:`rewrite` built, by its last operation.  Changes nothing."""

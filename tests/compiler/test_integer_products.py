@@ -171,6 +171,7 @@ def test_a_product_is_recognised(scale, symmetric):
         assert str(found.activation.type) == "tensor<3x?x40xf32>"
         assert build.shape_of(found.codes) == [3, 8, 2, 32]
         assert (found.bits, found.group, found.groups) == (5, 32, 2)
+        assert found.bits_per_weight == (5 * 32 + (32 if symmetric == "true" else 64)) * 2 / 40
         assert found.per_row == (scale == "row") and found.symmetric == (symmetric == "true")
         sizes = (found.matrices.batch, found.matrices.m, found.matrices.n, found.matrices.k)
         assert sizes == (3, None, 8, 40)

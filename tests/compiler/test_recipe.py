@@ -57,6 +57,14 @@ def test_w4a16_leaves_products_alone():
     assert first_match(rules, "encoder.0.attention.query").form.form == "dequant"
 
 
+@pytest.mark.parametrize(("name", "bits", "scale"), [("w4a8", 4, "group"), ("w8a8", 8, "row")])
+def test_recipes_of_integer_products(name, bits, scale):
+    rules = load_recipe(name).rules
+    form = first_match(rules, "encoder.0.attention.query").form
+    assert (form.bits, form.activations, form.activation_scale) == (bits, "i8", scale)
+    assert first_match(rules, "encoder.0.attention:pv").form.form == "exact"
+
+
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistakes(name):
     text, what, hint = MISTAKES[name]
