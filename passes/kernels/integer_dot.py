@@ -21,7 +21,7 @@ All are exact: no sum of pairs saturates, which ``vpmaddubsw`` does beyond 16 bi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,8 @@ from .tiles import Isa
 
 MOST = 127  # an activation's magnitude
 
-Words = Sequence[ir.Value]  # of one chunk and vector of columns, planes in order
+# Gives a word of one chunk and vector of columns by its number, planes in order.
+Words = Callable[[int], ir.Value]
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class IntegerDot:
         if self.strategy == "lanes":
             return [self._field(words, number, 8 * j, 1) for j in range(4)]
         if self.strategy == "shorts":
-            word, mask = words[number], self._splat(0x00FF00FF)
+            word, mask = words(number), self._splat(0x00FF00FF)
             low = arith.andi(word, mask)
             return [low, arith.andi(arith.shrui(word, self._splat(8)), mask)]
         return [self._field(words, number, 0, 4)]
@@ -97,7 +98,7 @@ class IntegerDot:
         code: ir.Value | None = None
         first = 0
         for plane in panels.planes(self.bits):
-            word = words[first + number // plane.ways]
+            word = words(first + number // plane.ways)
             first += self.quads // plane.ways
             offset = plane.width * (number % plane.ways)
             part = self._shifted(word, offset + down - plane.shift)

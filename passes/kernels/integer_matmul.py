@@ -18,6 +18,7 @@ The integer sums are exact: 127 * 255 * K stays below 2^31 up to K = 66,000.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -209,8 +210,9 @@ class _Body:
         """Add the products of a chunk, a quad at a time."""
         dot = self.kernel.dot
         first = arith.muli(chunk, emit.index(dot.vectors))
+        # Read when it is needed: all words of a chunk at once would push sums out of registers.
         words = [
-            [self._word(arith.addi(first, emit.index(i)), v) for i in range(dot.vectors)]
+            functools.cache(lambda i, v=v: self._word(arith.addi(first, emit.index(i)), v))
             for v in range(self.tile.vectors)
         ]
         base = arith.muli(chunk, emit.index(dot.quads * dot.stride))

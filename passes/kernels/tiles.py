@@ -126,8 +126,8 @@ def choose_integer(isa: Isa, batch: int, m: int | None, n: int, words: int, stra
 # Strategy → (rows, vectors) of 16 registers and of 32.
 _INTEGER_TILES = {
     "vnni": ((4, 2), (12, 2)),
-    "bytes": ((2, 2), (6, 2)),
-    "shorts": ((2, 2), (8, 2)),
+    "bytes": ((3, 1), (4, 2)),
+    "shorts": ((2, 2), (5, 2)),
     "lanes": ((2, 1), (4, 2)),
 }
 

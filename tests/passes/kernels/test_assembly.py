@@ -10,6 +10,7 @@ import pytest
 from lowc.passes.formats.stored import STORED
 from lowc.passes.kernels.additive_matmul import AdditiveMatmul
 from lowc.passes.kernels.tiles import Tile
+from products.assembly import functions, inner_loops
 from products.kernels import addition, compile_kernels
 
 K = 128
@@ -54,31 +55,6 @@ def assembly(tmp_path_factory):
     return found
 
 
-def functions(text):
-    """Split assembly (AT&T's syntax) at the labels of functions; directives and comments go."""
-    found, lines = {}, []
-    for raw in text.splitlines():
-        line = raw.partition("#")[0].strip()
-        if re.fullmatch(r"[A-Za-z_][\w$.]*:", line):
-            lines = found[line[:-1]] = []
-        elif re.match(r"\.L\w+:", line) or (line and not line.startswith(".")):
-            lines.append(line)
-    return found
-
-
-def inner_loops(lines):
-    """Return the bodies of the loops that have no other label in them and add floats."""
-    labels = {line[:-1]: i for i, line in enumerate(lines) if line.endswith(":")}
-    loops = []
-    for i, line in enumerate(lines):
-        jump = re.match(r"j\w+\s+(\.L\w+)", line)
-        start = labels.get(jump[1], i) if jump else i
-        body = lines[start + 1 : i + 1]
-        if start < i and not any(other.endswith(":") for other in body):
-            loops.append([tuple(part.split(None, 1)) for part in body])
-    return [loop for loop in loops if any(part[0] == "vaddps" for part in loop)]
-
-
 def spills(loop):
     """Return the instructions that write memory, or read the stack other than prepared patterns.
 
@@ -100,7 +76,7 @@ def spills(loop):
 def test_inner_loop(assembly, chip, number):
     wanted = CHIPS[chip][number]
     tile = wanted.tile
-    (loop,) = inner_loops(assembly[chip][wanted.name])
+    (loop,) = inner_loops(assembly[chip][wanted.name], "vaddps")
     counts = Counter(instruction[0] for instruction in loop)
     steps = counts["vpbroadcastd"] // tile.rows  # of K in one round, should LLVM unroll it
     products = steps * tile.rows * tile.vectors
@@ -146,7 +122,7 @@ f:
     ],
 )
 def test_spills_are_found(line, is_spill):
-    (loop,) = inner_loops(functions(SAMPLE.replace("{}", line))["f"])
+    (loop,) = inner_loops(functions(SAMPLE.replace("{}", line))["f"], "vaddps")
     assert len(loop) == 5
     assert bool(spills(loop)) == is_spill
 

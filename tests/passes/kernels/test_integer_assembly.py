@@ -1,0 +1,56 @@
+"""The inner loops of the integer kernels: the instruction that each vector unit is about.
+
+LLVM generates code for chips that this machine is not, so VNNI is looked at everywhere.
+"""
+
+import re
+from collections import Counter
+
+import pytest
+from products import units
+from products.assembly import functions, inner_loops
+from products.integers import compile_kernels, kernel
+
+# What multiplies, how often for each quad and vector of columns.
+DOTS = {
+    ("avx512vnni", 4): ("vpdpbusd", 1), ("avx512vnni", 8): ("vpdpbusd", 1),
+    ("avx512", 4): ("vpmaddubsw", 1), ("avx512", 8): ("vpmaddwd", 2),
+    ("avx2", 4): ("vpmaddubsw", 1), ("avx2", 8): ("vpmaddwd", 2),
+}  # fmt: skip
+GROUP = 128
+QUADS = 8  # of a chunk, the body of the inner loop
+
+
+@pytest.fixture(scope="module")
+def assembly(request, tmp_path_factory):
+    """The kernels of a vector unit by their bits, and the functions of their assembly."""
+    unit = request.param
+    folder = tmp_path_factory.mktemp(unit)
+    made = {bits: kernel(unit, (60, 128, 256), bits, GROUP) for bits in (4, 8)}
+    flag = f"--iree-hal-dump-executable-intermediates-to={folder}"
+    compile_kernels(list(made.values()), units.CHIPS[unit], folder, [flag])
+    (text,) = (path.read_text() for path in folder.glob("*.s"))
+    return unit, made, functions(text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("assembly", ["avx512vnni", "avx512", "avx2"], indirect=True)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_inner_loop(assembly, bits):
+    unit, made, found = assembly
+    one = made[bits]
+    instruction, times = DOTS[unit, bits]
+    (loop,) = inner_loops(found[one.name], instruction)
+    counts = Counter(part[0] for part in loop)
+    rounds = counts[instruction] // (one.tile.rows * one.tile.vectors * QUADS * times)
+    # 16-bit sums of pairs are widened by the instruction that multiplies shorts.
+    assert (
+        rounds and counts[instruction] == rounds * one.tile.rows * one.tile.vectors * QUADS * times
+    )
+    register = "%zmm" if one.tile.lanes == 16 else "%ymm"
+    for name, *rest in loop:
+        if name == instruction:
+            assert rest[0].split(",")[-1].strip().startswith(register), (name, rest)
+    assert not [name for name in counts if name.startswith("call") or re.match("v?pmulld", name)]
+    # Sums stay in registers: nothing of the stack is read or written.
+    assert not [part for part in loop if len(part) > 1 and re.search(r"\(%(rsp|rbp)\b", part[1])]
