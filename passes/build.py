@@ -274,6 +274,24 @@ def pad_to_multiple(value: ir.Value, axis: int, multiple: int) -> ir.Value:
     return _pad(value, axis, DYNAMIC, DYNAMIC, [arith.subi(whole, total)])
 
 
+def reshape(value: ir.Value, shape: Sequence[int], dynamic: Sequence[ir.Value] = ()) -> ir.Value:
+    """Return ``flow.tensor.reshape``: any shape of as many elements, for what a kernel reads.
+
+    `dynamic` gives the unknown sizes of the result in order.
+    """
+    if shape_of(value) == list(shape) and DYNAMIC not in shape:
+        return value
+    old = dynamic_sizes(value)
+    return ir.Operation.create(
+        "flow.tensor.reshape",
+        results=[tensor_type(shape, element_of(value))],
+        operands=[value, *old, *dynamic],
+        attributes={
+            "operandSegmentSizes": ir.DenseI32ArrayAttr.get([1, len(old), len(dynamic)]),
+        },
+    ).result
+
+
 def load_global(symbol: str, type_: ir.Type) -> ir.Value:
     """Return ``util.global.load @symbol``."""
     return ir.Operation.create(
