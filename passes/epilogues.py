@@ -44,8 +44,8 @@ _OF_COLUMNS = {"arith.addf": "bias", "arith.mulf": "scale by column"}
 _OF_ALL = {"arith.addf": "residual", "arith.mulf": "gate"}
 _OF_CONSTANT = {"arith.addf": "offset", "arith.divf": "scaling", "arith.mulf": "scaling"}
 _ACTIVATIONS = {
-    "arith.cmpf": "relu", "arith.maximumf": "relu", "math.erf": "gelu", "math.exp": "sigmoid",
-    "math.tanh": "tanh",
+    "arith.cmpf": "relu", "arith.maximumf": "relu", "arith.minimumf": "relu", "math.erf": "gelu",
+    "math.exp": "sigmoid", "math.tanh": "tanh",
 }  # fmt: skip
 OPERATIONS = {f"arith.{name}" for name in _ARITH} | {f"math.{name}" for name in _MATH}
 
@@ -116,9 +116,8 @@ def tensors(
     """
     found = []
     for value, given in zip(chain.tensors, chain.epilogue.inputs, strict=True):
-        names = chain.epilogue.sizes(given.kind)
-        shape = [build.DYNAMIC if (size := known[name]) is None else size for name in names]
-        opened = [sizes[name] for name in names if known[name] is None]
+        shape = [build.DYNAMIC if (n := known[name]) is None else n for name in given.sizes]
+        opened = [sizes[name] for name in given.sizes if known[name] is None]
         found.append(build.reshape(value, shape, opened))
     return found
 
@@ -338,6 +337,8 @@ def _words(inputs: tuple[Input, ...], steps: tuple[Step, ...]) -> tuple[str, ...
             word = tensors[min(kinds)].get(step.name, "another tensor")
         elif step.name in _ACTIVATIONS:
             word = _ACTIVATIONS[step.name]
+            if word == "relu" and sum(_ACTIVATIONS.get(s.name) == word for s in steps) > 1:
+                word = "clamp"
             if word == "tanh" and names & {"math.fpowi", "math.powf"}:
                 word = "gelu"
             if word == "sigmoid" and _multiplies_values(steps, constants, first):

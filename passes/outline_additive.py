@@ -1,33 +1,36 @@
 """Sums of added products (L-Mul, PAM) as kernels: what ``lowc-outline-kernels`` does for them."""
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from typing import Any
 
 from iree.compiler import ir
 
-from . import add_operands, annotations, build
+from . import add_operands, annotations, build, dispatch_matmul, epilogues
 from .additive import Addition
 from .base import Refusal
 from .contraction import defining, dims_of, indexing_maps, is_dim, is_zero_fill
+from .epilogues import Chain
 from .formats.floats import F32
 from .formats.stored import STORED, StoredFloat
-from .kernels import additive_matmul_gpu, executable, tiles
+from .kernels import additive_matmul_gpu, tiles
 from .kernels.additive_matmul import AdditiveMatmul
 from .kernels.additive_matmul_gpu import AdditiveMatmulGpu
-from .matrices import Matrices, as_matrices, from_matrices, to_matrices
+from .matrices import Matrices, as_matrices, to_matrices
 
 Kernel = AdditiveMatmul | AdditiveMatmulGpu
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A sum of added products as matrices, and the kernel that multiplies them."""
+    """A sum of added products as matrices, its kernel, and what the kernel does with the sums."""
 
     op: Any
     matrices: Matrices
     columns: int
     kernel: Kernel
+    chain: Chain | Refusal
 
 
 def takes(op: Any) -> bool:
@@ -58,12 +61,15 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     reads_f32 = facts["carrier"] == "f32"
     prepares = reads_f32 and _raw(op.operands[1 - columns]) is not None
     packs = reads_f32 and weight is None and _raw(op.operands[columns]) is not None
-    kernel: Kernel | Refusal
     if unit in ("spirv", "ptx"):
-        kernel = _gpu_kernel(matrices, product, stored, unit)
-    else:
-        kernel = _cpu_kernel(matrices, product, stored, tiles.ISAS[unit], prepares, packs)
-    return kernel if isinstance(kernel, Refusal) else Plan(op, matrices, columns, kernel)
+        gpu = _gpu_kernel(matrices, product, stored, unit)
+        alone = Refusal("kernels for GPUs store sums")
+        return gpu if isinstance(gpu, Refusal) else Plan(op, matrices, columns, gpu, alone)
+    kernel = _cpu_kernel(matrices, product, stored, tiles.ISAS[unit], prepares, packs)
+    chain = epilogues.match(op, matrices)
+    if isinstance(chain, Chain):
+        kernel = dataclasses.replace(kernel, epilogue=chain.epilogue)
+    return Plan(op, matrices, columns, kernel, chain)
 
 
 def _outside_kernels(op: Any, facts: dict[str, Any]) -> str:
@@ -86,7 +92,7 @@ def _cpu_kernel(
     isa: tiles.Isa,
     prepares: bool,
     packs: bool,
-) -> Kernel:
+) -> AdditiveMatmul:
     sizes = (matrices.batch, matrices.m, matrices.n, matrices.k)
     if packs:
         tile = tiles.choose_packing(isa, *sizes)
@@ -98,7 +104,7 @@ def _cpu_kernel(
 
 def _gpu_kernel(
     matrices: Matrices, product: Addition, stored: StoredFloat, unit: str
-) -> Kernel | Refusal:
+) -> AdditiveMatmulGpu | Refusal:
     if stored.width != 32:
         return Refusal(f"kernels for GPUs read weights in f32, not {stored.name}")
     sizes = (matrices.batch, matrices.m, matrices.n, matrices.k)
@@ -120,39 +126,23 @@ def _raw(value: ir.Value) -> ir.Value | None:
 
 
 def rewrite(module: ir.Module, plan: Plan) -> None:
-    """Declare the kernel, lay the operands out for it, dispatch, and bring the result back."""
+    """Dispatch to the kernel, with the operands laid out for it."""
     op, kernel, matrices = plan.op, plan.kernel, plan.matrices
     tile = kernel.tile
-    with ir.InsertionPoint(op), op.location:
-        rows = op.operands[1 - plan.columns]
+
+    def operands() -> list[ir.Value]:
+        rows, right = op.operands[1 - plan.columns], op.operands[plan.columns]
         if kernel.prepares:
             rows = _raw(rows) or rows
         left = to_matrices(rows, matrices, "rows")
-        right = op.operands[plan.columns]
         if kernel.packs:
-            panels = to_matrices(_raw(right) or right, matrices, "columns")
-        elif add_operands.is_stored(right):
-            panels = add_operands.load_panels(module, right, tile.columns, tile.lanes)
-        else:
-            panels = _packed(to_matrices(right, matrices, "columns"), tile.columns)
-        sizes = matrices.values(op)
-        executable.declare(
-            module, kernel.name, [True, True, False],
-            sum(size is None for size in kernel.sizes), kernel.translation, kernel.emit,
-        )  # fmt: skip
-        grid = kernel.grid(sizes)
-        known = dict(zip(("batch", "m", "n", "k"), kernel.sizes, strict=True))
-        opened = {name: sizes[name] for name, size in known.items() if size is None}
-        shape = [build.DYNAMIC if (s := known[d]) is None else s for d in ("batch", "m", "n")]
-        call = executable.dispatch(
-            kernel.name, grid, list(opened.values()), [left, panels],
-            build.tensor_type(shape, ir.F32Type.get()),
-            [size for name, size in opened.items() if name != "k"],
-        )  # fmt: skip
-        annotations.copy_annotations(op, call)
-        result = from_matrices(call.results[0], matrices, op)
-    op.operation.results[0].replace_all_uses_with(result)
-    op.operation.erase()
+            return [left, to_matrices(_raw(right) or right, matrices, "columns")]
+        if add_operands.is_stored(right):
+            return [left, add_operands.load_panels(module, right, tile.columns, tile.lanes)]
+        return [left, _packed(to_matrices(right, matrices, "columns"), tile.columns)]
+
+    chain = plan.chain if isinstance(plan.chain, Chain) else None
+    dispatch_matmul.replace(module, op, matrices, kernel, operands, chain)
 
 
 def _packed(matrix: ir.Value, columns: int) -> ir.Value:

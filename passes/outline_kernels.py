@@ -67,7 +67,8 @@ class OutlineKernels(Pass):
             text = plan.kernel.describe()
             _say(op, text)
             annotations.set_text(op, annotations.TILE, plan.kernel.tile.name)
-            remark(RemarkKind.APPLIED, op, name, text)
+            apart = plan.chain.reason if isinstance(plan.chain, Refusal) else plan.chain.stopped
+            remark(RemarkKind.APPLIED, op, name, f"{text}; not fused: {apart}")
             family.rewrite(module, plan)
 
 

@@ -64,7 +64,8 @@ class AdditiveMatmul(BlockedMatmul):
             for letter, is_set in (("p", self.prepares), ("b", self.b_batch), ("w", self.packs))
             if is_set
         )
-        return f"add_{what}_{self.stored.name}_{self.sizes_name}_{self.tile.name}{flags}"
+        how = f"{self.sizes_name}_{self.tile.name}{flags}{self.epilogue_name}"
+        return f"add_{what}_{self.stored.name}_{how}"
 
     @property
     def words(self) -> int:
@@ -95,7 +96,7 @@ class _AdditiveBody(Body):
             self.b = self.buffer(1, (own, "k", "n"), self.f32)
         else:
             self.b = self.panel_buffer(1, None, kernel.words, self.i32)
-        self.c = self.buffer(2, ("batch", "m", "n"), self.f32, is_input=False)
+        self.bind_result(2)
 
     def reserve(self) -> None:
         self.scratch = emit.scratch([self.tile.rows, self.tile.k_block], self.i32)

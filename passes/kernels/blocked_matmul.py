@@ -19,13 +19,14 @@ What a row is prepared to, how B is stored, and what a product is, are a kernel'
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from iree.compiler import ir
 from iree.compiler.dialects import arith, scf
 
 from . import emit
+from .epilogue import Epilogue
 from .executable import Interface
 from .tiles import Tile
 
@@ -45,6 +46,8 @@ class BlockedMatmul:
         Whether B has a batch of its own; else all batches read one B.
     tile : Tile
         Register tile, blocks and vector width.
+    epilogue : Epilogue or None
+        What is done to the sums before they are stored.
     """
 
     batch: int | None
@@ -53,6 +56,7 @@ class BlockedMatmul:
     k: int | None
     b_batch: bool
     tile: Tile
+    epilogue: Epilogue | None = field(default=None, kw_only=True)
 
     @property
     def sizes(self) -> tuple[int | None, ...]:
@@ -63,6 +67,16 @@ class BlockedMatmul:
     def sizes_name(self) -> str:
         """The sizes in a symbol; ``d`` is dynamic."""
         return "x".join("d" if size is None else str(size) for size in self.sizes)
+
+    @property
+    def epilogue_name(self) -> str:
+        """The epilogue in a symbol."""
+        return "" if self.epilogue is None else f"_{self.epilogue.name}"
+
+    @property
+    def extra_inputs(self) -> int:
+        """How many tensors the epilogue reads; they are bound behind the operands."""
+        return 0 if self.epilogue is None else len(self.epilogue.inputs)
 
     @property
     def translation(self) -> str:
@@ -85,7 +99,8 @@ class BlockedMatmul:
     def describe(self) -> str:
         """Say which kernel it is."""
         lanes = f"vectors of {self.tile.lanes}"
-        return f"kernel of {lanes}, {self.tile.rows} x {self.tile.columns} sums in registers"
+        text = f"kernel of {lanes}, {self.tile.rows} x {self.tile.columns} sums in registers"
+        return text if self.epilogue is None else f"{text}, {self.epilogue.describe()}"
 
 
 class Body:
@@ -115,7 +130,7 @@ class Body:
     # -- hooks -------------------------------------------------------------------------------------
 
     def bind(self) -> None:
-        """Bind A, B and C as ``a``, ``b`` and ``c``."""
+        """Bind A and B as ``a`` and ``b``, and what comes behind them by :meth:`bind_result`."""
         raise NotImplementedError
 
     def reserve(self) -> None:
@@ -169,6 +184,17 @@ class Body:
         known = [unknown if size is None else size for size in shape]
         type_ = emit.buffer_type(known, element)
         return self.interface.buffer(ordinal, type_, opened, is_input=True)
+
+    def bind_result(self, ordinal: int) -> None:
+        """Bind what the epilogue reads from `ordinal` on, and then C."""
+        inputs = () if self.shape.epilogue is None else self.shape.epilogue.inputs
+        self.extra = [
+            self.buffer(ordinal + i, given.sizes, ir.Type.parse(given.element))
+            for i, given in enumerate(inputs)
+        ]
+        self.c = self.buffer(
+            ordinal + len(self.extra), ("batch", "m", "n"), self.f32, is_input=False
+        )
 
     # -- loops -------------------------------------------------------------------------------------
 
@@ -235,9 +261,15 @@ class Body:
         masks = self.column_masks(column)
         sums = self._starting_sums(places, masks)
         found = self.sums(m, rows, p, sums)
-        for i, (row, col) in enumerate(places):
-            mask = masks[i % self.tile.vectors]
-            emit.store(found[i], self.c, [self.item, row, col], mask)
+        epilogue = self.shape.epilogue
+        if epilogue is None:
+            self._store(found, places, masks)
+        elif epilogue.is_long:
+            self._store(found, places, masks)
+            stop = arith.addi(m, emit.index(rows))
+            self._after_last(lambda: self._finish_stored(m, stop, column, masks, epilogue))
+        else:
+            self._store(self._finished(found, places, masks, epilogue), places, masks)
 
     def sums(
         self, m: ir.Value, rows: int, p: ir.Value, started: Sequence[ir.Value]
@@ -274,3 +306,74 @@ class Body:
             ]
             scf.YieldOp(loaded)
         return list(choice.results)
+
+    # -- results -----------------------------------------------------------------------------------
+
+    def _store(
+        self,
+        values: Sequence[ir.Value],
+        places: Sequence[tuple[ir.Value, ir.Value]],
+        masks: Sequence[ir.Value | None],
+    ) -> None:
+        for i, (row, col) in enumerate(places):
+            emit.store(values[i], self.c, [self.item, row, col], masks[i % len(masks)])
+
+    def _is_last(self) -> ir.Value | None:
+        """Return whether the block of K is the last one; None if there is only one."""
+        if self.shape.k is not None and self.shape.k <= self.tile.k_block:
+            return None
+        end = arith.addi(self.kb, self.count)
+        return arith.cmpi(arith.CmpIPredicate.eq, end, self.k)
+
+    def _after_last(self, build: Callable[[], None]) -> None:
+        """Build what is done in the last block of K."""
+        is_last = self._is_last()
+        if is_last is None:
+            build()
+            return
+        with ir.InsertionPoint(scf.IfOp(is_last).then_block):
+            build()
+            scf.YieldOp([])
+
+    def _finished(
+        self,
+        sums: Sequence[ir.Value],
+        places: Sequence[tuple[ir.Value, ir.Value]],
+        masks: Sequence[ir.Value | None],
+        epilogue: Epilogue,
+    ) -> list[ir.Value]:
+        """Return the results of sums in registers; in other blocks of K than the last, the sums."""
+
+        def results() -> list[ir.Value]:
+            return [
+                epilogue.apply(sums[i], self.extra, [self.item, *place], masks[i % len(masks)])
+                for i, place in enumerate(places)
+            ]
+
+        is_last = self._is_last()
+        if is_last is None:
+            return results()
+        choice = scf.IfOp(is_last, [value.type for value in sums], has_else=True)
+        with ir.InsertionPoint(choice.then_block):
+            scf.YieldOp(results())
+        with ir.InsertionPoint(choice.else_block):
+            scf.YieldOp(list(sums))
+        return list(choice.results)
+
+    def _finish_stored(
+        self,
+        start: ir.Value,
+        stop: ir.Value,
+        column: ir.Value,
+        masks: Sequence[ir.Value | None],
+        epilogue: Epilogue,
+    ) -> None:
+        """Replace stored sums by results, row by row; they are in the first cache."""
+
+        def row(r: ir.Value) -> None:
+            for v, mask in enumerate(masks):
+                at = [self.item, r, arith.addi(column, emit.index(v * self.lanes))]
+                value = emit.load(self.lanes, self.c, at, mask)
+                emit.store(epilogue.apply(value, self.extra, at, mask), self.c, at, mask)
+
+        emit.each(start, stop, 1, row)

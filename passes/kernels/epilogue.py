@@ -31,6 +31,11 @@ class Input:
     kind: Kind
     element: str  # type of its elements, as MLIR writes it
 
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """The names of its sizes."""
+        return {"columns": ("n",), "full": ("batch", "m", "n"), "scalar": ("one",)}[self.kind]
+
 
 @dataclass(frozen=True)
 class Step:
@@ -72,10 +77,6 @@ class Epilogue:
         """Whether it is too long to stand once for every register of sums."""
         varying = [step for step in self.steps if step.name != "arith.constant"]
         return len(varying) > UNROLLED_STEPS or any(s.name.startswith("math.") for s in varying)
-
-    def sizes(self, kind: Kind) -> tuple[str, ...]:
-        """Return the names of the sizes of an input of this kind."""
-        return {"columns": ("n",), "full": ("batch", "m", "n"), "scalar": ("one",)}[kind]
 
     def apply(
         self,

@@ -45,7 +45,12 @@ def _add_function(module, name, kernel):
     if kernel.packs:
         right = build.tensor_type([own, k, n], f32)
     result = build.tensor_type([batch, m, n], f32)
-    types = [left, right, build.tensor_type([n], i32)]
+    shapes = {"batch": batch, "m": m, "n": n, "one": 1}
+    extras = [
+        build.tensor_type([shapes[size] for size in given.sizes], ir.Type.parse(given.element))
+        for given in (kernel.epilogue.inputs if kernel.epilogue else ())
+    ]
+    types = [left, right, build.tensor_type([n], i32), *extras]
     function = ir.Operation.parse(
         f"func.func @{name}({', '.join(f'%a{i}: {t}' for i, t in enumerate(types))}) "
         f"-> {result} {{\n%e = util.unfoldable_constant dense<0> : tensor<1xi32>\n"
@@ -55,7 +60,7 @@ def _add_function(module, name, kernel):
     )
     module.body.append(function)
     block = function.regions[0].blocks[0]
-    a, panel, columns = block.arguments
+    a, panel, columns, *more = block.arguments
     placeholder, cast, end = (block.operations[i] for i in range(3))
     with ir.InsertionPoint(end):
         axes = {"batch": (a, 0), "m": (a, 1), "n": (columns, 0), "k": (a, 2)}
@@ -66,10 +71,11 @@ def _add_function(module, name, kernel):
         }
         opened = {axis: size for axis, size in sizes.items() if known[axis] is None}
         executable.declare(
-            module, kernel.name, [True, True, False], len(opened), kernel.translation, kernel.emit
-        )
+            module, kernel.name, [True] * (2 + len(more)) + [False], len(opened),
+            kernel.translation, kernel.emit,
+        )  # fmt: skip
         call = executable.dispatch(
-            kernel.name, kernel.grid(sizes), list(opened.values()), [a, panel], result,
+            kernel.name, kernel.grid(sizes), list(opened.values()), [a, panel, *more], result,
             [size for axis, size in opened.items() if axis != "k"],
         )  # fmt: skip
     end.operation.operands[0] = call.results[0]
@@ -88,7 +94,10 @@ def compile_kernels(kernels, target, folder, flags=()):
 
 
 class Loaded:
-    """Compiled kernels on a device; ``loaded[i](a, panels, n)`` runs the i-th."""
+    """Compiled kernels on a device; ``loaded(i, a, panels, n)`` runs the i-th.
+
+    What its epilogue reads comes behind the number of columns.
+    """
 
     def __init__(self, path, kernels, device="cpu"):
         self.kernels = kernels
@@ -99,10 +108,10 @@ class Loaded:
         self.context = rt.VmContext(instance, [rt.create_hal_module(instance, self.hal), module])
         self.module = module
 
-    def __call__(self, number, a, panels, n):
+    def __call__(self, number, a, panels, n, *extras):
         function = self.module.lookup_function(f"f{number}")
         invoker = rt.FunctionInvoker(self.context, self.hal, function)
-        result = invoker(a, panels, np.zeros(n, np.int32))
+        result = invoker(a, panels, np.zeros(n, np.int32), *extras)
         return download(result._buffer_view, "float32", self.device)
 
     def check(self, number, a, b):

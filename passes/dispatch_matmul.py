@@ -1,0 +1,65 @@
+"""Put the dispatch of a matmul kernel, with its epilogue, into the place of a contraction."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from iree.compiler import ir
+
+from . import annotations, build, epilogues
+from .epilogues import Chain
+from .kernels import executable
+from .kernels.executable import Interface
+from .matrices import Matrices, from_matrices
+
+
+class MatmulKernel(Protocol):
+    """What is asked of a kernel here; sizes are batch, m, n and k."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def sizes(self) -> tuple[int | None, ...]: ...  # noqa: D102
+    @property
+    def translation(self) -> str: ...  # noqa: D102
+    def grid(self, sizes: dict[str, ir.Value]) -> list[ir.Value]: ...  # noqa: D102
+    def emit(self, interface: Interface) -> None: ...  # noqa: D102
+
+
+def replace(
+    module: ir.Module,
+    op: Any,
+    matrices: Matrices,
+    kernel: MatmulKernel,
+    operands: Callable[[], Sequence[ir.Value]],
+    chain: Chain | None = None,
+) -> None:
+    """Declare `kernel`, dispatch to it, and erase `op` and what the kernel does of `chain`.
+
+    ``operands()`` builds what the kernel reads before what the chain reads.  All of it is built
+    where the last operation goes: another operand of the chain may be computed behind `op`.
+    """
+    place = op if chain is None else chain.ops[-1]
+    with ir.InsertionPoint(place), op.location:
+        inputs = list(operands())
+        sizes = {**matrices.values(op), "one": build.index(1)}
+        known = {**dict(zip(("batch", "m", "n", "k"), kernel.sizes, strict=True)), "one": 1}
+        if chain is not None:
+            inputs += epilogues.tensors(chain, sizes, known)
+        opened = {name: sizes[name] for name, size in known.items() if size is None}
+        executable.declare(
+            module, kernel.name, [True] * len(inputs) + [False], len(opened), kernel.translation,
+            kernel.emit,
+        )  # fmt: skip
+        shape = [build.DYNAMIC if (s := known[d]) is None else s for d in ("batch", "m", "n")]
+        call = executable.dispatch(
+            kernel.name, kernel.grid(sizes), list(opened.values()), inputs,
+            build.tensor_type(shape, ir.F32Type.get()),
+            [size for name, size in opened.items() if name != "k"],
+        )  # fmt: skip
+        annotations.copy_annotations(op, call)
+        if chain is None:
+            result = from_matrices(call.results[0], matrices, op)
+            op.operation.results[0].replace_all_uses_with(result)
+        else:
+            epilogues.replace(chain, call.results[0])
+    op.operation.erase()
