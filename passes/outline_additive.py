@@ -30,7 +30,7 @@ class Plan:
     matrices: Matrices
     columns: int
     kernel: Kernel
-    chain: Chain | Refusal
+    chain: Chain | Refusal | None = None  # kernels for GPUs store the sums
 
 
 def takes(op: Any) -> bool:
@@ -63,8 +63,7 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     packs = reads_f32 and weight is None and _raw(op.operands[columns]) is not None
     if unit in ("spirv", "ptx"):
         gpu = _gpu_kernel(matrices, product, stored, unit)
-        alone = Refusal("kernels for GPUs store sums")
-        return gpu if isinstance(gpu, Refusal) else Plan(op, matrices, columns, gpu, alone)
+        return gpu if isinstance(gpu, Refusal) else Plan(op, matrices, columns, gpu)
     kernel = _cpu_kernel(matrices, product, stored, tiles.ISAS[unit], prepares, packs)
     chain = epilogues.match(op, matrices)
     if isinstance(chain, Chain):

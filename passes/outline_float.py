@@ -2,13 +2,12 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from iree.compiler import ir
 
-from . import annotations, build, parameters
+from . import annotations, build, dispatch_matmul, epilogues, parameters
 from .base import Refusal
 from .contraction import (
     Contraction,
@@ -20,9 +19,10 @@ from .contraction import (
     multiplies_and_adds,
     simplify_layout,
 )
-from .kernels import executable, float_tiles, tiles
+from .epilogues import Chain
+from .kernels import float_tiles, tiles
 from .kernels.float_matmul import FloatMatmul
-from .matrices import Matrices, as_matrices, from_matrices, to_matrices
+from .matrices import Matrices, as_matrices, to_matrices
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class StoredWeight:
 
 @dataclass(frozen=True)
 class Plan:
-    """A product in f32 as matrices, the kernel that multiplies them, and the weight if it has one.
+    """A product in f32 as matrices, its kernel, its weight if it has one, and what follows it.
 
     ``columns`` is the number of the operand that has the columns.
     """
@@ -45,6 +45,7 @@ class Plan:
     columns: int
     kernel: FloatMatmul
     stored: StoredWeight | None
+    chain: Chain | Refusal
 
 
 def takes(op: Any) -> bool:
@@ -80,11 +81,13 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     if stored is not None and sorted(_order(matrices)) != sorted(stored.weight.dims):
         return Refusal("its weight has dimensions that the product has not")
     tile = float_tiles.choose(tiles.ISAS[unit], *sizes, packs=stored is None)
+    chain = epilogues.match(op, matrices)
     kernel = FloatMatmul(
         *sizes, matrices.batch_in_columns, tile, packs=stored is None,
         copies=float_tiles.copies(tile, matrices.m, matrices.k),
+        epilogue=chain.epilogue if isinstance(chain, Chain) else None,
     )  # fmt: skip
-    return Plan(op, matrices, columns, kernel, stored)
+    return Plan(op, matrices, columns, kernel, stored, chain)
 
 
 def _outside_kernels(found: Contraction) -> str:
@@ -135,36 +138,8 @@ def rewrite(module: ir.Module, plan: Plan) -> None:
             return [left, to_matrices(op.operands[plan.columns], matrices, "columns")]
         return [left, _load_panels(module, plan, plan.stored)]
 
-    _replace(module, op, matrices, plan.kernel, operands)
-
-
-def _replace(
-    module: ir.Module,
-    op: Any,
-    matrices: Matrices,
-    kernel: FloatMatmul,
-    operands: Callable[[], Sequence[ir.Value]],
-) -> None:
-    """Declare `kernel`, dispatch to it, and erase `op`."""
-    with ir.InsertionPoint(op), op.location:
-        inputs = list(operands())
-        sizes = matrices.values(op)
-        known = dict(zip(("batch", "m", "n", "k"), kernel.sizes, strict=True))
-        opened = {name: sizes[name] for name, size in known.items() if size is None}
-        executable.declare(
-            module, kernel.name, [True] * len(inputs) + [False], len(opened), kernel.translation,
-            kernel.emit,
-        )  # fmt: skip
-        shape = [build.DYNAMIC if (s := known[d]) is None else s for d in ("batch", "m", "n")]
-        call = executable.dispatch(
-            kernel.name, kernel.grid(sizes), list(opened.values()), inputs,
-            build.tensor_type(shape, ir.F32Type.get()),
-            [size for name, size in opened.items() if name != "k"],
-        )  # fmt: skip
-        annotations.copy_annotations(op, call)
-        result = from_matrices(call.results[0], matrices, op)
-    op.operation.results[0].replace_all_uses_with(result)
-    op.operation.erase()
+    chain = plan.chain if isinstance(plan.chain, Chain) else None
+    dispatch_matmul.replace(module, op, matrices, plan.kernel, operands, chain)
 
 
 def _load_panels(module: ir.Module, plan: Plan, stored: StoredWeight) -> ir.Value:

@@ -12,6 +12,7 @@ from iree.compiler import ir
 
 from . import annotations, outline_additive, outline_float, outline_integer
 from .base import Pass, Refusal, RemarkKind
+from .epilogues import Chain
 
 FAMILIES: tuple[Any, ...] = (outline_additive, outline_float, outline_integer)
 
@@ -26,17 +27,21 @@ class OutlineKernels(Pass):
     what the portable form computes, bit for bit; see ``passes/kernels/additive_matmul.py``.  Below
     is a kernel for CPUs; one for GPUs is started for ``[%groups, %chunks, %batch]``.
 
+    What follows a product element by element is done by the kernel before it stores the sums: bias,
+    activation, residual, gate (``passes/epilogues.py``).  The report names it: ``+ bias, gelu``.
+
     Before::
 
         %p = linalg.generic ins(%x) … { bitcast, andi, maxui, minui, andi, ori, subi }
         %b = util.global.load @"fc.weight.f32m23….bits" : tensor<64x32xi32>
         %y = linalg.generic (m, n, k) ins(%p, %b) … { addi, bitcast, addf }
+        %z = linalg.generic (m, n) ins(%y, %bias) … { addf }
 
     After::
 
         hal.executable.source private @add_… { … }
         %b = util.global.load @"fc.weight.f32m23….p32x16.bits" : tensor<1x1x64x32xi32>
-        %y = flow.dispatch @add_…::@add_…[%groups, %chunks * %batch, %c1](%x, %b) : … -> …
+        %z = flow.dispatch @add_…::@add_…[%groups, %chunks * %batch, %c1](%x, %b, %bias) : … -> …
 
     Parameters
     ----------
@@ -67,8 +72,7 @@ class OutlineKernels(Pass):
             text = plan.kernel.describe()
             _say(op, text)
             annotations.set_text(op, annotations.TILE, plan.kernel.tile.name)
-            apart = plan.chain.reason if isinstance(plan.chain, Refusal) else plan.chain.stopped
-            remark(RemarkKind.APPLIED, op, name, f"{text}; not fused: {apart}")
+            remark(RemarkKind.APPLIED, op, name, text + _apart(plan))
             family.rewrite(module, plan)
 
 
@@ -76,3 +80,12 @@ def _say(op: Any, text: str) -> None:
     """Add `text` to what is said of the lowering of `op`."""
     said = annotations.text(op, annotations.LOWERING)
     annotations.set_text(op, annotations.LOWERING, f"{said}; {text}" if said else text)
+
+
+def _apart(plan: Any) -> str:
+    """Say why the kernel does not do what follows it, or no more of it."""
+    chain: Chain | Refusal | None = getattr(plan, "chain", None)  # not all families have one
+    if chain is None:
+        return ""
+    reason = chain.reason if isinstance(chain, Refusal) else chain.stopped
+    return f"; what follows stays: {reason}"

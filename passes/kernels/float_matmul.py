@@ -41,7 +41,7 @@ class FloatMatmul(BlockedMatmul):
     def name(self) -> str:
         """A symbol that two kernels share only if they are the same."""
         flags = "b" * self.b_batch + "w" * self.packs + "c" * self.copies
-        return f"f32_{self.sizes_name}_{self.tile.name}{flags}"
+        return f"f32_{self.sizes_name}_{self.tile.name}{flags}{self.epilogue_name}"
 
     def emit(self, interface: Interface) -> None:
         """Build the kernel's function at the current place."""
@@ -63,7 +63,7 @@ class FloatBody(Body):
             self.b = self.buffer(1, (own, "k", "n"), self.f32)
         else:
             self.b = self.panel_buffer(1, None, self.tile.columns, self.f32)
-        self.c = self.buffer(2, ("batch", "m", "n"), self.f32, is_input=False)
+        self.bind_result(2)
 
     def reserve(self) -> None:
         """Reserve room for copied rows and packed panels."""

@@ -15,9 +15,9 @@ from lowc.tools import docs, docstring
 NAMES = sorted(registry.PASSES)
 # What stands in passes/ beside the passes themselves, and the families of kernels.
 SUPPORT = {
-    "__init__", "add_elementwise", "add_operands", "add_products", "additive", "annotations", "base",
-    "build", "code_values", "contraction", "forms", "instruments", "integer_products", "matrices",
-    "options", "parameters", "registry", "runner",
+    "__init__", "add_elementwise", "add_operands", "add_products", "additive", "annotations",
+    "base", "build", "code_values", "contraction", "dispatch_matmul", "epilogues", "forms",
+    "instruments", "integer_products", "matrices", "options", "parameters", "registry", "runner",
 }  # fmt: skip
 
 

@@ -10,13 +10,13 @@
 // The other units, on the same input.  Panels of vectors of 8 or 4 words, then GPUs: panels in the
 // order of the columns, an operand that was prepared ahead, and no narrow weights.
 
-// AVX2: remark: fc: kernel of vectors of 8, {{[0-9]+}} x {{[0-9]+}} sums in registers [lowc-outline-kernels]
+// AVX2: remark: fc: kernel of vectors of 8, {{[0-9]+}} x {{[0-9]+}} sums in registers; what follows stays: it goes to func.return [lowc-outline-kernels]
 // AVX2: remark: f8: kernel of vectors of 8
 // AVX2: hal.executable.source private @[[K:add_c3f780000m23_f32_1x5x40x32_t[0-9]+x[0-9]+v8k[0-9a-z]+]]
 // AVX2-NOT: hal.executable.source
 // AVX2: util.global private @[[FC:fc.weight.f32m23.*bits.p[0-9]+x8]] {lowc.derivation = {kind = "additive", lanes = 8 : i64
 // AVX2: flow.dispatch @[[K]]::@[[K]][{{.*}}](%{{.*}}, %[[FC]])
-// PORTABLE: remark: fc: kernel of vectors of 4, {{[0-9]+}} x {{[0-9]+}} sums in registers [lowc-outline-kernels]
+// PORTABLE: remark: fc: kernel of vectors of 4, {{[0-9]+}} x {{[0-9]+}} sums in registers; what follows stays: it goes to func.return [lowc-outline-kernels]
 // PORTABLE: util.global private @[[FC:fc.weight.f32m23.*bits.p[0-9]+x4]] {lowc.derivation = {kind = "additive", lanes = 4 : i64
 // PORTABLE: flow.dispatch {{.*}}, %[[FC]])
 // SPIRV: remark: fc: kernel for GPUs, {{[0-9]+}} x {{[0-9]+}} sums a thread [lowc-outline-kernels]
@@ -223,11 +223,11 @@ func.func @weight_on_the_left(%x: tensor<32x5xf32>, %o: tensor<40x5xf32>) -> ten
 }
 
 // -----
-// Narrow weights: two or four in a word, and the scales of fp8 after the kernel.  An activation that
+// Narrow weights: two or four in a word, and the scales of fp8 at its end.  An activation that
 // was rounded to bf16 is prepared ahead: the kernel reads patterns (no p in its name).
 
 // CHECK-DAG: hal.executable.source private @[[B:add_c3f780000m23_bf16_1x1x40x32_t.*p]] {
-// CHECK-DAG: hal.executable.source private @[[F:add_c3f780000m23_f8E4M3FN_1x1x40x32_t.*p]] {
+// CHECK-DAG: hal.executable.source private @[[F:add_c3f780000m23_f8E4M3FN_1x1x40x32_t.*p_e[0-9a-f]+]] {
 // CHECK-DAG: hal.executable.source private @[[C:add_c3f800000m7_f32_1x1x40x32_t[0-9]+x[0-9]+v16k[0-9]+g[0-9]+c[0-9]+]] {
 util.global private @bf16.weight = #flow.parameter.named<"model"::"bf16.weight"> : tensor<32x40xf32>
 util.global private @f8.weight = #flow.parameter.named<"model"::"f8.weight"> : tensor<32x40xf32>
@@ -243,10 +243,10 @@ func.func @narrow(%x: tensor<1x32xf32>, %o: tensor<1x40xf32>)
   // expected-remark@+1 {{bf16: kernel of vectors of 16,}}
   %y = linalg.matmul ins(%x, %w : tensor<1x32xf32>, tensor<32x40xf32>) outs(%fill : tensor<1x40xf32>) -> tensor<1x40xf32>
   %v = util.global.load @f8.weight : tensor<32x40xf32>
-  // CHECK-DAG: flow.dispatch @[[F]]::@[[F]][{{.*}}lowc.bits = 9.000000e+00 : f64
+  // CHECK-DAG: flow.dispatch @[[F]]::@[[F]][{{.*}}lowc.bits = 9.000000e+00 : f64{{.*}}, + scale by column"
   // CHECK-DAG: util.global.load @f8.weight.f8E4M3FNm23.{{.*}}.scales : tensor<40xf32>
   // expected-remark@+2 {{f8: f32 patterns added}}
-  // expected-remark@+1 {{f8: kernel of vectors of 16,}}
+  // expected-remark@+1 {{f8: kernel of vectors of 16, 1 x 64 sums in registers, + scale by column}}
   %z = linalg.matmul ins(%x, %v : tensor<1x32xf32>, tensor<32x40xf32>) outs(%fill : tensor<1x40xf32>) -> tensor<1x40xf32>
   %u = util.global.load @carrier.weight : tensor<32x40xf32>
   // CHECK-DAG: flow.dispatch @[[C]]::@[[C]][{{.*}} : (tensor<1x1x32xi32>,
@@ -362,4 +362,61 @@ func.func @exact(%x: tensor<5x32xf32>, %a: tensor<3x5x32xf32>, %b: tensor<3x32x4
   // expected-remark@+1 {{exact:1: no kernel: a convolution is contracted directly}}
   %c = linalg.conv_2d_nchw_fchw ins(%i, %f : tensor<1x3x9x9xf32>, tensor<6x3x2x2xf32>) outs(%fill4 : tensor<1x6x8x8xf32>) -> tensor<1x6x8x8xf32>
   return %y, %z, %v, %c : tensor<5x40xf32>, tensor<3x5x40xf32>, tensor<5x40xf32>, tensor<1x6x8x8xf32>
+}
+
+// -----
+// What follows is done by the kernel: bias, ReLU, and behind a reshape a residual that is the input.
+// The dispatch stands where the last of it stood; what it reads is laid out as the result is.
+
+// CHECK: #hal.pipeline.layout<constants = 1, bindings = [#hal.pipeline.binding<storage_buffer, ReadOnly>, #hal.pipeline.binding<storage_buffer, ReadOnly>, #hal.pipeline.binding<storage_buffer, ReadOnly>, #hal.pipeline.binding<storage_buffer, ReadOnly>, #hal.pipeline.binding<storage_buffer>]>
+// CHECK: hal.executable.source private @[[K:add_c3f780000m23_f32_1xdx32x32_t.*p_e[0-9a-f]+]] {
+// CHECK: arith.cmpf ugt, %{{.*}} : vector<16xf32>
+// CHECK: arith.select %{{.*}} : vector<16xi1>, vector<16xf32>
+util.global private @finish.weight = #flow.parameter.named<"model"::"finish.weight"> : tensor<32x32xf32>
+util.global private @finish.bias = #flow.parameter.named<"model"::"finish.bias"> : tensor<32xf32>
+// CHECK-LABEL: func.func @epilogue
+func.func @epilogue(%x: tensor<?x?x32xf32>, %o: tensor<?x32xf32>, %p: tensor<?x?x32xf32>, %sizes: tensor<3xi64>) -> tensor<?x?x32xf32> {
+  // CHECK-NOT: linalg
+  // CHECK: %[[BIAS:.*]] = util.global.load @finish.bias
+  // CHECK: %[[RESIDUAL:.*]] = flow.tensor.reshape %arg0 : tensor<?x?x32xf32>{%{{.*}}, %{{.*}}} -> tensor<1x?x32xf32>{%[[M:.*]]}
+  // CHECK: %[[Y:.*]] = flow.dispatch @[[K]]::@[[K]][{{.*}}](%{{.*}}, %{{.*}}, %{{.*}}, %[[BIAS]], %[[RESIDUAL]])
+  // CHECK-SAME: lowc.lowering = "f32 patterns added, 23 mantissa bits, finite specials; kernel of vectors of 16, {{[0-9]+}} x {{[0-9]+}} sums in registers, + bias, relu, residual"
+  // CHECK-SAME: -> tensor<1x?x32xf32>{%[[M]]}
+  // CHECK: %[[Z:.*]] = flow.tensor.reshape %[[Y]] : tensor<1x?x32xf32>{%[[M]]} -> tensor<?x?x32xf32>{%{{.*}}, %{{.*}}}
+  // CHECK: return %[[Z]]
+  %zero = arith.constant 0.0 : f32
+  %rows = tensor.collapse_shape %x [[0, 1], [2]] : tensor<?x?x32xf32> into tensor<?x32xf32>
+  %fill = linalg.fill ins(%zero : f32) outs(%o : tensor<?x32xf32>) -> tensor<?x32xf32>
+  %w = util.global.load @finish.weight : tensor<32x32xf32>
+  // expected-remark@+2 {{finish: f32 patterns added}}
+  // expected-remark@+1 {{+ bias, relu, residual; what follows stays: it goes to func.return}}
+  %y = linalg.matmul ins(%rows, %w : tensor<?x32xf32>, tensor<32x32xf32>) outs(%fill : tensor<?x32xf32>) -> tensor<?x32xf32>
+  %v = util.global.load @finish.bias : tensor<32xf32>
+  %b = linalg.generic {
+      indexing_maps = [affine_map<(m, n) -> (m, n)>, affine_map<(m, n) -> (n)>, affine_map<(m, n) -> (m, n)>],
+      iterator_types = ["parallel", "parallel"]}
+      ins(%y, %v : tensor<?x32xf32>, tensor<32xf32>) outs(%o : tensor<?x32xf32>) {
+  ^bb0(%l: f32, %r: f32, %init: f32):
+    %s = arith.addf %l, %r : f32
+    linalg.yield %s : f32
+  } -> tensor<?x32xf32>
+  %e = tensor.reshape %b(%sizes) : (tensor<?x32xf32>, tensor<3xi64>) -> tensor<?x?x32xf32>
+  %c = linalg.generic {
+      indexing_maps = [affine_map<(a, m, n) -> (a, m, n)>, affine_map<(a, m, n) -> (a, m, n)>],
+      iterator_types = ["parallel", "parallel", "parallel"]}
+      ins(%e : tensor<?x?x32xf32>) outs(%p : tensor<?x?x32xf32>) {
+  ^bb0(%l: f32, %init: f32):
+    %is_more = arith.cmpf ugt, %l, %zero : f32
+    %s = arith.select %is_more, %l, %zero : f32
+    linalg.yield %s : f32
+  } -> tensor<?x?x32xf32>
+  %d = linalg.generic {
+      indexing_maps = [affine_map<(a, m, n) -> (a, m, n)>, affine_map<(a, m, n) -> (a, m, n)>, affine_map<(a, m, n) -> (a, m, n)>],
+      iterator_types = ["parallel", "parallel", "parallel"]}
+      ins(%c, %x : tensor<?x?x32xf32>, tensor<?x?x32xf32>) outs(%p : tensor<?x?x32xf32>) {
+  ^bb0(%l: f32, %r: f32, %init: f32):
+    %s = arith.addf %l, %r : f32
+    linalg.yield %s : f32
+  } -> tensor<?x?x32xf32>
+  return %d : tensor<?x?x32xf32>
 }
