@@ -10,11 +10,16 @@ from typing import Any, ClassVar, Literal
 
 from iree.compiler import ir
 
-from . import annotations, outline_additive, outline_float, outline_integer
+from . import annotations, outline_additive, outline_dequant, outline_float, outline_integer
 from .base import Pass, Refusal, RemarkKind
 from .epilogues import Chain
 
-FAMILIES: tuple[Any, ...] = (outline_additive, outline_float, outline_integer)
+FAMILIES: tuple[Any, ...] = (
+    outline_additive,
+    outline_float,
+    outline_dequant,
+    outline_integer,
+)
 
 
 @dataclass(frozen=True)

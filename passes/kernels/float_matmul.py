@@ -92,9 +92,9 @@ class FloatBody(Body):
     def pack_panels(self, first: ir.Value, last: ir.Value) -> None:
         """Copy panels of B, if it is not stored in panels."""
         if self.kernel.packs:
-            emit.each(first, last, 1, lambda p: self._pack(p, arith.subi(p, first)))
+            emit.each(first, last, 1, lambda p: self.pack(p, arith.subi(p, first)))
 
-    def _pack(self, p: ir.Value, place: ir.Value) -> None:
+    def pack(self, p: ir.Value, place: ir.Value) -> None:
         """Copy panel number `p` to its `place` in the scratch buffer."""
         column = arith.muli(p, emit.index(self.tile.columns))
         masks = self.column_masks(column)

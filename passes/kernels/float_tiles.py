@@ -14,6 +14,8 @@ B_BYTES = 768 << 10  # of a block of B, which is read again for every block of r
 MIN_PANELS = 3  # that copied rows shall meet
 ITEMS = 16  # workgroups: cores that slow down for a while get fewer of them
 ITEM_PRODUCTS = 4 << 20  # less work than that is not worth a workgroup
+DEQUANT_BLOCK = 128  # of K, that is made f32 at a time: some panels fit the stack
+PANEL_BYTES = 48 << 10
 # Register tiles that fill 32 registers and 16, in the order of their speed where N has no rest.
 WIDE = ((8, 3), (6, 4), (12, 2))
 NARROW = ((6, 2), (4, 3))
@@ -82,9 +84,9 @@ def _cut(
     Rows are cut first: what copies a block of rows shall use it for many panels.
     """
     panels = -(-(n or 1024) // columns)
+    if m is not None and m <= min(rows, FEW_ROWS):
+        return min(max(1, panels * (batch or 1) // STREAMS), panels), rows
     fitting = max(1, B_BYTES // (k_block * columns * 4))
-    if m is not None and m <= rows:
-        return min(max(1, panels * (batch or 1) // STREAMS), fitting, panels), rows
     wanted = TALL_CHUNK if m is not None and m >= TALL else ROW_CHUNK
     chunk = -(-min(wanted, m or wanted) // rows) * rows
     chunks = (1 if m is None else -(-m // chunk)) * (batch or 1)
@@ -92,3 +94,22 @@ def _cut(
     items = min(ITEMS, max(2, products // ITEM_PRODUCTS))
     groups = min(-(-items // chunks), max(1, panels // MIN_PANELS))
     return min(-(-panels // groups), fitting), chunk
+
+
+def choose_dequant(isa: Isa, batch: int | None, m: int | None, n: int, k: int, chunk: int) -> Tile:
+    """Return the tile for weights in few bits, in chunks of so many weights along K.
+
+    The panels that are made f32 lie on the stack.
+    """
+    rows, vectors = (12, 2) if isa.registers >= 32 else (6, 2)
+    while vectors > 1 and (vectors - 1) * isa.lanes >= n:
+        vectors -= 1
+    columns = vectors * isa.lanes
+    if m is not None and m <= FEW_ROWS:
+        panels, chunk_rows = _cut(batch, m, n, k, m, columns, 0)
+        return Tile(isa.lanes, m, vectors, k, panels, chunk_rows)
+    rows = rows if m is None else -(-m // -(-m // rows))
+    k_block = min(k, DEQUANT_BLOCK // chunk * chunk)
+    panels, chunk_rows = _cut(batch, m, n, k, rows, columns, k_block)
+    fitting = max(1, PANEL_BYTES // (k_block * columns * 4))
+    return Tile(isa.lanes, rows, vectors, k_block, min(panels, fitting), chunk_rows)

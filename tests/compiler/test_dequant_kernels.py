@@ -1,0 +1,97 @@
+"""Products by weights in few bits through the whole road, on every vector unit that can be run."""
+
+import lowc
+import numpy as np
+import pytest
+from lowc.compiler.backend import vector_unit
+from lowc.compiler.target import load_target
+from lowc.passes.forms import Form
+from products.linear import compile_linear, stored_weight, tolerance
+
+TARGETS = {"avx512": "cpu:skylake-avx512", "avx2": "cpu:haswell", "portable": "cpu:x86-64"}
+FORMS = [
+    Form("dequant", weights="i4", group=32, symmetric=False),
+    Form("dequant", weights="i4", group=16),
+    Form("dequant", weights="i8", group=0, symmetric=False),
+    Form("dequant", weights="i8", group=128),
+    Form("dequant", weights="i2", group=48, symmetric=False),
+    Form("dequant", weights="i3", group=64),
+    Form("dequant", weights="i5", group=32, symmetric=False),
+    Form("dequant", weights="i6", group=16),
+    Form("dequant", weights="i7", group=64, symmetric=False),
+]
+ROWS = (1, 2, 3, 4, 5, 11, 12, 70, 150)
+
+
+def name(form):
+    return f"{form.weights}g{form.group}{'' if form.symmetric else 'z'}"
+
+
+def weight_of(n, k, seed):
+    """A weight with groups of zeros, of equal numbers, and of one large one."""
+    weight = np.random.default_rng(seed).standard_normal((n, k)).astype(np.float32)
+    weight[0] = 0
+    weight[1, : k // 2] = 3.5
+    weight[2, k // 2] = 1e4
+    return weight
+
+
+def targets():
+    usable = vector_unit(load_target("cpu")).removesuffix("vnni")
+    order = list(TARGETS)
+    return order[order.index(usable) :] if usable in order else ["portable"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unit", TARGETS)
+@pytest.mark.parametrize("form", FORMS, ids=name)
+def test_every_number_of_rows(tmp_path, unit, form):
+    if unit not in targets():
+        pytest.skip(f"this machine has no {unit}")
+    n, k = 77, 200
+    weight = weight_of(n, k, form.bits)
+    artifact = compile_linear(tmp_path, weight, form, None, TARGETS[unit])
+    (row,) = artifact.report["matmuls"]
+    assert "codes in registers up to 4 rows" in row["lowering"]
+    module = lowc.load(artifact)
+    value = stored_weight(weight, form)
+    for m in ROWS:
+        x = np.random.default_rng(m).standard_normal((m, k)).astype(np.float32)
+        found = np.asarray(module(x))
+        assert (np.abs(found - x.astype(np.float64) @ value.T) <= tolerance(x, value)).all(), m
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("m", [1, 4, 6, 150])
+def test_known_rows(tmp_path, m):
+    form = FORMS[0]
+    weight = weight_of(200, 290, m)
+    artifact = compile_linear(tmp_path, weight, form, m)
+    x = np.random.default_rng(m).standard_normal((m, 290)).astype(np.float32)
+    found, value = np.asarray(lowc.load(artifact)(x)), stored_weight(weight, form)
+    assert (np.abs(found - x.astype(np.float64) @ value.T) <= tolerance(x, value)).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("m", [2, 9])
+def test_infinities_stay_what_they_are(tmp_path, m):
+    """Zero points are subtracted from codes, not from sums: no infinity meets its negative."""
+    form = FORMS[0]
+    weight = np.random.default_rng(0).uniform(1, 2, (40, 64)).astype(np.float32)
+    artifact = compile_linear(tmp_path, weight, form, m)
+    x = np.abs(np.random.default_rng(1).standard_normal((m, 64))).astype(np.float32)
+    x[0, 5], x[1, 7] = np.inf, np.nan
+    value = stored_weight(weight, form)
+    assert (value > 0).all()
+    found = np.asarray(lowc.load(artifact)(x))
+    assert (found[0] == np.inf).all() and np.isnan(found[1]).all()
+    assert np.isfinite(found[2:]).all()
+
+
+@pytest.mark.slow
+def test_only_what_is_read_is_stored(tmp_path):
+    """The codes of the portable form are not stored beside those in panels."""
+    form = FORMS[0]
+    artifact = compile_linear(tmp_path, weight_of(128, 256, 0), form, 1)
+    stored = 128 * 256 // 2 + 128 * 8 * (4 + 1)
+    assert stored <= artifact.parameters_path.stat().st_size < stored + 8192
