@@ -8,7 +8,8 @@ from iree.compiler import ir
 
 from ..passes import annotations
 from ..passes.base import Remark, RemarkKind
-from ..passes.contraction import Contraction, Weight, find_weight, match_product
+from ..passes.build import element_of
+from ..passes.contraction import Contraction, Weight, defining, find_weight, match_product
 from ..passes.count_operations import Tally, tally_of
 from ..passes.parameters import stored_bits
 from . import energy
@@ -127,6 +128,14 @@ def _bits(module: ir.Module, op: Any, kind: str) -> float | None:
         return None
     if annotations.BITS in op.attributes:
         return float(ir.FloatAttr(op.attributes[annotations.BITS]).value)
+    if op.name == "flow.dispatch":  # of a kernel that reads the weight as it is, in panels
+        loads = (value for value in op.operands if _is_load(value))
+        return next((float(element_of(value).width) for value in loads), None)
     found = match_product(op)
     weight = find_weight(found) if isinstance(found, Contraction) else found
     return float(stored_bits(module, weight)) if isinstance(weight, Weight) else None
+
+
+def _is_load(value: Any) -> bool:
+    op = defining(value)
+    return op is not None and op.name == "util.global.load"
