@@ -84,6 +84,9 @@ def rewrite(module: ir.Module, plan: Plan) -> None:
             build.tensor_type(shape, ir.F32Type.get()), opened,
         )  # fmt: skip
         annotations.copy_annotations(op, call)
+        call.attributes[annotations.BITS] = ir.FloatAttr.get(
+            ir.F64Type.get(), product.bits_per_weight
+        )
         result = from_matrices(call.results[0], matrices, op)
     op.operation.results[0].replace_all_uses_with(result)
     op.operation.erase()

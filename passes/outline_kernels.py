@@ -79,6 +79,25 @@ class OutlineKernels(Pass):
             annotations.set_text(op, annotations.TILE, plan.kernel.tile.name)
             remark(RemarkKind.APPLIED, op, name, text + _apart(plan))
             family.rewrite(module, plan)
+        _erase_unread(module)
+
+
+_PURE = ("arith.", "linalg.", "math.", "tensor.", "util.optimization_barrier")
+
+
+def _erase_unread(module: ir.Module) -> None:
+    """Erase what only the replaced operations read.
+
+    Nothing else would erase a barrier, and the weight behind it would be stored a second time.
+    """
+    for op in reversed(list(annotations.operations(module))):
+        results = list(op.results)
+        if results and op.name.startswith(_PURE) and not any(_is_read(value) for value in results):
+            op.erase()
+
+
+def _is_read(value: ir.Value) -> bool:
+    return next(iter(value.uses), None) is not None
 
 
 def _say(op: Any, text: str) -> None:

@@ -1,5 +1,7 @@
 """Integer products of 8-bit activations on the CPU and on Vulkan, against their definition."""
 
+import functools
+
 import lowc
 import numpy as np
 import pytest
@@ -133,6 +135,17 @@ def test_energy_counts_bytes_multiplied(tmp_path):
     assert "muli.i32" not in operations
     assert row["energy_picojoules"] < 0.15 * row["energy_exact_picojoules"]
     assert artifact.report["energy"]["operations"]["math.roundeven.f32"] == 3 * 64
+
+
+def test_a_kernel_stores_the_exact_bits(tmp_path):
+    weight = np.ones((64, 512), np.float32)
+    rows = []
+    for kernels in (True, False):
+        build_one = functools.partial(lowc.compile, kernels=kernels)
+        artifact = compile_linear(tmp_path, weight, form_of("i3", 32), 1, compiler=build_one)
+        rows.append((artifact.report["matmuls"][0], artifact.parameters_path.stat().st_size))
+    assert [row["bits_per_weight"] for row, _ in rows] == [4, 9]
+    assert rows[0][1] < rows[1][1]
 
 
 # -- what a kernel is told -------------------------------------------------------------------------
