@@ -97,12 +97,20 @@ def rounding(x: Activations, weight: Quantized) -> NDArray[np.float64]:
     """Return a bound ``[…, N]`` on the distance of an f32 result from :func:`product`.
 
     A term is rounded when D becomes f32 and at two multiplications, a sum of G terms at most G
-    times, and a row's scale once more; results below the normal numbers may be lost.
+    times, and a row's scale once more; results below the normal numbers may be lost.  The bound is
+    infinite where a product of scales or a sum may overflow: then the result need not be a number.
     """
     terms = weight.scales.shape[-1] + 5
+    exact = np.abs(sums(x, weight).astype(np.float64))
     with np.errstate(invalid="ignore"):
-        magnitude = _scaled(np.abs(sums(x, weight).astype(np.float64)), x, weight)
-    return np.asarray(magnitude * terms * 2.0**-23 + terms * 2.0**-126)
+        magnitude = _scaled(exact, x, weight)
+        if x.has_row_scale:
+            largest = (exact * weight.scales).sum(axis=-1)
+        else:
+            largest = (weight.scales * x.scales.astype(np.float64)[..., None, :]).max(axis=-1)
+        bound = magnitude * terms * 2.0**-23 + terms * 2.0**-126
+        overflows = np.maximum(magnitude, largest) > np.finfo(np.float32).max / 2
+    return np.where(overflows, np.inf, bound)
 
 
 def _scaled(exact: NDArray[np.float64], x: Activations, weight: Quantized) -> Any:
