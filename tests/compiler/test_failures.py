@@ -222,7 +222,7 @@ def test_full_disk(tmp_path, form):
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        ({"recipe": "f23"}, "there is no recipe 'f23'\n  hint: did you mean 'f32'?"),
+        ({"recipe": "f23"}, "ends in .toml; did you mean 'f32'?"),
         ({"target": "cpuu"}, "there is no target 'cpuu'\n  hint: did you mean 'cpu'?"),
         ({"target": "cpu:../x"}, "'../x' is no chip name"),
         ({"target": "cpu:no-such-chip"}, "does not know this chip"),

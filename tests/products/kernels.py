@@ -46,9 +46,10 @@ def _add_function(module, name, kernel):
         right = build.tensor_type([own, k, n], f32)
     result = build.tensor_type([batch, m, n], f32)
     shapes = {"batch": batch, "m": m, "n": n, "one": 1}
+    epilogue = getattr(kernel, "epilogue", None)  # kernels for GPUs have none
     extras = [
         build.tensor_type([shapes[size] for size in given.sizes], ir.Type.parse(given.element))
-        for given in (kernel.epilogue.inputs if kernel.epilogue else ())
+        for given in (epilogue.inputs if epilogue else ())
     ]
     types = [left, right, build.tensor_type([n], i32), *extras]
     function = ir.Operation.parse(

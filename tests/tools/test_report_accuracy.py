@@ -90,7 +90,7 @@ def test_text_against_pytorch_on_random_inputs(model, capsys):
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        (["--recipe", "w4a61"], "there is no recipe 'w4a61'\n  hint: did you mean 'w4a16'?"),
+        (["--recipe", "w4a61"], "ends in .toml; did you mean 'w4a16'?"),
         (["--plot", "figure.bmp"], "figure.bmp: a plot cannot be written as '.bmp'"),
         (["--against", "onnx"], "'onnx' is not one of 'f32', 'torch'"),
         (["--inputs", "inputs.txt"], "inputs are read from .npz and .safetensors files"),
