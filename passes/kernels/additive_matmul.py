@@ -92,8 +92,7 @@ class _AdditiveBody(Body):
         kernel = self.kernel
         self.a = self.buffer(0, ("batch", "m", "k"), self.f32 if kernel.prepares else self.i32)
         if kernel.packs:
-            own = "batch" if kernel.b_batch else "one"
-            self.b = self.buffer(1, (own, "k", "n"), self.f32)
+            self.b = self.matrix_buffer(1)
         else:
             self.b = self.panel_buffer(1, None, kernel.words, self.i32)
         self.bind_result(2)
@@ -106,43 +105,13 @@ class _AdditiveBody(Body):
 
     # -- operands ----------------------------------------------------------------------------------
 
-    def prepare(self, m: ir.Value, rows: int) -> None:
-        def step(k: ir.Value) -> None:
-            mask = self.k_mask(k)
-            for r in range(rows):
-                row = arith.addi(m, emit.index(r))
-                at = [self.item, row, arith.addi(self.kb, k)]
-                value = emit.load(self.lanes, self.a, at, mask)
-                emit.store(self._prepared(value), self.scratch, [emit.index(r), k])
-
-        emit.each(emit.index(0), self.count, self.lanes, step)
-
-    def pack_panels(self, first: ir.Value, last: ir.Value) -> None:
-        if self.kernel.packs:
-            emit.each(first, last, 1, lambda p: self._pack(p, arith.subi(p, first)))
-
-    def _pack(self, p: ir.Value, place: ir.Value) -> None:
-        """Fill the scratch buffer of B with the panel `p`, prepared, from the block of K on."""
-        column = arith.muli(p, emit.index(self.tile.columns))
-        masks = self.column_masks(column)
-
-        def step(k: ir.Value) -> None:
-            row = arith.addi(self.kb, k)
-            for v, mask in enumerate(masks):
-                lane = emit.index(v * self.lanes)
-                at = [self.b_item, row, arith.addi(column, lane)]
-                bits = self._clamped(emit.load(self.lanes, self.b, at, mask))
-                emit.store(bits, self.packed, [place, k, lane])
-
-        emit.each(emit.index(0), self.count, 1, step)
-
-    def _prepared(self, value: ir.Value) -> ir.Value:
+    def prepared(self, value: ir.Value) -> ir.Value:
         if self.kernel.prepares:
-            return arith.subi(self._clamped(value), self._bits(self.kernel.subtracted))
+            return arith.subi(self.packing(value), self._bits(self.kernel.subtracted))
         less = self.kernel.subtracted - self.kernel.product.constant
         return arith.subi(value, self._bits(less)) if less else value
 
-    def _clamped(self, value: ir.Value) -> ir.Value:
+    def packing(self, value: ir.Value) -> ir.Value:
         bits = vector.bitcast(emit.vector_type(self.lanes, self.i32), value)
         low, high = clamp_bounds(F32)
         magnitude = arith.andi(bits, self._bits(F32.magnitude_mask))
@@ -167,9 +136,7 @@ class _AdditiveBody(Body):
 
     def weights(self, p: ir.Value, k: ir.Value, *, ahead: bool) -> list[Weight]:
         if self.kernel.packs:
-            place = arith.subi(p, self.first)
-            lanes = [emit.index(v * self.lanes) for v in range(self.tile.vectors)]
-            return [(emit.load(self.lanes, self.packed, [place, k, lane]), None) for lane in lanes]
+            return [(bits, None) for bits in self.packed_row(p, k)]
         row = arith.addi(self.kb, k)
         ways = 32 // self.kernel.stored.width
         found: list[Weight] = []

@@ -18,6 +18,7 @@ What a row is prepared to, how B is stored, and what a product is, are a kernel'
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,12 +104,14 @@ class BlockedMatmul:
         return text if self.epilogue is None else f"{text}, {self.epilogue.describe()}"
 
 
-class Body:
+class Body(ABC):
     """The function of one kernel while it is being built."""
 
     a: ir.Value
     b: ir.Value
     c: ir.Value
+    scratch: ir.Value | None = None  # for a block of rows of A, if they are copied
+    packed: ir.Value | None = None  # for the group's panels of B, if they are packed here
 
     def __init__(self, kernel: BlockedMatmul, interface: Interface) -> None:
         self.shape, self.tile, self.interface = kernel, kernel.tile, interface
@@ -129,35 +132,37 @@ class Body:
 
     # -- hooks -------------------------------------------------------------------------------------
 
+    @abstractmethod
     def bind(self) -> None:
         """Bind A and B as ``a`` and ``b``, and what comes behind them by :meth:`bind_result`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reserve(self) -> None:
         """Reserve scratch buffers."""
-        raise NotImplementedError
 
-    def pack_panels(self, first: ir.Value, last: ir.Value) -> None:
-        """Fill a scratch buffer with the group's panels of B, from the block of K on."""
+    def prepared(self, value: ir.Value) -> ir.Value:
+        """Return a vector of A as the scratch buffer holds it."""
+        return value
 
-    def prepare(self, m: ir.Value, rows: int) -> None:
-        """Fill a scratch buffer with `rows` rows of A, from the block of K on."""
+    def packing(self, value: ir.Value) -> ir.Value:
+        """Return a vector of B as packed panels hold it."""
+        return value
 
+    @abstractmethod
     def left(self, m: ir.Value, r: int, k: ir.Value) -> ir.Value:
         """Return A of row ``m + r``, `k` into the block, in all lanes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def weights(self, p: ir.Value, k: ir.Value, *, ahead: bool) -> Sequence[Any]:
         """Return B of each vector of panel `p`, `k` into the block.
 
         With `ahead`, what is read some rows later is fetched into the cache: few products of each
         weight leave too little work in flight to hide the latency of memory.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def accumulate(self, total: ir.Value, left: ir.Value, weight: Any) -> ir.Value:
         """Return `total` and one more product."""
-        raise NotImplementedError
 
     # -- buffers -----------------------------------------------------------------------------------
 
@@ -195,6 +200,54 @@ class Body:
         self.c = self.buffer(
             ordinal + len(self.extra), ("batch", "m", "n"), self.f32, is_input=False
         )
+
+    def matrix_buffer(self, ordinal: int) -> ir.Value:
+        """Return a binding as B of the model, ``[batch of B, K, N]`` in f32."""
+        own = "batch" if self.shape.b_batch else "one"
+        return self.buffer(ordinal, (own, "k", "n"), self.f32)
+
+    # -- copies ------------------------------------------------------------------------------------
+
+    def prepare(self, m: ir.Value, rows: int) -> None:
+        """Fill the scratch buffer with `rows` rows of A, from the block of K on."""
+        if self.scratch is None:
+            return
+        scratch = self.scratch
+
+        def step(k: ir.Value) -> None:
+            mask = self.k_mask(k)
+            for r in range(rows):
+                at = [self.item, arith.addi(m, emit.index(r)), arith.addi(self.kb, k)]
+                value = emit.load(self.lanes, self.a, at, mask)
+                emit.store(self.prepared(value), scratch, [emit.index(r), k])
+
+        emit.each(emit.index(0), self.count, self.lanes, step)
+
+    def pack_panels(self, first: ir.Value, last: ir.Value) -> None:
+        """Fill the scratch buffer of B with the group's panels, from the block of K on."""
+        if self.packed is not None:
+            emit.each(first, last, 1, lambda p: self.pack(p, arith.subi(p, first)))
+
+    def pack(self, p: ir.Value, place: ir.Value) -> None:
+        """Bring panel number `p` to its `place` in the scratch buffer."""
+        column = arith.muli(p, emit.index(self.tile.columns))
+        masks = self.column_masks(column)
+
+        def step(k: ir.Value) -> None:
+            row = arith.addi(self.kb, k)
+            for v, mask in enumerate(masks):
+                lane = emit.index(v * self.lanes)
+                at = [self.b_item, row, arith.addi(column, lane)]
+                value = self.packing(emit.load(self.lanes, self.b, at, mask))
+                emit.store(value, self.packed, [place, k, lane])
+
+        emit.each(emit.index(0), self.count, 1, step)
+
+    def packed_row(self, p: ir.Value, k: ir.Value) -> list[ir.Value]:
+        """Return the vectors of one row of a packed panel, `k` into the block."""
+        place = arith.subi(p, self.first)
+        lanes = [emit.index(v * self.lanes) for v in range(self.tile.vectors)]
+        return [emit.load(self.lanes, self.packed, [place, k, lane]) for lane in lanes]
 
     # -- loops -------------------------------------------------------------------------------------
 

@@ -59,8 +59,7 @@ class FloatBody(Body):
         """Bind A, B and C."""
         self.a = self.buffer(0, ("batch", "m", "k"), self.f32)
         if self.kernel.packs:
-            own = "batch" if self.kernel.b_batch else "one"
-            self.b = self.buffer(1, (own, "k", "n"), self.f32)
+            self.b = self.matrix_buffer(1)
         else:
             self.b = self.panel_buffer(1, None, self.tile.columns, self.f32)
         self.bind_result(2)
@@ -73,41 +72,6 @@ class FloatBody(Body):
         if self.kernel.packs:
             self.packed = emit.scratch([tile.panels, tile.k_block, tile.columns], self.f32)
 
-    # -- operands ----------------------------------------------------------------------------------
-
-    def prepare(self, m: ir.Value, rows: int) -> None:
-        """Copy the rows, if they are copied."""
-        if not self.kernel.copies:
-            return
-
-        def step(k: ir.Value) -> None:
-            mask = self.k_mask(k)
-            for r in range(rows):
-                at = [self.item, arith.addi(m, emit.index(r)), arith.addi(self.kb, k)]
-                value = emit.load(self.lanes, self.a, at, mask)
-                emit.store(value, self.scratch, [emit.index(r), k])
-
-        emit.each(emit.index(0), self.count, self.lanes, step)
-
-    def pack_panels(self, first: ir.Value, last: ir.Value) -> None:
-        """Copy panels of B, if it is not stored in panels."""
-        if self.kernel.packs:
-            emit.each(first, last, 1, lambda p: self.pack(p, arith.subi(p, first)))
-
-    def pack(self, p: ir.Value, place: ir.Value) -> None:
-        """Copy panel number `p` to its `place` in the scratch buffer."""
-        column = arith.muli(p, emit.index(self.tile.columns))
-        masks = self.column_masks(column)
-
-        def step(k: ir.Value) -> None:
-            row = arith.addi(self.kb, k)
-            for v, mask in enumerate(masks):
-                lane = emit.index(v * self.lanes)
-                at = [self.b_item, row, arith.addi(column, lane)]
-                emit.store(emit.load(self.lanes, self.b, at, mask), self.packed, [place, k, lane])
-
-        emit.each(emit.index(0), self.count, 1, step)
-
     # -- products ----------------------------------------------------------------------------------
 
     def left(self, m: ir.Value, r: int, k: ir.Value) -> ir.Value:
@@ -119,10 +83,9 @@ class FloatBody(Body):
 
     def weights(self, p: ir.Value, k: ir.Value, *, ahead: bool) -> Sequence[ir.Value]:
         """Return the vectors of one row of a panel."""
-        lanes = [emit.index(v * self.lanes) for v in range(self.tile.vectors)]
         if self.kernel.packs:
-            place = arith.subi(p, self.first)
-            return [emit.load(self.lanes, self.packed, [place, k, lane]) for lane in lanes]
+            return self.packed_row(p, k)
+        lanes = [emit.index(v * self.lanes) for v in range(self.tile.vectors)]
         row = arith.addi(self.kb, k)
         distance = AHEAD_BYTES if ahead else NEAR_BYTES
         later = arith.addi(row, emit.index(max(1, distance // (4 * self.tile.columns))))

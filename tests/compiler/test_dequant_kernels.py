@@ -3,12 +3,10 @@
 import lowc
 import numpy as np
 import pytest
-from lowc.compiler.backend import vector_unit
-from lowc.compiler.target import load_target
 from lowc.passes.forms import Form
+from products import units
 from products.linear import compile_linear, stored_weight, tolerance
 
-TARGETS = {"avx512": "cpu:skylake-avx512", "avx2": "cpu:haswell", "portable": "cpu:x86-64"}
 FORMS = [
     Form("dequant", weights="i4", group=32, symmetric=False),
     Form("dequant", weights="i4", group=16),
@@ -36,21 +34,16 @@ def weight_of(n, k, seed):
     return weight
 
 
-def targets():
-    usable = vector_unit(load_target("cpu")).removesuffix("vnni")
-    order = list(TARGETS)
-    return order[order.index(usable) :] if usable in order else ["portable"]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("unit", TARGETS)
+@pytest.mark.parametrize("unit", units.FLOAT_UNITS)
 @pytest.mark.parametrize("form", FORMS, ids=name)
 def test_every_number_of_rows(tmp_path, unit, form):
-    if unit not in targets():
-        pytest.skip(f"this machine has no {unit}")
+    target = units.target(unit)
+    if target is None:
+        pytest.skip(f"this machine has {units.here()}, not {unit}")
     n, k = 77, 200
     weight = weight_of(n, k, form.bits)
-    artifact = compile_linear(tmp_path, weight, form, None, TARGETS[unit])
+    artifact = compile_linear(tmp_path, weight, form, None, target)
     (row,) = artifact.report["matmuls"]
     assert "codes in registers up to 4 rows" in row["lowering"]
     module = lowc.load(artifact)

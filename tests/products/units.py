@@ -11,6 +11,8 @@ CHIPS = {
     "avx2": "cpu:haswell",
     "portable": "cpu:x86-64",
 }
+# Those whose kernels in floats differ: VNNI is about integers.
+FLOAT_UNITS = ("avx512", "avx2", "portable")
 _HAVE = {
     "avx512vnni": ("avx512vnni", "avx512", "avx2", "portable"),
     "avx512": ("avx512", "avx2", "portable"),

@@ -19,7 +19,6 @@ from lowc.passes.kernels.tiles import Tile
 from products import units
 from products.kernels import Loaded, addition, compile_kernels, expected, same_bits
 
-UNITS = ("avx512", "avx2", "portable")
 # (kept mantissa bits, with L-Mul's offset)
 PRODUCTS = [(0, True), (4, True), (1, True), (0, False), (3, False), (2, True)]
 EXTREMES = np.array(
@@ -139,7 +138,7 @@ def _kernels(unit):
     return {**shapes_of(unit), **dynamic_of(unit)}
 
 
-@pytest.fixture(scope="module", params=UNITS)
+@pytest.fixture(scope="module", params=units.FLOAT_UNITS)
 def compiled(request, tmp_path_factory):
     """Every kernel of a vector unit: its name and what it is loaded as."""
     unit = request.param
@@ -226,7 +225,7 @@ def test_storages_agree_where_weights_are_exact_in_all():
 
 
 def test_kernels_that_differ_have_different_names():
-    kernels = [k for unit in UNITS for k in _kernels(unit).values()]
+    kernels = [k for unit in units.FLOAT_UNITS for k in _kernels(unit).values()]
     names = {kernel.name: kernel for kernel in kernels}
     assert all(names[kernel.name] == kernel for kernel in kernels)
 

@@ -9,16 +9,12 @@ import math
 import ml_dtypes
 import numpy as np
 import pytest
-from lowc.compiler.backend import vector_unit
-from lowc.compiler.target import load_target
 from lowc.passes.formats.stored import STORED
 from lowc.passes.kernels import tiles
 from lowc.passes.kernels.additive_matmul import AdditiveMatmul
 from lowc.passes.kernels.epilogue import Epilogue, Input, Step
+from products import units
 from products.kernels import Loaded, addition, compile_kernels, expected, operands
-
-TARGETS = {"avx512": "cpu:skylake-avx512", "avx2": "cpu:haswell", "portable": "cpu:x86-64"}
-RUNNABLE = {"avx512": ["avx512", "avx2", "portable"], "avx2": ["avx2", "portable"]}
 
 
 def number(value, element="f32"):
@@ -114,16 +110,15 @@ def kernels_of(unit):
 NAMES = list(kernels_of("portable"))
 
 
-@pytest.fixture(scope="module", params=TARGETS)
+@pytest.fixture(scope="module", params=units.FLOAT_UNITS)
 def compiled(request, tmp_path_factory):
     unit = request.param
-    here = vector_unit(load_target("cpu"))
-    if unit not in RUNNABLE.get(here, ["portable"]):
-        pytest.skip(f"this machine has no {unit}")
-    on_x86 = vector_unit(load_target("cpu:haswell")) == "avx2" and here != "portable"
+    target = units.target(unit)
+    if target is None:
+        pytest.skip(f"this machine has {units.here()}, not {unit}")
     kernels = [kernel for _, kernel, _ in kernels_of(unit).values()]
     folder = tmp_path_factory.mktemp(unit)
-    path = compile_kernels(kernels, TARGETS[unit] if on_x86 else "cpu", folder)
+    path = compile_kernels(kernels, target, folder)
     return unit, Loaded(path, kernels)
 
 
@@ -175,7 +170,7 @@ def close(found, wanted, bound):
 
 
 def test_names_tell_kernels_apart():
-    kernels = [kernel for unit in TARGETS for _, kernel, _ in kernels_of(unit).values()]
+    kernels = [kernel for unit in units.FLOAT_UNITS for _, kernel, _ in kernels_of(unit).values()]
     named = {kernel.name: kernel for kernel in kernels}
     assert len(named) == len(kernels)
     _, plain, _ = kernel("avx512", "bias", (1, 5, 40, 32))

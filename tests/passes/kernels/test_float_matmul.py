@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from lowc.compiler.backend import vector_unit
-from lowc.compiler.target import load_target
 from lowc.passes.kernels import tiles
 from lowc.passes.kernels.tiles import Tile
+from products import units
 from products.floats import Loaded, compile_kernels, kernel
 
-TARGETS = {"avx512": "cpu:skylake-avx512", "avx2": "cpu:haswell", "portable": "cpu:x86-64"}
 BEYOND = np.array([np.inf, -np.inf, np.nan, 0.0, -0.0, 1e-40], np.float32)
 
 
@@ -61,18 +59,14 @@ def _kernels(unit):
     return {**static_of(unit), **dynamic_of(unit)}
 
 
-@pytest.fixture(scope="module", params=TARGETS)
+@pytest.fixture(scope="module", params=units.FLOAT_UNITS)
 def compiled(request, tmp_path_factory):
     """Every kernel of a vector unit: its name and what it is loaded as."""
     unit = request.param
-    here = vector_unit(load_target("cpu"))
-    order = list(TARGETS)
-    usable = here.removesuffix("vnni")
-    if order.index(unit) < order.index(usable):
-        pytest.skip(f"this machine has no {unit}")
-    on_x86 = vector_unit(load_target("cpu:haswell")) == "avx2" and usable != "portable"
+    target = units.target(unit)
+    if target is None:
+        pytest.skip(f"this machine has {units.here()}, not {unit}")
     kernels = list(_kernels(unit).values())
-    target = TARGETS[unit] if on_x86 else "cpu"
     return unit, Loaded(compile_kernels(kernels, target, tmp_path_factory.mktemp(unit)), kernels)
 
 
@@ -125,7 +119,7 @@ def test_every_number_of_rows(compiled):
 
 
 def test_kernels_that_differ_have_different_names():
-    kernels = [one for unit in TARGETS for one in _kernels(unit).values()]
+    kernels = [one for unit in units.FLOAT_UNITS for one in _kernels(unit).values()]
     kernels += [dataclasses.replace(one, copies=not one.copies) for one in kernels]
     names = {one.name: one for one in kernels}
     assert all(names[one.name] == one for one in kernels)
