@@ -12,9 +12,10 @@ from typing import Any
 from iree.compiler import ir
 from iree.compiler.dialects import arith
 
-from . import add_operands, annotations, build, integer_products, parameters
+from . import add_operands, annotations, build, epilogues, integer_products, parameters
 from .base import Refusal
 from .contraction import defining, simplify_layout
+from .epilogues import Chain
 from .formats import panels
 from .integer_products import IntegerProduct
 from .kernels import executable, tiles
@@ -30,6 +31,7 @@ class Plan:
 
     product: IntegerProduct
     kernel: IntegerMatmul
+    chain: Chain | Refusal
 
 
 def takes(op: Any) -> bool:
@@ -62,33 +64,44 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     rows = IntegerRows(count, k, group, not product.per_row, dot)
     words = rows.chunks * dot.vectors
     tile = tiles.choose_integer(dot.isa, batch, m, n, words, dot.strategy)
-    return Plan(product, IntegerMatmul(batch, m, n, rows, product.symmetric, tile))
+    chain = epilogues.match(op, matrices)
+    epilogue = chain.epilogue if isinstance(chain, Chain) else None
+    kernel = IntegerMatmul(batch, m, n, rows, product.symmetric, tile, epilogue)
+    return Plan(product, kernel, chain)
 
 
 def rewrite(module: ir.Module, plan: Plan) -> None:
     """Declare the kernels, store the weight in panels, dispatch, and bring the result back."""
     product, kernel = plan.product, plan.kernel
     op, matrices = product.op, product.matrices
-    with ir.InsertionPoint(op), op.location:
+    chain = plan.chain if isinstance(plan.chain, Chain) else None
+    with ir.InsertionPoint(op if chain is None else chain.ops[-1]), op.location:
         rows = build.collapse(to_matrices(product.activation, matrices, "rows"), [[0, 1], [2]])
         records = _rounded(module, rows, kernel.rows)
         m = build.index(kernel.m) if kernel.m is not None else _rows_of_each(rows, kernel)
         opened = [m] if kernel.m is None else []
+        extra = []
+        if chain is not None:
+            known = {"batch": kernel.batch, "m": kernel.m, "n": kernel.n, "one": 1}
+            extra = epilogues.tensors(chain, {"m": m}, known)
         executable.declare(
             module, kernel.name, [True] * kernel.inputs + [False], len(opened),
             kernel.translation, kernel.emit,
         )  # fmt: skip
         shape = [kernel.batch, build.DYNAMIC if kernel.m is None else kernel.m, kernel.n]
         call = executable.dispatch(
-            kernel.name, kernel.grid(m), opened, [records, *_weight(module, plan)],
+            kernel.name, kernel.grid(m), opened, [records, *_weight(module, plan), *extra],
             build.tensor_type(shape, ir.F32Type.get()), opened,
         )  # fmt: skip
         annotations.copy_annotations(op, call)
         call.attributes[annotations.BITS] = ir.FloatAttr.get(
             ir.F64Type.get(), product.bits_per_weight
         )
-        result = from_matrices(call.results[0], matrices, op)
-    op.operation.results[0].replace_all_uses_with(result)
+        if chain is None:
+            result = from_matrices(call.results[0], matrices, op)
+            op.operation.results[0].replace_all_uses_with(result)
+        else:
+            epilogues.replace(chain, call.results[0])
     op.operation.erase()
 
 

@@ -27,7 +27,7 @@ from iree.compiler import ir
 from iree.compiler.dialects import arith, scf
 
 from . import emit
-from .epilogue import Epilogue
+from .epilogue import Epilogue, finish_rows
 from .executable import Interface
 from .tiles import Tile
 
@@ -319,8 +319,12 @@ class Body(ABC):
             self._store(found, places, masks)
         elif epilogue.is_long:
             self._store(found, places, masks)
-            stop = arith.addi(m, emit.index(rows))
-            self._after_last(lambda: self._finish_stored(m, stop, column, masks, epilogue))
+            block = (m, arith.addi(m, emit.index(rows)))
+            self._after_last(
+                lambda: finish_rows(
+                    epilogue, self.c, self.extra, self.item, block, column, masks, self.lanes
+                )
+            )
         else:
             self._store(self._finished(found, places, masks, epilogue), places, masks)
 
@@ -412,21 +416,3 @@ class Body(ABC):
         with ir.InsertionPoint(choice.else_block):
             scf.YieldOp(list(sums))
         return list(choice.results)
-
-    def _finish_stored(
-        self,
-        start: ir.Value,
-        stop: ir.Value,
-        column: ir.Value,
-        masks: Sequence[ir.Value | None],
-        epilogue: Epilogue,
-    ) -> None:
-        """Replace stored sums by results, row by row; they are in the first cache."""
-
-        def row(r: ir.Value) -> None:
-            for v, mask in enumerate(masks):
-                at = [self.item, r, arith.addi(column, emit.index(v * self.lanes))]
-                value = emit.load(self.lanes, self.c, at, mask)
-                emit.store(epilogue.apply(value, self.extra, at, mask), self.c, at, mask)
-
-        emit.each(start, stop, 1, row)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from iree.compiler import ir
-from iree.compiler.dialects import memref, vector
+from iree.compiler.dialects import arith, memref, vector
 
 from . import emit
 
@@ -109,6 +109,31 @@ class Epilogue:
         for step in self.steps:
             values.append(_built(step, [values[i] for i in step.operands], lanes))
         return _vector(values[self.result], lanes)
+
+
+def finish_rows(
+    epilogue: Epilogue,
+    results: ir.Value,
+    buffers: Sequence[ir.Value],
+    item: ir.Value,
+    rows: tuple[ir.Value, ir.Value],
+    column: ir.Value,
+    masks: Sequence[ir.Value | None],
+    lanes: int,
+) -> None:
+    """Build a loop over `rows`, from the first to behind the last, that finishes stored sums.
+
+    The sums stand in `results`, ``[batch, m, n]``, from `column` on, a vector for each of `masks`;
+    they were just stored, and are in the first cache.
+    """
+
+    def row(r: ir.Value) -> None:
+        for v, mask in enumerate(masks):
+            at = [item, r, arith.addi(column, emit.index(v * lanes))]
+            value = emit.load(lanes, results, at, mask)
+            emit.store(epilogue.apply(value, buffers, at, mask), results, at, mask)
+
+    emit.each(*rows, 1, row)
 
 
 def _built(step: Step, operands: Sequence[ir.Value], lanes: int) -> ir.Value:

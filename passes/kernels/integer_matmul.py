@@ -26,6 +26,7 @@ from iree.compiler import ir
 from iree.compiler.dialects import arith, vector
 
 from . import emit
+from .epilogue import Epilogue, finish_rows
 from .executable import Interface
 from .integer_dot import Accumulator, IntegerDot
 from .integer_rows import IntegerRows
@@ -55,6 +56,8 @@ class IntegerMatmul:
         Whether the zero point is the middle of the codes everywhere.
     tile : Tile
         Register tile and cut of the work; its `k_block` is not used.
+    epilogue : Epilogue or None
+        What is done to the scaled sums before they are stored; its inputs are bound before C.
     """
 
     batch: int
@@ -63,6 +66,7 @@ class IntegerMatmul:
     rows: IntegerRows
     symmetric: bool
     tile: Tile
+    epilogue: Epilogue | None = None
 
     @property
     def dot(self) -> IntegerDot:
@@ -77,6 +81,11 @@ class IntegerMatmul:
     @property
     def inputs(self) -> int:
         """How many bindings are only read."""
+        return self.operands + (0 if self.epilogue is None else len(self.epilogue.inputs))
+
+    @property
+    def operands(self) -> int:
+        """How many of them are records and the weight."""
         return 3 if self.symmetric else 4
 
     @property
@@ -85,7 +94,8 @@ class IntegerMatmul:
         m = "d" if self.m is None else str(self.m)
         kind = f"i{self.dot.bits}{'' if self.symmetric else 'z'}"
         tile = f"t{self.tile.rows}x{self.tile.vectors}g{self.tile.panels}c{self.tile.row_chunk}"
-        return f"integer_{kind}_{self.batch}x{m}x{self.n}_{self.rows.name}_{tile}"
+        after = "" if self.epilogue is None else f"_{self.epilogue.name}"
+        return f"integer_{kind}_{self.batch}x{m}x{self.n}_{self.rows.name}_{tile}{after}"
 
     @property
     def translation(self) -> str:
@@ -109,7 +119,9 @@ class IntegerMatmul:
             "shorts": "vpmaddwd",
             "lanes": f"{self.dot.isa.lanes} lanes",
         }[self.dot.strategy]
-        return f"integer kernel ({how}), {self.tile.rows} x {self.tile.columns} sums in registers"
+        size = f"{self.tile.rows} x {self.tile.columns}"
+        text = f"integer kernel ({how}), {size} sums in registers"
+        return text if self.epilogue is None else f"{text}, {self.epilogue.describe()}"
 
     def emit(self, interface: Interface) -> None:
         """Build the kernel's function at the current place."""
@@ -152,6 +164,18 @@ class _Body:
         ]
         self.words, self.scales = found[:2]
         self.zeros = found[2] if len(found) > 2 else None
+        known = {"batch": kernel.batch, "m": m, "n": kernel.n, "one": 1}
+        self.extra = [
+            interface.buffer(
+                kernel.operands + i,
+                emit.buffer_type(
+                    [known[size] for size in given.sizes], ir.Type.parse(given.element)
+                ),
+                opened if given.kind == "full" else [],
+                is_input=True,
+            )
+            for i, given in enumerate(kernel.epilogue.inputs if kernel.epilogue else ())
+        ]
         result = emit.buffer_type([kernel.batch, m, kernel.n], self.f32)
         self.c = interface.buffer(kernel.inputs, result, opened, is_input=False)
 
@@ -184,12 +208,21 @@ class _Body:
             emit.store(zero, self.totals, self._total(r, v))
         emit.each(emit.index(0), emit.index(self.rows.groups), 1, self._group)
         column = arith.muli(p, emit.index(self.tile.columns))
+        epilogue = self.kernel.epilogue
         for r, v in self.places:
             total = emit.load(self.lanes, self.totals, self._total(r, v))
             if not self.rows.per_group:
                 total = arith.mulf(total, self._activation_scale(r, emit.index(0)))
             at = arith.addi(column, emit.index(v * self.lanes))
-            emit.store(total, self.c, [self.item, self.at[r], at], self._mask(at))
+            place, mask = [self.item, self.at[r], at], self._mask(at)
+            if epilogue is not None and not epilogue.is_long:
+                total = epilogue.apply(total, self.extra, place, mask)
+            emit.store(total, self.c, place, mask)
+        if epilogue is not None and epilogue.is_long:
+            vectors = range(self.tile.vectors)
+            masks = [self._mask(arith.addi(column, emit.index(v * self.lanes))) for v in vectors]
+            block = (m, arith.addi(m, emit.index(rows)))
+            finish_rows(epilogue, self.c, self.extra, self.item, block, column, masks, self.lanes)
 
     def _group(self, g: ir.Value) -> None:
         chunks = self.rows.group // self.kernel.dot.chunk

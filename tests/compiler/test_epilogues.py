@@ -87,10 +87,10 @@ def layers(dynamic):
 
 
 @functools.cache
-def compiled(dynamic, target="cpu", *, kernels=True):
+def compiled(dynamic, target="cpu", recipe="", *, kernels=True):
     """(The module, what became of each layer, the model)."""
     model, program = layers(dynamic)
-    recipe = Recipe("test", (Rule("*", lm(gain=True)),))
+    recipe = recipe or Recipe("test", (Rule("*", lm(gain=True)),))
     found = lowc.compile(program, recipe, target, kernels=kernels)
     rows = {row["name"].removeprefix("layers."): row["lowering"] for row in found.report["matmuls"]}
     return lowc.load(found), rows, model
@@ -108,8 +108,7 @@ def reference(model, x):
         return torch.from_numpy(total.reshape(*value.shape[:-1], -1))
 
     model.product = product
-    with torch.no_grad():
-        return {name: value.numpy() for name, value in model(torch.from_numpy(x)).items()}
+    return plain(model, x)
 
 
 def rows_of(*shape, strange=False):
@@ -153,6 +152,39 @@ def test_against_pytorch(target, dynamic, shape):
     for name in OUTPUTS:
         if name != "bfloat":  # the definition above is of products of f32
             close(found[name], wanted[name], FROM_PYTORCH.get(name, 1e-6))
+
+
+def test_products_of_floats():
+    """Their sums are in another order than PyTorch's."""
+    ours, rows, model = compiled(dynamic=True, recipe="f32")
+    x = rows_of(3, 7)
+    model.product = None
+    wanted = plain(model, x)
+    found = ours(x)
+    for name in OUTPUTS:
+        if name != "bfloat":
+            assert rows[name].endswith(DONE[name].replace("scaling, ", "")), rows[name]
+            close(found[name], wanted[name], FROM_PYTORCH.get(name, 4e-6))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7)])
+def test_products_of_integers(shape):
+    ours, rows, _ = compiled(dynamic=True, recipe="w8a8")
+    stock = compiled(dynamic=True, recipe="w8a8", kernels=False)[0]
+    x = rows_of(*shape)
+    found, wanted = ours(x), stock(x)
+    for name in OUTPUTS:
+        if name != "bfloat":
+            assert rows[name].endswith(DONE[name].replace("scaling, ", "")), rows[name]
+            close(found[name], wanted[name], FROM_PYTORCH.get(name, 4e-6))
+
+
+def plain(model, x):
+    """What PyTorch gives."""
+    import torch
+
+    with torch.no_grad():
+        return {name: value.numpy() for name, value in model(torch.from_numpy(x)).items()}
 
 
 def close(found, wanted, bound):
