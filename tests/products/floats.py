@@ -9,6 +9,7 @@ from lowc.compiler.target import load_target
 from lowc.passes import build
 from lowc.passes.formats.panels import float_panels
 from lowc.passes.kernels import executable, float_tiles, tiles
+from lowc.passes.kernels.dequant_matmul import DequantMatmul
 from lowc.passes.kernels.float_matmul import FloatMatmul
 from lowc.runtime.buffers import download
 from lowc.runtime.devices import open_device
@@ -35,14 +36,26 @@ def module_text(kernels):
     return str(module)
 
 
+def _right(one):
+    """The types of what holds B."""
+    _, _, n, k = (build.DYNAMIC if size is None else size for size in one.sizes)
+    f32, columns = ir.F32Type.get(), one.tile.columns
+    own = (build.DYNAMIC if one.batch is None else one.batch) if one.b_batch else 1
+    panels = build.DYNAMIC if one.n is None else -(-one.n // columns)
+    if isinstance(one, DequantMatmul):
+        words = one.k // one.codes.chunk * one.codes.words
+        groups = [own, panels, one.k // one.group, columns]
+        i32, i8 = (ir.IntegerType.get_signless(width) for width in (32, 8))
+        found = [build.tensor_type([own, panels, words, columns], i32)]
+        found.append(build.tensor_type(groups, f32))
+        return found if one.symmetric else [*found, build.tensor_type(groups, i8)]
+    return [build.tensor_type([own, k, n] if one.packs else [own, panels, k, columns], f32)]
+
+
 def _add_function(module, name, one):
     batch, m, n, k = (build.DYNAMIC if size is None else size for size in one.sizes)
-    f32, columns = ir.F32Type.get(), one.tile.columns
-    own = batch if one.b_batch else 1
-    right = (
-        [own, k, n] if one.packs else [own, n if one.n is None else -(-n // columns), k, columns]
-    )
-    types = [build.tensor_type(shape, f32) for shape in ([batch, m, k], right, [n])]
+    f32 = ir.F32Type.get()
+    types = [build.tensor_type([batch, m, k], f32), *_right(one), build.tensor_type([n], f32)]
     result = build.tensor_type([batch, m, n], f32)
     function = ir.Operation.parse(
         f"func.func @{name}({', '.join(f'%a{i}: {t}' for i, t in enumerate(types))}) "
@@ -53,7 +66,7 @@ def _add_function(module, name, one):
     )
     module.body.append(function)
     block = function.regions[0].blocks[0]
-    a, b, c = block.arguments
+    a, *b, c = block.arguments
     placeholder, cast, end = (block.operations[i] for i in range(3))
     with ir.InsertionPoint(end):
         axes = {"batch": (a, 0), "m": (a, 1), "n": (c, 0), "k": (a, 2)}
@@ -64,10 +77,15 @@ def _add_function(module, name, one):
         }
         opened = {axis: size for axis, size in sizes.items() if known[axis] is None}
         executable.declare(
-            module, one.name, [True, True, False], len(opened), one.translation, one.emit
+            module,
+            one.name,
+            [*[True] * (1 + len(b)), False],
+            len(opened),
+            one.translation,
+            one.emit,
         )
         call = executable.dispatch(
-            one.name, one.grid(sizes), list(opened.values()), [a, b], result,
+            one.name, one.grid(sizes), list(opened.values()), [a, *b], result,
             [size for axis, size in opened.items() if axis != "k"],
         )  # fmt: skip
     end.operation.operands[0] = call.results[0]
