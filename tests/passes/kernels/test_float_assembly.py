@@ -91,8 +91,9 @@ def test_inner_loop(assembly, chip, number):
     products = tile.rows * tile.vectors * (kernel.codes.chunk if taken_apart else 1)
     assert counts["vfmadd"] % products == 0, counts  # LLVM may unroll
     assert not [name for name in counts if name.startswith(("call", "vmul"))], counts
-    assert not stores(loop)
-    # Of zero points in as many forms as codes have positions, some are read from the stack.
+    # Of a chunk's words LLVM may keep one on the stack; zero points, in as many forms as codes have
+    # positions, it reads from there too.  A sum it would store once for every product.
+    assert len(stores(loop)) <= (1 if taken_apart else 0)
     assert len(stack_reads(loop)) <= (0.05 * len(loop) if taken_apart else 0)
     for name, rest in loop:
         if name.startswith("vfmadd"):
