@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .tiles import PACKED_BYTES, STACK_BYTES, STREAMS, Isa, Tile
 
-K_BLOCK = 384  # rows of a block lie in half of the first cache
+K_BLOCK = 512  # eight rows of a block lie in half of the first cache
 MAX_K = 8192  # of rows that are read where they are: sums stay in registers so long
 FEW_ROWS = 4  # so few rows leave the weight's bytes as the limit
 ROW_CHUNK = 64
