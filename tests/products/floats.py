@@ -1,18 +1,14 @@
-"""Kernels of f32 products on their own: modules that dispatch to them, and their definition."""
+"""Kernels of f32 products on their own, and their definition."""
 
 import numpy as np
-from iree import runtime as rt
 from iree.compiler import ir
-from lowc.compiler import backend
-from lowc.compiler.frontend import parse_module
-from lowc.compiler.target import load_target
 from lowc.passes import build
 from lowc.passes.formats.panels import float_panels
-from lowc.passes.kernels import executable, float_tiles, tiles
+from lowc.passes.kernels import float_tiles, tiles
 from lowc.passes.kernels.dequant_matmul import DequantMatmul
 from lowc.passes.kernels.float_matmul import FloatMatmul
-from lowc.runtime.buffers import download
-from lowc.runtime.devices import open_device
+
+from .modules import LoadedModule, add_matmul, compile_functions
 
 
 def kernel(unit, sizes, *, own=False, packs=False, copies=None, tile=None):
@@ -23,17 +19,15 @@ def kernel(unit, sizes, *, own=False, packs=False, copies=None, tile=None):
     return FloatMatmul(*sizes, own, tile, packs=packs, copies=copies)
 
 
-def module_text(kernels):
-    """A module with a function ``f0``, ``f1`` … for each kernel: operands in, the product out.
+def compile_kernels(kernels, target, folder, flags=()):
+    """Compile `kernels` into one module below `folder`; return its path."""
+    return compile_functions(kernels, _add, target, folder, flags)
 
-    The third operand is there for its size, the number of columns, which panels do not tell.
-    """
-    module = parse_module("", "kernels")
-    with module.context, ir.Location.unknown():
-        for number, one in enumerate(kernels):
-            _add_function(module, f"f{number}", one)
-    assert module.operation.verify()
-    return str(module)
+
+def _add(module, name, one):
+    batch, m, _, k = (build.DYNAMIC if size is None else size for size in one.sizes)
+    left = build.tensor_type([batch, m, k], ir.F32Type.get())
+    add_matmul(module, name, one, [left, *_right(one)])
 
 
 def _right(one):
@@ -52,79 +46,14 @@ def _right(one):
     return [build.tensor_type([own, k, n] if one.packs else [own, panels, k, columns], f32)]
 
 
-def _add_function(module, name, one):
-    batch, m, n, k = (build.DYNAMIC if size is None else size for size in one.sizes)
-    f32 = ir.F32Type.get()
-    types = [build.tensor_type([batch, m, k], f32), *_right(one), build.tensor_type([n], f32)]
-    result = build.tensor_type([batch, m, n], f32)
-    function = ir.Operation.parse(
-        f"func.func @{name}({', '.join(f'%a{i}: {t}' for i, t in enumerate(types))}) "
-        f"-> {result} {{\n%e = util.unfoldable_constant dense<0> : tensor<1xi32>\n"
-        f"%r = builtin.unrealized_conversion_cast %e : tensor<1xi32> to {result}\n"
-        f"return %r : {result} }}",
-        context=module.context,
-    )
-    module.body.append(function)
-    block = function.regions[0].blocks[0]
-    a, *b, c = block.arguments
-    placeholder, cast, end = (block.operations[i] for i in range(3))
-    with ir.InsertionPoint(end):
-        axes = {"batch": (a, 0), "m": (a, 1), "n": (c, 0), "k": (a, 2)}
-        known = dict(zip(axes, one.sizes, strict=True))
-        sizes = {
-            axis: build.dim(value, at) if known[axis] is None else build.index(known[axis])
-            for axis, (value, at) in axes.items()
-        }
-        opened = {axis: size for axis, size in sizes.items() if known[axis] is None}
-        executable.declare(
-            module,
-            one.name,
-            [*[True] * (1 + len(b)), False],
-            len(opened),
-            one.translation,
-            one.emit,
-        )
-        call = executable.dispatch(
-            one.name, one.grid(sizes), list(opened.values()), [a, *b], result,
-            [size for axis, size in opened.items() if axis != "k"],
-        )  # fmt: skip
-    end.operation.operands[0] = call.results[0]
-    cast.operation.erase()
-    placeholder.operation.erase()
-
-
-def compile_kernels(kernels, target, folder, flags=()):
-    """Compile `kernels` into one module below `folder`, without fallbacks; return its path."""
-    goal = load_target(target)
-    goal = goal.with_flags((*goal.flags, *flags))  # which also drops the fallbacks
-    source, output = folder / "kernels.mlir", folder / "kernels.vmfb"
-    source.write_text(module_text(kernels))
-    backend.compile_module(source, output, goal)
-    return output
-
-
-class Loaded:
+class Loaded(LoadedModule):
     """Compiled kernels on the CPU."""
-
-    def __init__(self, path, kernels):
-        self.kernels = kernels
-        instance = rt.VmInstance()
-        self.device = open_device("cpu")
-        self.hal = self.device.hal
-        self.module = rt.VmModule.copy_buffer(instance, path.read_bytes())
-        hal_module = rt.create_hal_module(instance, self.hal)
-        self.context = rt.VmContext(instance, [hal_module, self.module])
 
     def check(self, number, a, b):
         """Compare kernel `number` on ``[batch, m, k]`` and ``[batch, k, n]`` with NumPy."""
         one = self.kernels[number]
         right = b if one.packs else np.stack([float_panels(w, one.tile.columns) for w in b])
-        invoker = rt.FunctionInvoker(
-            self.context, self.hal, self.module.lookup_function(f"f{number}")
-        )
-        result = invoker(a, right, np.zeros(b.shape[2], np.float32))
-        found = download(result._buffer_view, "float32", self.device)
-        close_to_product(found, a, b, one.name)
+        close_to_product(self.matmul(number, b.shape[2], a, right), a, b, one.name)
 
 
 def close_to_product(found, a, b, what=""):

@@ -1,11 +1,7 @@
-"""Kernels of integer products on their own: modules that dispatch to them, and their definition."""
+"""Kernels of integer products on their own, and their definition."""
 
 import numpy as np
-from iree import runtime as rt
 from iree.compiler import ir
-from lowc.compiler import backend
-from lowc.compiler.frontend import parse_module
-from lowc.compiler.target import load_target
 from lowc.passes import build
 from lowc.passes.formats import activations, panels
 from lowc.passes.formats.integer import GroupedInteger, quantize
@@ -13,8 +9,8 @@ from lowc.passes.kernels import executable, tiles
 from lowc.passes.kernels.integer_dot import IntegerDot
 from lowc.passes.kernels.integer_matmul import IntegerMatmul
 from lowc.passes.kernels.integer_rows import IntegerRows
-from lowc.runtime.buffers import download
-from lowc.runtime.devices import open_device
+
+from .modules import LoadedModule, add_function, compile_functions
 
 
 def kernel(
@@ -30,17 +26,12 @@ def kernel(
     return IntegerMatmul(batch, known, n, rows, symmetric, tile)
 
 
-def module_text(kernels):
-    """A module with a function ``f0``, ``f1`` … for each kernel: rows and weight in, product out."""
-    module = parse_module("", "kernels")
-    with module.context, ir.Location.unknown():
-        for number, one in enumerate(kernels):
-            _add_function(module, f"f{number}", one)
-    assert module.operation.verify()
-    return str(module)
+def compile_kernels(kernels, target, folder, flags=()):
+    """Compile `kernels`, with those that round their rows, into one module; return its path."""
+    return compile_functions(kernels, _add, target, folder, flags)
 
 
-def _add_function(module, name, one):
+def _add(module, name, one):
     i32, f32 = ir.IntegerType.get_signless(32), ir.F32Type.get()
     rows, columns = one.rows, one.tile.columns
     count = build.DYNAMIC if rows.m is None else rows.m
@@ -54,18 +45,8 @@ def _add_function(module, name, one):
         build.tensor_type(values, f32),
         *([] if one.symmetric else [build.tensor_type(values, i32)]),
     ]
-    function = ir.Operation.parse(
-        f"func.func @{name}({', '.join(f'%a{i}: {t}' for i, t in enumerate(types))}) "
-        f"-> {result} {{\n%e = util.unfoldable_constant dense<0> : tensor<1xi32>\n"
-        f"%r = builtin.unrealized_conversion_cast %e : tensor<1xi32> to {result}\n"
-        f"return %r : {result} }}",
-        context=module.context,
-    )
-    module.body.append(function)
-    block = function.regions[0].blocks[0]
-    x, *weight = block.arguments
-    placeholder, cast, end = (block.operations[i] for i in range(3))
-    with ir.InsertionPoint(end):
+
+    def value(x, *weight):
         total = build.dim(x, 0)
         opened = [total] if rows.m is None else []
         executable.declare(
@@ -82,40 +63,18 @@ def _add_function(module, name, one):
         call = executable.dispatch(
             one.name, one.grid(m), opened, [records, *weight], result, opened
         )
-    end.operation.operands[0] = call.results[0]
-    cast.operation.erase()
-    placeholder.operation.erase()
+        return call.results[0]
+
+    add_function(module, name, types, result, value)
 
 
-def compile_kernels(kernels, target, folder, flags=()):
-    """Compile `kernels` into one module below `folder`, without fallbacks; return its path."""
-    goal = load_target(target)
-    goal = goal.with_flags((*goal.flags, *flags))
-    source, output = folder / "kernels.mlir", folder / "kernels.vmfb"
-    source.write_text(module_text(kernels))
-    backend.compile_module(source, output, goal)
-    return output
-
-
-class Loaded:
+class Loaded(LoadedModule):
     """Compiled kernels on the CPU; ``loaded.check(i, x, weights)`` runs the i-th and compares."""
-
-    def __init__(self, path, kernels):
-        self.kernels = kernels
-        instance = rt.VmInstance()
-        self.device = open_device("cpu")
-        self.hal = self.device.hal
-        self.module = rt.VmModule.copy_buffer(instance, path.read_bytes())
-        hal = rt.create_hal_module(instance, self.hal)
-        self.context = rt.VmContext(instance, [hal, self.module])
 
     def __call__(self, number, x, weights):
         """Return ``[batch, m, n]`` for ``x [batch, m, k]`` and ``weights [batch, n, k]``."""
         one = self.kernels[number]
-        function = self.module.lookup_function(f"f{number}")
-        invoker = rt.FunctionInvoker(self.context, self.hal, function)
-        result = invoker(x.reshape(-1, x.shape[-1]), *operands(one, weights))
-        return download(result._buffer_view, "float32", self.device)
+        return self.run(number, x.reshape(-1, x.shape[-1]), *operands(one, weights))
 
     def check(self, number, x, weights):
         """Fail unless the kernel's result is what f32 may make of the definition."""

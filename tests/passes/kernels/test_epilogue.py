@@ -114,8 +114,6 @@ NAMES = list(kernels_of("portable"))
 def compiled(request, tmp_path_factory):
     unit = request.param
     target = units.target(unit)
-    if target is None:
-        pytest.skip(f"this machine has {units.here()}, not {unit}")
     kernels = [kernel for _, kernel, _ in kernels_of(unit).values()]
     folder = tmp_path_factory.mktemp(unit)
     path = compile_kernels(kernels, target, folder)
