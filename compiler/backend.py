@@ -108,24 +108,26 @@ def vector_unit(target: Target) -> Unit:
     """
     if target.backend != "cpu":
         return "spirv" if target.backend == "vulkan" else "ptx"
+    text = _probed(iree_compile(), target.flags)
+    found = re.search(r"native_vector_size = (\d+)", text)
+    if found is None or "x86_64" not in text:
+        return "portable"
+    if found[1] == "64":
+        return "avx512vnni" if "+avx512vnni" in text else "avx512"
+    if found[1] == "32":
+        return "avx2vnni" if "+avxvnni," in text else "avx2"
+    return "portable"
+
+
+@functools.cache
+def _probed(compiler: Path, flags: tuple[str, ...]) -> str:
+    """Return the probe as it is ahead of code generation; nothing if that fails."""
     with tempfile.TemporaryDirectory(prefix="lowc-probe-") as folder:
         source = Path(folder) / "probe.mlir"
         source.write_text(_PROBE)
-        command: list[str | Path] = [
-            iree_compile(),
-            source,
-            *target.flags,
-            "--compile-to=executable-sources",
-        ]
+        command: list[str | Path] = [compiler, source, *flags, "--compile-to=executable-sources"]
         child = subprocesses.run(command, subprocesses.Limits(seconds=60, memory=4 << 30))
-    found = re.search(r"native_vector_size = (\d+)", child.stdout)
-    if found is None or "x86_64" not in child.stdout:
-        return "portable"
-    if found[1] == "64":
-        return "avx512vnni" if "+avx512vnni" in child.stdout else "avx512"
-    if found[1] == "32":
-        return "avx2vnni" if "+avxvnni," in child.stdout else "avx2"
-    return "portable"
+    return child.stdout
 
 
 def write_reproducer(text: str, command: list[str], folder: Path | None = None) -> Reproducer:
