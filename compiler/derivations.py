@@ -143,6 +143,22 @@ def _integer_panels(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Pa
                 yield "zeros", zeros.reshape(-1).view(np.uint8)
 
 
+def _small_float_panels(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
+    """Small floats rounded to nearest, of ``[batch, N, K]``, in panels: codes and scales.
+
+    One panel of columns is in memory at a time.
+    """
+    fmt, columns = small_floats.SMALL_FLOATS[derivation["format"]], derivation["columns"]
+    for matrix in tensor:
+        for start in range(0, matrix.shape[0], columns):
+            rows = np.ascontiguousarray(matrix[start : start + columns], np.float32)
+            quantized = small_floats.quantize(rows, fmt, derivation["group"])
+            codes = quantized.codes.astype(np.uint8, copy=False)
+            yield "codes", panels.pack_panels(codes, fmt.bits, columns).reshape(-1).view(np.uint8)
+            scales = panels.pack_group_values(quantized.scales, columns, np.float32)
+            yield "scales", scales.reshape(-1).view(np.uint8)
+
+
 def _float_panels(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
     """Floats of ``[batch, K, N]`` as f32 in panels of columns, a panel at a time."""
     columns = derivation["columns"]
@@ -166,6 +182,7 @@ METHODS: dict[str, Callable[[NDArray[Any], Derivation], Iterator[Part]]] = {
     "rtn-floats": _rtn_floats,
     "additive": _additive,
     "integer-panels": _integer_panels,
+    "small-float-panels": _small_float_panels,
     "float-panels": _float_panels,
 }
 

@@ -1,4 +1,4 @@
-"""Products of f32 activations and integer weights as kernels, for ``lowc-outline-kernels``."""
+"""Products of f32 activations and weights in few bits as kernels, for ``lowc-outline-kernels``."""
 
 import json
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from .fuse_dequant import match as match_dequantised
 from .kernels import float_tiles, tiles
 from .kernels.dequant_matmul import DequantMatmul
 from .kernels.packed_codes import PackedCodes
+from .kernels.small_float_codes import SmallFloatCodes
 from .matrices import Matrices, as_matrices, to_matrices
 
 
@@ -60,7 +61,7 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     if n is None or k is None or (matrices.batch_in_columns and matrices.batch is None):
         return Refusal("its weight has a dynamic size")
     group = build.shape_of(found.inputs[0])[-1]
-    codes = PackedCodes(form.bits, panels.chunk_of(group))
+    codes = _codes(form, group)
     tile = float_tiles.choose_dequant(
         tiles.ISAS[unit], matrices.batch, matrices.m, n, k, codes.chunk
     )
@@ -74,10 +75,15 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     return Plan(op, found, matrices, kernel, chain)
 
 
+def _codes(form: Form, group: int) -> PackedCodes:
+    chunk = panels.chunk_of(group)
+    if form.has_integer_weights:
+        return PackedCodes(form.bits, chunk)
+    return SmallFloatCodes(form.bits, chunk, format=form.weights)
+
+
 def _outside_kernels(found: Dequantised, form: Form) -> str:
     """Say why no kernel does what the product does, or nothing."""
-    if not form.has_integer_weights:
-        return f"kernels decode integers, not {form.weights}"
     for value in (*found.contraction.operands, found.contraction.init):
         element = build.element_of(value)
         if element != ir.F32Type.get():
@@ -124,7 +130,10 @@ def _load_panels(module: ir.Module, plan: Plan) -> list[ir.Value]:
     batch = (kernel.batch or 1) if kernel.b_batch else 1
     groups = shape[-2]
     steps = json.loads(derivation["layout"])
-    derivation.update(kind="integer-panels", columns=columns, zero_bytes=1)
+    if isinstance(kernel.codes, SmallFloatCodes):
+        derivation.update(kind="small-float-panels", columns=columns)
+    else:
+        derivation.update(kind="integer-panels", columns=columns, zero_bytes=1)
     derivation["layout"] = json.dumps([*steps, ["reshape", [batch, n, -1]]], separators=(",", ":"))
     head = [batch, -(-n // columns)]
     i32, i8 = (ir.IntegerType.get_signless(width) for width in (32, 8))

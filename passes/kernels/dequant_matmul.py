@@ -9,6 +9,8 @@ registers, and a group is scaled once, after its products are summed::
         sum[r, v] += splat(A[m + r, k]) * (code[v] - zero[g, v])
       total[r, v] += sum[r, v] * scale[g, v]
 
+Codes of small floats have no zero points; how they are decoded is :mod:`.small_float_codes`.
+
 For more rows a block of K of some panels is made f32, ``(code - zero) * scale``, in a scratch
 buffer, and multiplied as in :mod:`.float_matmul`.  A kernel for any number of rows has both.
 """
@@ -27,7 +29,8 @@ from .blocked_matmul import AHEAD_BYTES
 from .executable import Interface
 from .float_matmul import FloatBody, FloatMatmul
 from .float_tiles import FEW_ROWS
-from .packed_codes import Decoder, PackedCodes, raised_zeros
+from .packed_codes import Decoder, IntegerDecoder, PackedCodes, raised_zeros
+from .small_float_codes import SmallFloatCodes, SmallFloatDecoding
 
 LINE_BYTES = 64
 
@@ -43,11 +46,11 @@ class DequantMatmul(FloatMatmul):
     Attributes
     ----------
     codes : PackedCodes
-        Bits and order of the codes.
+        Bits and order of the codes, and what they mean.
     group : int
         Weights along K that share a scale.
     symmetric : bool
-        Whether the zero point is the middle of the codes everywhere.
+        Whether no zero points are stored: that of integers is the middle of the codes.
     """
 
     codes: PackedCodes = dataclasses.field(kw_only=True)
@@ -58,7 +61,7 @@ class DequantMatmul(FloatMatmul):
     def name(self) -> str:
         """A symbol that two kernels share only if they are the same."""
         flags = "b" * self.b_batch + "c" * self.copies
-        kind = f"i{self.codes.bits}g{self.group}{'' if self.symmetric else 'z'}"
+        kind = f"{self.codes.name}g{self.group}{'' if self.symmetric else 'z'}"
         return f"dequant_{kind}_{self.sizes_name}_{self.tile.name}{flags}{self.epilogue_name}"
 
     def describe(self) -> str:
@@ -67,6 +70,8 @@ class DequantMatmul(FloatMatmul):
             how = f"codes in registers up to {FEW_ROWS} rows, else made f32 by blocks"
         else:
             how = "codes in registers" if self.m <= FEW_ROWS else "codes made f32 by blocks"
+        if isinstance(self.codes, SmallFloatCodes):
+            how = f"{how}, {self.codes.describe(self.tile.lanes)}"
         return f"{super().describe()}, {how}"
 
     def emit(self, interface: Interface) -> None:
@@ -92,6 +97,10 @@ class _DequantBody(FloatBody):
         self.bind_result(3 if kernel.symmetric else 4)
 
     def reserve(self) -> None:
+        codes = self.dequant.codes
+        self.decoding = None
+        if isinstance(codes, SmallFloatCodes):
+            self.decoding = SmallFloatDecoding(codes, self.lanes)
         if not self.in_registers:
             super().reserve()
 
@@ -132,12 +141,10 @@ class _DequantBody(FloatBody):
             for v in range(self.tile.vectors):
                 lane = emit.index(v * self.lanes)
                 scale = self._scale(p, group, v)
-                zeros = raised_zeros(self.dequant.codes, self._zero(p, group, v), self.lanes)
-                decoder = self._decoder(p, number, v)
+                decoder = self._decoder(p, number, v, self._zeros(p, group, v))
                 for i in range(chunk):
-                    value = arith.subf(decoder.raised(i), zeros[self.dequant.codes.position(i)])
                     at = [place, arith.addi(k, emit.index(i)), lane]
-                    emit.store(arith.mulf(value, scale), self.packed, at)
+                    emit.store(arith.mulf(decoder.value(i), scale), self.packed, at)
 
         emit.each(emit.index(0), self.count, chunk, step)
 
@@ -155,10 +162,7 @@ class _DequantBody(FloatBody):
         chunks = kernel.group // kernel.codes.chunk
 
         def group(g: ir.Value, *totals: ir.Value) -> Sequence[ir.Value]:
-            zeros = [
-                raised_zeros(kernel.codes, self._zero(p, g, v), self.lanes)
-                for v in range(self.tile.vectors)
-            ]
+            zeros = [self._zeros(p, g, v) for v in range(self.tile.vectors)]
             first = arith.muli(g, emit.index(chunks))
 
             def chunk(number: ir.Value, *carried: ir.Value) -> Sequence[ir.Value]:
@@ -195,14 +199,11 @@ class _DequantBody(FloatBody):
         """Add the products of one chunk of K."""
         codes, totals = self.dequant.codes, list(sums)
         self._fetch(p, number)
-        decoders = [self._decoder(p, number, v) for v in range(self.tile.vectors)]
+        decoders = [self._decoder(p, number, v, zero) for v, zero in enumerate(zeros)]
         start = arith.muli(number, emit.index(codes.chunk))
         for i in range(codes.chunk):
             k = arith.addi(start, emit.index(i))
-            weights = [
-                arith.subf(decoder.raised(i), zero[codes.position(i)])
-                for decoder, zero in zip(decoders, zeros, strict=True)
-            ]
+            weights = [decoder.value(i) for decoder in decoders]
             for r in range(rows):
                 at = [self.item, arith.addi(m, emit.index(r)), k]
                 left = emit.broadcast_scalar(self.lanes, self.a, at)
@@ -225,7 +226,9 @@ class _DequantBody(FloatBody):
 
     # -- a panel's vectors -------------------------------------------------------------------------
 
-    def _decoder(self, p: ir.Value, number: ir.Value, v: int) -> Decoder:
+    def _decoder(
+        self, p: ir.Value, number: ir.Value, v: int, zeros: dict[int, ir.Value]
+    ) -> Decoder:
         codes = self.dequant.codes
         row = arith.muli(number, emit.index(codes.words))
         words = [
@@ -235,17 +238,26 @@ class _DequantBody(FloatBody):
             )
             for i in range(codes.words)
         ]  # fmt: skip
-        return Decoder(codes, words, self.lanes)
+        if self.decoding is not None:
+            return self.decoding.decoder(words)
+        return IntegerDecoder(codes, words, self.lanes, zeros)
 
     def _scale(self, p: ir.Value, group: ir.Value, v: int) -> ir.Value:
         at = [self.b_item, p, group, emit.index(v * self.lanes)]
-        return emit.load(self.lanes, self.scales, at)
+        scale = emit.load(self.lanes, self.scales, at)
+        power = self.dequant.codes.power(self.lanes)
+        return arith.mulf(scale, emit.splat(self.lanes, self.f32, 2.0**power)) if power else scale
 
-    def _zero(self, p: ir.Value, group: ir.Value, v: int) -> ir.Value | int:
+    def _zeros(self, p: ir.Value, group: ir.Value, v: int) -> dict[int, ir.Value]:
+        """Return what codes made floats are too large by, for each place; nothing of floats."""
+        codes = self.dequant.codes
+        if isinstance(codes, SmallFloatCodes):
+            return {}
         if self.dequant.symmetric:
-            return 1 << (self.dequant.codes.bits - 1)
+            return raised_zeros(codes, 1 << (codes.bits - 1), self.lanes)
         at = [self.b_item, p, group, emit.index(v * self.lanes)]
         number = arith.extui(
             emit.vector_type(self.lanes, self.i32), emit.load(self.lanes, self.zeros, at)
         )
-        return arith.sitofp(emit.vector_type(self.lanes, self.f32), number)
+        zero = arith.sitofp(emit.vector_type(self.lanes, self.f32), number)
+        return raised_zeros(codes, zero, self.lanes)

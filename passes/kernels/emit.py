@@ -130,3 +130,15 @@ def multiply_add(a: ir.Value, b: ir.Value, total: ir.Value) -> ir.Value:
     """
     may_fuse = arith.FastMathFlags.contract
     return arith.addf(arith.mulf(a, b, fastmath=may_fuse), total, fastmath=may_fuse)
+
+
+def intrinsic(name: str, operands: Sequence[ir.Value], result: ir.Type) -> Any:
+    """Call an instruction of one processor by LLVM's name for it."""
+    attributes = {
+        "intrin": ir.StringAttr.get(name),
+        "op_bundle_sizes": ir.DenseI32ArrayAttr.get([]),
+        "operandSegmentSizes": ir.DenseI32ArrayAttr.get([len(operands), 0]),
+    }
+    return ir.Operation.create(
+        "llvm.call_intrinsic", results=[result], operands=list(operands), attributes=attributes
+    ).result

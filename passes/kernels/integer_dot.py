@@ -23,7 +23,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from iree.compiler import ir
 from iree.compiler.dialects import arith, vector
@@ -133,7 +132,7 @@ class Accumulator:
             bits = self.dot.isa.lanes * 32
             name = f"llvm.x86.avx512.vpdpbusd.{bits}"
             operands = [self.sums[place], self._bytes(codes[0]), self._bytes(quad[0])]
-            self.sums[place] = _intrinsic(name, operands, self.sums[place].type)
+            self.sums[place] = emit.intrinsic(name, operands, self.sums[place].type)
         elif strategy == "bytes":
             self._add_pairs(place, self._multiply_bytes(codes[0], quad[0]))
         elif strategy == "shorts":
@@ -166,28 +165,17 @@ class Accumulator:
     def _add_shorts(self, place: int, a: ir.Value, b: ir.Value) -> None:
         wide = self.dot.isa.lanes == 16
         name = "llvm.x86.avx512.pmaddw.d.512" if wide else "llvm.x86.avx2.pmadd.wd"
-        product = _intrinsic(name, [a, b], self.sums[place].type)
+        product = emit.intrinsic(name, [a, b], self.sums[place].type)
         self.sums[place] = arith.addi(self.sums[place], product)
 
     def _multiply_bytes(self, codes: ir.Value, quad: ir.Value) -> ir.Value:
         wide = self.dot.isa.lanes == 16
         name = "llvm.x86.avx512.pmaddubs.w.512" if wide else "llvm.x86.avx2.pmadd.ub.sw"
         type_ = emit.vector_type(self.dot.isa.lanes * 2, emit.integer(16))
-        return _intrinsic(name, [self._bytes(codes), self._bytes(quad)], type_)
+        return emit.intrinsic(name, [self._bytes(codes), self._bytes(quad)], type_)
 
     def _bytes(self, value: ir.Value) -> ir.Value:
         return vector.bitcast(emit.vector_type(self.dot.isa.lanes * 4, emit.integer(8)), value)
 
     def _shorts(self, value: ir.Value) -> ir.Value:
         return vector.bitcast(emit.vector_type(self.dot.isa.lanes * 2, emit.integer(16)), value)
-
-
-def _intrinsic(name: str, operands: Sequence[ir.Value], result: ir.Type) -> Any:
-    attributes = {
-        "intrin": ir.StringAttr.get(name),
-        "op_bundle_sizes": ir.DenseI32ArrayAttr.get([]),
-        "operandSegmentSizes": ir.DenseI32ArrayAttr.get([len(operands), 0]),
-    }
-    return ir.Operation.create(
-        "llvm.call_intrinsic", results=[result], operands=list(operands), attributes=attributes
-    ).result

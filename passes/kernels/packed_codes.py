@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from iree.compiler import ir
 from iree.compiler.dialects import arith, vector
@@ -48,9 +49,18 @@ class PackedCodes:
     chunk: int
 
     @property
+    def name(self) -> str:
+        """The codes' format in a symbol."""
+        return f"i{self.bits}"
+
+    @property
     def words(self) -> int:
         """Words of a column in a chunk."""
         return self.bits * self.chunk // 32
+
+    def power(self, lanes: int) -> int:
+        """Return by which power of two decoded weights are too small on vectors of `lanes`."""
+        return 0
 
     def fields(self, k: int) -> list[Field]:
         """Return where the bits of the `k`-th weight of a chunk are, the lowest first."""
@@ -74,13 +84,30 @@ class PackedCodes:
         return sorted({self.position(k) for k in range(self.chunk)})
 
 
-class Decoder:
-    """The codes of one chunk of one vector of columns, given their words."""
+class Decoder(Protocol):
+    """The weights of one chunk of one vector of columns."""
 
-    def __init__(self, codes: PackedCodes, words: Sequence[ir.Value], lanes: int) -> None:
-        self.codes, self.loaded, self.lanes = codes, words, lanes
+    def value(self, k: int) -> ir.Value:
+        """Return the `k`-th weight before its scale, in f32."""
+
+
+class IntegerDecoder:
+    """Integer weights, given their words and what :func:`raised_zeros` made of zero points."""
+
+    def __init__(
+        self,
+        codes: PackedCodes,
+        words: Sequence[ir.Value],
+        lanes: int,
+        zeros: dict[int, ir.Value],
+    ) -> None:
+        self.codes, self.loaded, self.lanes, self.zeros = codes, words, lanes, zeros
         self.i32, self.f32 = emit.integer(32), ir.F32Type.get()
         self.shifted: dict[int, ir.Value] = {}
+
+    def value(self, k: int) -> ir.Value:
+        """Return the `k`-th code less its zero point."""
+        return arith.subf(self.raised(k), self.zeros[self.codes.position(k)])
 
     def raised(self, k: int) -> ir.Value:
         """Return ``2^(23-p) + code`` of the `k`-th weight, p its position."""
