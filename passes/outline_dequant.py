@@ -61,7 +61,7 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     if n is None or k is None or (matrices.batch_in_columns and matrices.batch is None):
         return Refusal("its weight has a dynamic size")
     group = build.shape_of(found.inputs[0])[-1]
-    codes = _codes(form, group)
+    codes = _codes(form, group, tiles.ISAS[unit].lanes)
     tile = float_tiles.choose_dequant(
         tiles.ISAS[unit], matrices.batch, matrices.m, n, k, codes.chunk
     )
@@ -75,11 +75,10 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     return Plan(op, found, matrices, kernel, chain)
 
 
-def _codes(form: Form, group: int) -> PackedCodes:
-    chunk = panels.chunk_of(group)
+def _codes(form: Form, group: int, lanes: int) -> PackedCodes:
     if form.has_integer_weights:
-        return PackedCodes(form.bits, chunk)
-    return SmallFloatCodes(form.bits, chunk, format=form.weights)
+        return PackedCodes(form.bits, panels.chunk_of(group))
+    return SmallFloatCodes.of(form.weights, lanes)
 
 
 def _outside_kernels(found: Dequantised, form: Form) -> str:

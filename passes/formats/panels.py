@@ -1,8 +1,9 @@
-"""Integer weights as the CPU kernels read them: panels of columns, in exactly their bits.
+"""Weights in few bits as the CPU kernels read them: panels of columns, in exactly their bits.
 
 The dot product instructions of CPUs (``vpdpbusd``) multiply four neighbouring unsigned bytes along
 K by four signed ones and add the products to a 32-bit sum.  So codes are stored **unsigned**, a
-symmetric code c as ``c + 2^(b-1)``, and in this order, outermost first:
+symmetric code c as ``c + 2^(b-1)``, those of small floats as they are, and in this order, outermost
+first:
 
 1. *panels* of `columns` columns;
 2. *chunks* along K: 32 weights each, or 16 where the group is an odd multiple of 16, so that a

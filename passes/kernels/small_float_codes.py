@@ -46,6 +46,15 @@ class SmallFloatCodes(PackedCodes):
 
     format: str = field(kw_only=True)
 
+    @classmethod
+    def of(cls, name: str, lanes: int) -> SmallFloatCodes:
+        """Return the codes of the format `name` for vectors of `lanes`.
+
+        Codes of 4 and 8 bits lie in the same order in chunks of any length.  In a short one LLVM
+        has little that it could decode long before it is used, and so keep on the stack.
+        """
+        return cls(SMALL_FLOATS[name].bits, 16 if lanes == WIDE else 8, format=name)
+
     @property
     def name(self) -> str:
         """The format in a symbol."""

@@ -17,6 +17,10 @@ FORMS = [
     Form("dequant", weights="i5", group=32, symmetric=False),
     Form("dequant", weights="i6", group=16),
     Form("dequant", weights="i7", group=64, symmetric=False),
+    Form("dequant", weights="nf4", group=64),
+    Form("dequant", weights="f4E2M1", group=48),
+    Form("dequant", weights="f8E4M3FN", group=16),
+    Form("dequant", weights="f8E5M2", group=0),
 ]
 ROWS = (1, 2, 3, 4, 5, 11, 12, 70, 150)
 
@@ -44,6 +48,7 @@ def test_every_number_of_rows(tmp_path, unit, form):
     artifact = compile_linear(tmp_path, weight, form, None, target)
     (row,) = artifact.report["matmuls"]
     assert "codes in registers up to 4 rows" in row["lowering"]
+    assert form.has_integer_weights or f"blocks, {form.weights} " in row["lowering"]
     module = lowc.load(artifact)
     value = stored_weight(weight, form)
     for m in ROWS:

@@ -9,7 +9,7 @@ from lowc.compiler import backend
 from lowc.compiler.recipe import Recipe
 from lowc.compiler.target import load_target
 from lowc.passes.formats import lmul
-from lowc.passes.forms import Rule
+from lowc.passes.forms import Form, Rule
 from products.additive import lm
 
 pytestmark = pytest.mark.slow
@@ -176,6 +176,19 @@ def test_products_of_integers(shape):
     for name in OUTPUTS:
         if name != "bfloat":
             assert rows[name].endswith(DONE[name].replace("scaling, ", "")), rows[name]
+            close(found[name], wanted[name], FROM_PYTORCH.get(name, 4e-6))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7)])
+def test_products_of_codes(shape):
+    recipe = Recipe("test", (Rule("*", Form("dequant", weights="nf4", group=16)),))
+    ours, rows, _ = compiled(dynamic=True, recipe=recipe)
+    stock = compiled(dynamic=True, recipe=recipe, kernels=False)[0]
+    x = rows_of(*shape)
+    found, wanted = ours(x), stock(x)
+    for name in OUTPUTS:
+        if name != "bfloat":
+            assert f"{DONE[name].replace('scaling, ', '')}, codes in" in rows[name], rows[name]
             close(found[name], wanted[name], FROM_PYTORCH.get(name, 4e-6))
 
 

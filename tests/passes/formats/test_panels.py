@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lowc.compiler.derivations import Derivation, derive
-from lowc.passes.formats import panels
+from lowc.passes.formats import panels, small_floats
 from lowc.passes.formats.integer import GroupedInteger, quantize
+from lowc.passes.formats.small_floats import SMALL_FLOATS
 
 WIDTHS = {
     2: [2], 3: [2, 1], 4: [4], 5: [4, 1], 6: [4, 2], 7: [4, 2, 1], 8: [8],
@@ -88,3 +89,24 @@ def test_derivation_is_the_rounded_weight_panel_by_panel(bits, symmetric):
     zeros = np.concatenate(parts["zeros"]).view(np.int32).reshape(batch, 3, 3, columns)
     by_column = zeros.transpose(0, 1, 3, 2).reshape(batch, 24, 3)
     assert (by_column[:, :n] == wanted.zeros).all() and not by_column[:, n:].any()
+
+
+@pytest.mark.parametrize("name", SMALL_FLOATS)
+def test_derivation_of_small_floats(name):
+    batch, n, k, columns, small = 2, 21, 70, 8, SMALL_FLOATS[name]
+    weight = np.random.default_rng(5).standard_normal((batch, n, k)).astype(np.float32)
+    weight[0, 3] = 0
+    settings = {"format": name, "group": 16, "columns": columns}
+    derivation = Derivation("small-float-panels", "w", "[]", tuple(sorted(settings.items())))
+    parts = {"codes": [], "scales": []}
+    for part, data in derive(weight, derivation):
+        parts[part].append(data)
+    assert len(parts["codes"]) == batch * 3  # a panel at a time
+    words = np.concatenate(parts["codes"]).view(np.uint32)
+    words = words.reshape(batch, 3, 5, small.bits // 2, columns)
+    scales = np.concatenate(parts["scales"]).view(np.float32).reshape(batch, 3, 5, columns)
+    wanted = small_floats.quantize(weight, small, 16)
+    codes = np.stack([panels.unpack_panels(one, small.bits, n, 16) for one in words])
+    assert (codes == wanted.codes).all()
+    by_column = scales.transpose(0, 1, 3, 2).reshape(batch, 24, 5)
+    assert (by_column[:, :n] == wanted.scales).all() and not by_column[:, n:].any()
