@@ -139,3 +139,11 @@ def test_a_scale_keeps_its_bits_under_the_power(name, lanes):
         assert power == 0
     largest = np.float32(2.0) ** 127 / np.float32(SMALL_FLOATS[name].top)
     assert np.isfinite(largest * np.float32(2.0**power))
+
+
+@pytest.mark.slow
+def test_the_portable_kernels_compile_for_arm(tmp_path):
+    kernels = [kernel("portable", name, 1, None, 37, 48, 48, False) for name in SMALL_FLOATS]
+    arm = ("--iree-llvmcpu-target-triple=aarch64-unknown-unknown-eabi-elf",)
+    path = compile_kernels(kernels, "cpu:generic", tmp_path, arm)
+    assert b"embedded-elf-arm_64" in path.read_bytes()
