@@ -4,13 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from iree import runtime as rt
 from lowc.passes.formats import panels
 from lowc.passes.formats.small_floats import SMALL_FLOATS, Minifloat, dequantize, quantize
 from lowc.passes.kernels import float_tiles, tiles
 from lowc.passes.kernels.dequant_matmul import DequantMatmul
 from lowc.passes.kernels.small_float_codes import SmallFloatCodes
-from lowc.runtime.buffers import download
 from products import units
 from products.floats import Loaded, close_to_product, compile_kernels
 
@@ -56,10 +54,7 @@ def call(compiled, number, x, codes, scales):
     words = np.stack([panels.pack_panels(each, one.codes.bits, columns) for each in codes])
     words = words.reshape(*words.shape[:2], -1, columns).view(np.int32)
     packed = np.stack([panels.pack_group_values(each, columns, np.float32) for each in scales])
-    function = compiled.module.lookup_function(f"f{number}")
-    invoker = rt.FunctionInvoker(compiled.context, compiled.hal, function)
-    result = invoker(np.ascontiguousarray(x), words, packed, np.zeros(one.n, np.float32))
-    return download(result._buffer_view, "float32", compiled.device)
+    return compiled.matmul(number, one.n, x, words, packed)
 
 
 def finite_codes(fmt):
