@@ -17,7 +17,7 @@ from ...errors import LowcError, UserError
 from ...passes.forms import Form, Rule
 from ...runtime.timing import time_interleaved
 from .. import output
-from . import peers_onnx, peers_torch
+from . import peers_ggml, peers_onnx, peers_torch
 from .contender import EXACT, Contender, Offer, Setup
 from .limits import arithmetic
 from .opponents import STOCK_FLAG_SETS
@@ -94,6 +94,7 @@ PEERS: dict[str, tuple[Offer, ...]] = {
     "torch-bf16": peers_torch.BF16_OFFERS,
     "onnxruntime": peers_onnx.ONNXRUNTIME_OFFERS,
     "openvino": peers_onnx.OPENVINO_OFFERS,
+    "llama.cpp": peers_ggml.OFFERS,
     "iree": (Offer("iree", _always, _best_stock),),
     "iree-form": (Offer("iree", _always, _stock),),
 }
