@@ -29,6 +29,7 @@ def decomposition_table() -> dict[Any, Callable[..., Any]]:
     table[torch.ops.aten.var_mean.correction] = variance_and_mean
     table[torch.ops.aten.var.correction] = lambda *args, **kw: variance_and_mean(*args, **kw)[0]
     table[torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default] = attention
+    table[torch.ops.aten._safe_softmax.default] = safe_softmax
     return table
 
 
@@ -56,6 +57,17 @@ def attention(
     order, _ = compute_elementwise_output_logical_to_physical_perm(query)
     back = [order.index(axis) for axis in range(len(order))]
     return result.permute(order).contiguous().permute(back), weights
+
+
+def safe_softmax(scores: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Softmax along `dim`; rows that are masked as a whole become zeros.
+
+    Such a row has the largest element -inf.  PyTorch's decomposition asks every element instead: a
+    tensor of booleans as large as the scores, and a pass over each of them.
+    """
+    wide = scores if dtype is None else scores.to(dtype)
+    is_masked = wide.amax(dim, keepdim=True) == -math.inf
+    return torch.where(is_masked, torch.zeros((), dtype=wide.dtype), wide.softmax(dim))
 
 
 def variance_and_mean(

@@ -418,6 +418,27 @@ def test_other_layers_are_exact():
     assert {name: worst for name, worst in layer_errors()[1].items() if not worst < 1e-5} == {}
 
 
+class Masked(nn.Module):
+    def forward(self, query, key, value, mask):
+        """All [2, 3, 5, 8], the mask [5, 5]; with it as booleans too, the first row hidden."""
+        hidden = torch.zeros(5, 5, dtype=torch.bool)
+        hidden[1:] = True
+        attend = functional.scaled_dot_product_attention
+        return attend(query, key, value, mask), attend(query, key, value, hidden)
+
+
+def test_rows_that_are_masked_as_a_whole_are_zero():
+    mask = torch.zeros(5, 5)
+    mask[0], mask[1, 2:], mask[2, 3], mask[3, 0] = -torch.inf, -torch.inf, torch.nan, -1e30
+    inputs = *(randn(2, 3, 5, 8) for _ in range(3)), mask
+    model = seeded(Masked)
+    found, hidden = map(np.asarray, load(model, *inputs)(*as_arrays(inputs)))
+    wanted = [part.numpy() for part in model(*inputs)]
+    assert not found[:, :, 0].any() and np.isnan(found[:, :, 2]).all()
+    np.testing.assert_allclose(found, wanted[0], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(hidden, wanted[1], rtol=0, atol=1e-6)
+
+
 def test_an_operator_that_cannot_be_lowered_is_named():
     class Spectrum(nn.Module):
         def __init__(self):
