@@ -43,10 +43,6 @@ class Derivation:
     def __getitem__(self, setting: str) -> Any:
         return dict(self.settings)[setting]
 
-    def get(self, setting: str) -> Any:
-        """Return a setting, or None where the method is used without it."""
-        return dict(self.settings).get(setting)
-
 
 Part = tuple[str, NDArray[np.uint8]]
 
@@ -138,9 +134,8 @@ def _integer_panels(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Pa
             scales = panels.pack_group_values(quantized.scales, columns, np.float32)
             yield "scales", scales.reshape(-1).view(np.uint8)
             if quantized.zeros is not None:
-                kind = np.uint8 if derivation.get("zero_bytes") == 1 else np.int32
-                zeros = panels.pack_group_values(quantized.zeros, columns, kind)
-                yield "zeros", zeros.reshape(-1).view(np.uint8)
+                zeros = panels.pack_group_values(quantized.zeros, columns, np.uint8)
+                yield "zeros", zeros.reshape(-1)
 
 
 def _small_float_panels(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:

@@ -81,7 +81,7 @@ class IntegerProduct:
     @property
     def bits_per_weight(self) -> float:
         """Bits that a weight takes in panels (``formats/panels.py``), scales and zeros counted."""
-        of_group = self.bits * self.group + (32 if self.symmetric else 64)
+        of_group = self.bits * self.group + (32 if self.symmetric else 40)
         return of_group * self.groups / (self.matrices.k or 1)
 
 

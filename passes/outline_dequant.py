@@ -132,7 +132,7 @@ def _load_panels(module: ir.Module, plan: Plan) -> list[ir.Value]:
     if isinstance(kernel.codes, SmallFloatCodes):
         derivation.update(kind="small-float-panels", columns=columns)
     else:
-        derivation.update(kind="integer-panels", columns=columns, zero_bytes=1)
+        derivation.update(kind="integer-panels", columns=columns)
     derivation["layout"] = json.dumps([*steps, ["reshape", [batch, n, -1]]], separators=(",", ":"))
     head = [batch, -(-n // columns)]
     i32, i8 = (ir.IntegerType.get_signless(width) for width in (32, 8))

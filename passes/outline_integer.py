@@ -139,13 +139,13 @@ def _weight(module: ir.Module, plan: Plan) -> list[ir.Value]:
         "symmetric": product.symmetric,
         "columns": columns,
     }
-    i32, f32 = ir.IntegerType.get_signless(32), ir.F32Type.get()
+    i32, i8 = (ir.IntegerType.get_signless(width) for width in (32, 8))
     head = [kernel.batch, kernel.panels]
     values = [*head, kernel.rows.groups, columns]
     parts = [
         ("codes", [*head, kernel.rows.chunks * kernel.dot.vectors, columns], i32),
-        ("scales", values, f32),
-        *([] if kernel.symmetric else [("zeros", values, i32)]),
+        ("scales", values, ir.F32Type.get()),
+        *([] if kernel.symmetric else [("zeros", values, i8)]),
     ]
     symbol = ir.FlatSymbolRefAttr(defining(product.codes).attributes["global"]).value
     holder = parameters.find_global(module, symbol)

@@ -14,7 +14,7 @@ first:
    of the chunk; in a plane of width w, a byte holds ``8 / w`` quads, so vector v has the quads
    ``v * 8 / w + i`` at bit ``w * i``.
 
-A chunk of 32 is b vectors.  Scales and zero points are ``[panels, G, columns]``, f32 and i32.
+A chunk of 32 is b vectors.  Scales and zero points are ``[panels, G, columns]``, f32 and u8.
 Columns that fill up the last panel have scale 0.
 """
 

@@ -151,7 +151,7 @@ class _Body:
         inputs = [
             (words, self.i32),
             (per_group, self.f32),
-            *([] if kernel.symmetric else [(per_group, self.i32)]),
+            *([] if kernel.symmetric else [(per_group, emit.integer(8))]),
         ]
         # Records of all batches follow one another.
         count = m if kernel.m is None else kernel.batch * kernel.m
@@ -278,7 +278,8 @@ class _Body:
                 found.append(vector.broadcast(emit.vector_type(self.lanes, self.i32), scalar))
                 continue
             total = emit.broadcast_scalar(self.lanes, self.a, [self.records[r], place])
-            zero = emit.load(self.lanes, self.zeros, self._of_group(g, v))
+            stored = emit.load(self.lanes, self.zeros, self._of_group(g, v))
+            zero = arith.extui(emit.vector_type(self.lanes, self.i32), stored)
             none = emit.splat(self.lanes, self.i32, 0)
             found.append(arith.subi(none, arith.muli(zero, total)))
         return found

@@ -136,6 +136,18 @@ def test_energy_counts_bytes_multiplied(tmp_path):
     assert artifact.report["energy"]["operations"]["math.roundeven.f32"] == 3 * 64
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_kernel_stores_zero_points_in_a_byte(bits, tmp_path):
+    weight = np.random.default_rng(0).standard_normal((64, 512)).astype(np.float32)
+    form = form_of(f"i{bits}", 32, symmetric=False)
+    artifact = compile_linear(tmp_path, weight, form, 1)
+    (row,) = artifact.report["matmuls"]
+    assert row["bits_per_weight"] == bits + (32 + 8) / 32
+    # What the archive has of the weight is what the report says; the rest is its table of names.
+    stored = artifact.parameters_path.stat().st_size - row["bits_per_weight"] * weight.size / 8
+    assert 0 <= stored < 8192
+
+
 def test_a_kernel_stores_the_exact_bits(tmp_path):
     weight = np.ones((64, 512), np.float32)
     rows = []
@@ -183,7 +195,7 @@ def test_a_product_is_recognised(scale, symmetric):
         assert str(found.activation.type) == "tensor<3x?x40xf32>"
         assert build.shape_of(found.codes) == [3, 8, 2, 32]
         assert (found.bits, found.group, found.groups) == (5, 32, 2)
-        assert found.bits_per_weight == (5 * 32 + (32 if symmetric == "true" else 64)) * 2 / 40
+        assert found.bits_per_weight == (5 * 32 + (32 if symmetric == "true" else 40)) * 2 / 40
         assert found.per_row == (scale == "row") and found.symmetric == (symmetric == "true")
         sizes = (found.matrices.batch, found.matrices.m, found.matrices.n, found.matrices.k)
         assert sizes == (3, None, 8, 40)

@@ -32,7 +32,8 @@ def compile_kernels(kernels, target, folder, flags=()):
 
 
 def _add(module, name, one):
-    i32, f32 = ir.IntegerType.get_signless(32), ir.F32Type.get()
+    i8, i32 = (ir.IntegerType.get_signless(width) for width in (8, 32))
+    f32 = ir.F32Type.get()
     rows, columns = one.rows, one.tile.columns
     count = build.DYNAMIC if rows.m is None else rows.m
     head = [one.batch, one.panels]
@@ -43,7 +44,7 @@ def _add(module, name, one):
         build.tensor_type([count, rows.k], f32),
         build.tensor_type(words, i32),
         build.tensor_type(values, f32),
-        *([] if one.symmetric else [build.tensor_type(values, i32)]),
+        *([] if one.symmetric else [build.tensor_type(values, i8)]),
     ]
 
     def value(x, *weight):
@@ -106,5 +107,5 @@ def operands(one, weights):
         parts[0].append(words.reshape(len(words), -1, columns).view(np.int32))
         parts[1].append(panels.pack_group_values(stored.scales, columns, np.float32))
         if stored.zeros is not None:
-            parts[2].append(panels.pack_group_values(stored.zeros, columns, np.int32))
+            parts[2].append(panels.pack_group_values(stored.zeros, columns, np.uint8).view(np.int8))
     return [np.stack(part) for part in parts if part]

@@ -86,7 +86,7 @@ def test_derivation_is_the_rounded_weight_panel_by_panel(bits, symmetric):
     if symmetric:
         assert not parts["zeros"]
         return
-    zeros = np.concatenate(parts["zeros"]).view(np.int32).reshape(batch, 3, 3, columns)
+    zeros = np.concatenate(parts["zeros"]).reshape(batch, 3, 3, columns)
     by_column = zeros.transpose(0, 1, 3, 2).reshape(batch, 24, 3)
     assert (by_column[:, :n] == wanted.zeros).all() and not by_column[:, n:].any()
 
