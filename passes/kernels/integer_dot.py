@@ -84,6 +84,13 @@ class IntegerDot:
             return [low, arith.andi(arith.shrui(word, self._splat(8)), mask)]
         return [self._field(words, number, 0, 4)]
 
+    def of_sums(self, zeros: ir.Value, sums: ir.Value, group: int) -> ir.Value:
+        """Multiply zero points by the sums of `group` activations, in i32 lanes."""
+        if self.strategy == "lanes" or group * MOST >= 2**15:
+            return arith.muli(zeros, sums)
+        # Both fit 16 bits, the zeros' upper halves are 0: one multiplication of shorts.
+        return _multiply_shorts(self.isa.lanes, zeros, sums)
+
     def activation(self, source: ir.Value, at: Sequence[ir.Value]) -> list[ir.Value]:
         """Broadcast a quad of activations that begins at word `at` of `source`."""
         found = []
@@ -137,7 +144,7 @@ class Accumulator:
             self._add_pairs(place, self._multiply_bytes(codes[0], quad[0]))
         elif strategy == "shorts":
             for code, activation in zip(codes, quad, strict=True):
-                self._add_shorts(place, self._shorts(code), self._shorts(activation))
+                self._add_shorts(place, code, activation)
         else:
             for code, activation in zip(codes, quad, strict=True):
                 product = arith.muli(code, activation)
@@ -163,9 +170,7 @@ class Accumulator:
             self._add_shorts(place, held, emit.splat(lanes, emit.integer(16), 1))
 
     def _add_shorts(self, place: int, a: ir.Value, b: ir.Value) -> None:
-        wide = self.dot.isa.lanes == 16
-        name = "llvm.x86.avx512.pmaddw.d.512" if wide else "llvm.x86.avx2.pmadd.wd"
-        product = emit.intrinsic(name, [a, b], self.sums[place].type)
+        product = _multiply_shorts(self.dot.isa.lanes, a, b)
         self.sums[place] = arith.addi(self.sums[place], product)
 
     def _multiply_bytes(self, codes: ir.Value, quad: ir.Value) -> ir.Value:
@@ -177,5 +182,10 @@ class Accumulator:
     def _bytes(self, value: ir.Value) -> ir.Value:
         return vector.bitcast(emit.vector_type(self.dot.isa.lanes * 4, emit.integer(8)), value)
 
-    def _shorts(self, value: ir.Value) -> ir.Value:
-        return vector.bitcast(emit.vector_type(self.dot.isa.lanes * 2, emit.integer(16)), value)
+
+def _multiply_shorts(lanes: int, a: ir.Value, b: ir.Value) -> Any:
+    """Return the sum of two products of 16 bits in each 32-bit lane."""
+    name = "llvm.x86.avx512.pmaddw.d.512" if lanes == 16 else "llvm.x86.avx2.pmadd.wd"
+    shorts = emit.vector_type(lanes * 2, emit.integer(16))
+    operands = [vector.bitcast(shorts, value) for value in (a, b)]
+    return emit.intrinsic(name, operands, emit.vector_type(lanes, emit.integer(32)))

@@ -5,12 +5,12 @@ rows; panels of columns; groups of K; and chunks of K, with a tile of rows x col
 integer sums in registers::
 
     for m in rows step tile.rows:
-      for p in panels:
+      for p in panels:                                     // or some of them side by side
         for g in groups:                                   // one scale each
-          sum[r, v] = -zero[v] * activation_sum[m + r, g]
           for chunk in group:
             for quad in chunk:                             // unrolled: codes come out of words
               sum[r, v] += code[v] . broadcast(activation[m + r, quad])
+          sum[r, v] -= zero[v] * activation_sum[m + r, g]
           total[r, v] += f32(sum[r, v]) * scale[p, g, v]   // in a scratch buffer
 
 The integer sums are exact: 127 * 255 * K stays below 2^31 up to K = 66,000.
@@ -30,11 +30,10 @@ from .epilogue import Epilogue, finish_rows
 from .executable import Interface
 from .integer_dot import Accumulator, IntegerDot
 from .integer_rows import IntegerRows
-from .tiles import Tile
+from .tiles import STREAMED_ROWS, Tile, panels_together
 
 MAX_K = 2**31 // (127 * 255)
-STREAMED_ROWS = 4  # up to so many rows, weights come from memory faster than they can be used
-AHEAD_BYTES = 4096
+AHEAD_BYTES = 4096  # of all panels that are read side by side
 
 
 @dataclass(frozen=True)
@@ -77,6 +76,22 @@ class IntegerMatmul:
     def panels(self) -> int:
         """Panels of columns."""
         return -(-self.n // self.tile.columns)
+
+    def together(self, rows: int) -> int:
+        """Return how many panels are read side by side for a block of `rows`."""
+        dot, tile = self.dot, self.tile
+        most = panels_together(dot.isa, dot.strategy, rows, tile.vectors, self.rows.groups)
+        return min(most, tile.panels)
+
+    def is_whole(self, panels: int) -> bool:
+        """Whether every workgroup has a multiple of `panels`."""
+        return self.tile.panels % panels == 0 and self.panels % panels == 0
+
+    @property
+    def sums(self) -> list[int]:
+        """Rows and columns of the largest tiles."""
+        heights = self.tile.heights(self.m)
+        return [max(heights), max(map(self.together, heights)) * self.tile.columns]
 
     @property
     def inputs(self) -> int:
@@ -140,7 +155,7 @@ class _Body:
         self.group, number = interface.workgroup(0), interface.workgroup(1)
         chunks = arith.ceildivui(self.m, emit.index(self.tile.row_chunk))
         self.item, self.chunk = arith.divui(number, chunks), arith.remui(number, chunks)
-        self.totals = emit.scratch([self.tile.rows, self.tile.columns], self.f32)
+        self.totals = emit.scratch(kernel.sums, self.f32)
 
     def _bind(self, interface: Interface) -> None:
         kernel, columns = self.kernel, self.tile.columns
@@ -195,14 +210,31 @@ class _Body:
             start = end
 
     def _row_block(self, rows: int, first: ir.Value, last: ir.Value) -> Callable[[ir.Value], None]:
-        return lambda m: emit.each(first, last, 1, lambda p: self._tile(m, rows, p))
+        together = self.kernel.together(rows)
 
-    def _tile(self, m: ir.Value, rows: int, p: ir.Value) -> None:
-        self.p = p
+        def block(m: ir.Value) -> None:
+            start = first
+            if together > 1:
+                whole = emit.index(together)
+                full = arith.muli(arith.divui(arith.subi(last, first), whole), whole)
+                start = arith.addi(first, full)
+                emit.each(first, start, together, lambda p: self._tile(m, rows, p, together))
+            if together == 1 or not self.kernel.is_whole(together):
+                emit.each(start, last, 1, lambda p: self._tile(m, rows, p, 1))
+
+        return block
+
+    def _tile(self, m: ir.Value, rows: int, p: ir.Value, together: int) -> None:
+        """Build the results of `rows` rows and of as many panels as go `together`."""
+        self.p, self.vectors = p, together * self.tile.vectors
+        # In rows of words, and as long in groups.
+        self.ahead = max(1, AHEAD_BYTES // together // (4 * self.tile.columns))
+        words = self.kernel.dot.vectors * (self.rows.group // self.kernel.dot.chunk)
+        self.groups_ahead = self.ahead // words + 1
         self.at = [arith.addi(m, emit.index(r)) for r in range(rows)]
         base = arith.muli(self.item, self.m)
         self.records = [arith.addi(base, row) for row in self.at]
-        self.places = [(r, v) for r in range(rows) for v in range(self.tile.vectors)]
+        self.places = [(r, v) for r in range(rows) for v in range(self.vectors)]
         zero = emit.splat(self.lanes, self.f32, 0.0)
         for r, v in self.places:
             emit.store(zero, self.totals, self._total(r, v))
@@ -219,7 +251,7 @@ class _Body:
                 total = epilogue.apply(total, self.extra, place, mask)
             emit.store(total, self.c, place, mask)
         if epilogue is not None and epilogue.is_long:
-            vectors = range(self.tile.vectors)
+            vectors = range(self.vectors)
             masks = [self._mask(arith.addi(column, emit.index(v * self.lanes))) for v in vectors]
             block = (m, arith.addi(m, emit.index(rows)))
             finish_rows(epilogue, self.c, self.extra, self.item, block, column, masks, self.lanes)
@@ -233,11 +265,15 @@ class _Body:
             self._chunk(arith.addi(first, i), sums)
             return sums.finish()
 
-        starting = self._starting_sums(g)
+        zero = emit.splat(self.lanes, self.i32, 0)
+        starting = [zero] * len(self.places)
         if chunks == 1:
-            self._scale(g, list(step(emit.index(0), *starting)))
-            return
-        self._scale(g, emit.loop(emit.index(0), emit.index(chunks), emit.index(1), step, starting))
+            sums = list(step(emit.index(0), *starting))
+        else:
+            sums = emit.loop(emit.index(0), emit.index(chunks), emit.index(1), step, starting)
+        # Added last: until then they would take registers.
+        taken = self._of_zeros(g)
+        self._scale(g, [arith.addi(one, other) for one, other in zip(sums, taken, strict=True)])
 
     def _chunk(self, chunk: ir.Value, sums: Accumulator) -> None:
         """Add the products of a chunk, a quad at a time."""
@@ -246,7 +282,7 @@ class _Body:
         # Read when it is needed: all words of a chunk at once would push sums out of registers.
         words = [
             functools.cache(lambda i, v=v: self._word(arith.addi(first, emit.index(i)), v))
-            for v in range(self.tile.vectors)
+            for v in range(self.vectors)
         ]
         base = arith.muli(chunk, emit.index(dot.quads * dot.stride))
         for quad in range(dot.quads):
@@ -255,41 +291,51 @@ class _Body:
             for r, record in enumerate(self.records):
                 activation = dot.activation(self.a, [record, at])
                 for v, code in enumerate(codes):
-                    sums.add(r * self.tile.vectors + v, code, activation)
+                    sums.add(r * self.vectors + v, code, activation)
 
     def _word(self, number: ir.Value, v: int) -> ir.Value:
-        lane = emit.index(v * self.lanes)
+        panel, lane = self._panel(v)
+        self._fetch(self.words, [self.item, panel, number, lane], self.ahead)
+        return emit.load(self.lanes, self.words, [self.item, panel, number, lane])
+
+    def _fetch(self, source: ir.Value, at: Sequence[ir.Value], ahead: int) -> None:
+        """Ask for what is read later, if so few rows use it that memory is the limit."""
         if len(self.at) <= STREAMED_ROWS:
-            ahead = emit.index(max(1, AHEAD_BYTES // (4 * self.tile.columns)))
-            emit.prefetch(self.words, [self.item, self.p, arith.addi(number, ahead), lane])
-        return emit.load(self.lanes, self.words, [self.item, self.p, number, lane])
+            item, panel, number, lane = at
+            emit.prefetch(source, [item, panel, arith.addi(number, emit.index(ahead)), lane])
+
+    def _panel(self, v: int) -> tuple[ir.Value, ir.Value]:
+        """Return the panel of the tile's `v`-th vector of columns, and where it is in there."""
+        number, lane = divmod(v, self.tile.vectors)
+        panel = arith.addi(self.p, emit.index(number)) if number else self.p
+        return panel, emit.index(lane * self.lanes)
 
     # -- scales and zeros --------------------------------------------------------------------------
 
-    def _starting_sums(self, g: ir.Value) -> list[ir.Value]:
-        """Return what the zero points take from each sum: ``-zero * sum of activations``."""
+    def _of_zeros(self, g: ir.Value) -> list[ir.Value]:
+        """Return what the zero points take from each sum; sums of activations come negated."""
         place = arith.addi(g, emit.index(self.rows.first_sum))
         found = []
         for r, v in self.places:
             if self.zeros is None:
                 scalar = emit.load_scalar(self.a, [self.records[r], place])
-                middle = arith.constant(self.i32, -(1 << (self.kernel.dot.bits - 1)))
+                middle = arith.constant(self.i32, 1 << (self.kernel.dot.bits - 1))
                 scalar = arith.muli(scalar, middle)
                 found.append(vector.broadcast(emit.vector_type(self.lanes, self.i32), scalar))
                 continue
             total = emit.broadcast_scalar(self.lanes, self.a, [self.records[r], place])
             stored = emit.load(self.lanes, self.zeros, self._of_group(g, v))
             zero = arith.extui(emit.vector_type(self.lanes, self.i32), stored)
-            none = emit.splat(self.lanes, self.i32, 0)
-            found.append(arith.subi(none, arith.muli(zero, total)))
+            found.append(self.kernel.dot.of_sums(zero, total, self.rows.group))
         return found
 
     def _scale(self, g: ir.Value, sums: Sequence[ir.Value]) -> None:
         """Add the scaled sums of a group to the totals."""
-        scales = [
-            emit.load(self.lanes, self.scales, self._of_group(g, v))
-            for v in range(self.tile.vectors)
-        ]
+        scales = []
+        for v in range(self.vectors):
+            at = self._of_group(g, v)
+            self._fetch(self.scales, at, self.groups_ahead)
+            scales.append(emit.load(self.lanes, self.scales, at))
         for (r, v), found in zip(self.places, sums, strict=True):
             scale = scales[v]
             if self.rows.per_group:
@@ -304,7 +350,8 @@ class _Body:
         return vector.bitcast(emit.vector_type(self.lanes, self.f32), bits)
 
     def _of_group(self, g: ir.Value, v: int) -> list[ir.Value]:
-        return [self.item, self.p, g, emit.index(v * self.lanes)]
+        panel, lane = self._panel(v)
+        return [self.item, panel, g, lane]
 
     def _total(self, r: int, v: int) -> list[ir.Value]:
         return [emit.index(r), emit.index(v * self.lanes)]

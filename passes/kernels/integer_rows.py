@@ -4,7 +4,7 @@ A row becomes a record of words of 32 bits, which one dispatch writes and the ne
 
     codes, in quads as the product reads them (:class:`.integer_dot.IntegerDot`)   chunks x quads
     scales, f32: one for the row, or one for each group
-    sums of the codes of each group, i32, for the zero points of the weights       groups
+    sums of the codes of each group, negated, i32, for the weights' zero points    groups
 
 The definition is :func:`..formats.activations.quantize`.
 """
@@ -187,6 +187,7 @@ class _Body:
 
         (total,) = emit.loop(emit.index(0), emit.index(length), emit.index(step), block, [zero])
         found = vector.reduction(self.i32, vector.CombiningKind.ADD, total)
+        found = arith.subi(arith.constant(self.i32, 0), found)
         place = arith.addi(g, emit.index(self.kernel.first_sum))
         emit.store_scalar(found, self.target, [self.row, place])
 

@@ -25,6 +25,7 @@ CASES = [
     ((6, 17, 100), 6, 48, True, True, True),
     ((70, 40, 256), 7, 128, True, False, False),
     ((3, 1, 1), 4, 16, True, True, False),
+    ((3, 40, 700), 8, 320, True, False, True),  # sums of a group do not fit 16 bits
 ]
 STRANGE = np.array([0, -0.0, 1e-45, 2.0**-121, 1e30, -1e30, np.inf, -np.inf, np.nan], np.float32)
 
@@ -33,6 +34,7 @@ def kernels(unit):
     """What the tests of a vector unit share: the cases, a batch of weights, another tile."""
     lanes = ISAS[unit].lanes
     cut = Tile(lanes, 2, 1, 0, 1, 4)  # many workgroups, each with several blocks of rows
+    side = Tile(lanes, 1, 1, 0, 7, 1)  # panels side by side, and some that are left
     return [
         *(
             kernel(unit, sizes, bits, group, per_group=own, symmetric=symmetric, dynamic=dynamic)
@@ -40,6 +42,8 @@ def kernels(unit):
         ),
         kernel(unit, (5, 20, 64), 4, 32, batch=3),
         kernel(unit, (11, 2 * lanes + 3, 96), 4, 32, tile=cut),
+        kernel(unit, (1, 13 * lanes + 3, 96), 4, 32, symmetric=False, tile=side),
+        kernel(unit, (1, 14 * lanes, 70), 8, 96, per_group=False, tile=side),
     ]
 
 
@@ -59,7 +63,7 @@ def operands(one, seed=0):
 
 
 EVERY = pytest.mark.parametrize("loaded", units.CHIPS, indirect=True)
-NUMBERS = range(len(CASES) + 2)
+NUMBERS = range(len(CASES) + 4)
 
 
 @EVERY
@@ -104,6 +108,16 @@ def test_any_number_of_rows(loaded, number, m, seed):
     rng, _, weights = operands(one, seed)
     x = rng.standard_normal((1, m, one.rows.k)) * 10.0 ** rng.integers(-30, 30, (1, m, 1))
     loaded.check(number, x.astype(np.float32), weights)
+
+
+def test_panels_are_read_side_by_side_where_rows_are_few():
+    one, many = (kernel("avx512", (m, 4096, 4096), 8, 4096, per_group=False) for m in (1, 64))
+    assert one.together(1) == 4 and one.is_whole(4)
+    assert many.together(many.tile.rows) == 1
+    # Scales of groups are read beside their panels.
+    assert kernel("avx512", (1, 4096, 4096), 4, 32).together(1) == 2
+    # Two sums for each: all registers would go to them.
+    assert kernel("avx512", (4, 4096, 4096), 4, 32).together(4) == 1
 
 
 def test_no_two_kernels_share_a_name():
