@@ -135,7 +135,7 @@ def _integer_panels(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Pa
             yield "scales", scales.reshape(-1).view(np.uint8)
             if quantized.zeros is not None:
                 zeros = panels.pack_group_values(quantized.zeros, columns, np.uint8)
-                yield "zeros", zeros.reshape(-1)
+                yield "zeros", zeros.reshape(-1).view(np.uint8)
 
 
 def _small_float_panels(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
