@@ -183,9 +183,10 @@ class Accumulator:
         return vector.bitcast(emit.vector_type(self.dot.isa.lanes * 4, emit.integer(8)), value)
 
 
-def _multiply_shorts(lanes: int, a: ir.Value, b: ir.Value) -> Any:
+def _multiply_shorts(lanes: int, a: ir.Value, b: ir.Value) -> ir.Value:
     """Return the sum of two products of 16 bits in each 32-bit lane."""
     name = "llvm.x86.avx512.pmaddw.d.512" if lanes == 16 else "llvm.x86.avx2.pmadd.wd"
     shorts = emit.vector_type(lanes * 2, emit.integer(16))
     operands = [vector.bitcast(shorts, value) for value in (a, b)]
-    return emit.intrinsic(name, operands, emit.vector_type(lanes, emit.integer(32)))
+    product: ir.Value = emit.intrinsic(name, operands, emit.vector_type(lanes, emit.integer(32)))
+    return product
