@@ -123,8 +123,12 @@ def choose_integer(isa: Isa, batch: int, m: int | None, n: int, words: int, stra
     most, vectors = _INTEGER_TILES[strategy][isa.registers >= 32]
     rows = most if m is None else -(-m // -(-m // most))
     group, chunk = _cut(isa, batch, m, n, words, rows, vectors)
+    panels = -(-n // (vectors * isa.lanes))
+    if panels * batch < 2 * WORKGROUPS:
+        # Rows come rounded, so a workgroup of one panel repeats nothing; three of two would leave
+        # one of two cores idle for a third of the time.
+        group = 1
     if m is not None and m <= rows:
-        panels = -(-n // (vectors * isa.lanes))
         group = min(panels, max(1, panels * batch // STREAMS))
         if group >= MOST_TOGETHER:
             group = max(MOST_TOGETHER, group // 2 // MOST_TOGETHER * MOST_TOGETHER)

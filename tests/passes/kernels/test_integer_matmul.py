@@ -120,6 +120,13 @@ def test_panels_are_read_side_by_side_where_rows_are_few():
     assert kernel("avx512", (4, 4096, 4096), 4, 32).together(4) == 1
 
 
+@pytest.mark.parametrize("m", [1, 16, 128, None])
+def test_few_panels_are_shared_out_one_by_one(m):
+    # Six panels of 32: pairs of them would be three workgroups on two cores.
+    one = kernel("avx512", (m or 1, 192, 1024), 8, 1024, per_group=False, dynamic=m is None)
+    assert (one.panels, one.tile.panels) == (6, 1)
+
+
 def test_no_two_kernels_share_a_name():
     made = [one for unit in units.CHIPS for one in kernels(unit)]
     assert len({one.name for one in made}) == len(made)
