@@ -141,7 +141,7 @@ def _extra_buffer_types(library: Any, device: int) -> list[int]:
     if not address:
         return []
     listed = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)(address)(device)
-    found = []
+    found: list[int] = []
     while listed and listed[len(found)]:
         found.append(listed[len(found)])
     return found
