@@ -112,10 +112,12 @@ def vector_unit(target: Target) -> Unit:
     found = re.search(r"native_vector_size = (\d+)", text)
     if found is None or "x86_64" not in text:
         return "portable"
-    if found[1] == "64":
-        return "avx512vnni" if "+avx512vnni" in text else "avx512"
-    if found[1] == "32":
-        return "avx2vnni" if "+avxvnni," in text else "avx2"
+    features = set(re.findall(r"\+([\w.-]+)", text))
+    # A chip may have wide vectors of floats without those of integers: Sandy Bridge, Knights Landing.
+    if found[1] == "64" and {"avx512bw", "avx512dq", "avx512vl"} <= features:
+        return "avx512vnni" if "avx512vnni" in features else "avx512"
+    if {"avx2", "fma"} <= features:
+        return "avx2vnni" if "avxvnni" in features else "avx2"
     return "portable"
 
 

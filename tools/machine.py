@@ -14,6 +14,7 @@ CPU_FEATURES = {
     "fma": (("fma",), "fused multiply and add"),
     "avx512f": (("avx512f",), "512-bit vectors"),
     "avx512_vnni": (("avx512_vnni",), "8-bit dot products"),
+    "avx_vnni": (("avx_vnni",), "8-bit dot products of 256 bits"),
     "avx512_bf16": (("avx512_bf16",), "bfloat16 dot products"),
     "amx": (("amx_tile", "amx_int8"), "8-bit and bfloat16 matrix tiles"),
     "neon dotprod": (("asimddp",), "8-bit dot products (Arm)"),

@@ -93,7 +93,7 @@ def _dot(bits: int) -> str:
     """
     architecture = platform.machine()
     features = machine.cpu_features(machine.read_text(Path("/proc/cpuinfo")), architecture)
-    if features.get("avx512_vnni"):
+    if features.get("avx512_vnni") or features.get("avx_vnni"):
         return _DOT + "vpdpbusd"
     if not features.get("avx2"):
         return ""

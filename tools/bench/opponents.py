@@ -79,7 +79,8 @@ def iree_artifacts(model: Model, folder: Path) -> Iterator[tuple[str, Path | str
         target = Target(name, "cpu", "cpu", base + flags)
         try:
             output = folder / f"{name.replace(':', '-')}.vmfb"
-            yield name, compile_model(model.copy(), "f32", target, output=output).path
+            artifact = compile_model(model.copy(), "f32", target, output=output, kernels=False)
+            yield name, artifact.path
         except LowcError as error:
             yield name, error.what
 
