@@ -113,7 +113,7 @@ def vector_unit(target: Target) -> Unit:
     if found is None or "x86_64" not in text:
         return "portable"
     features = set(re.findall(r"\+([\w.-]+)", text))
-    # A chip may have wide vectors of floats without those of integers: Sandy Bridge, Knights Landing.
+    # Wide vectors of floats may come without those of integers: Sandy Bridge, Knights Landing.
     if found[1] == "64" and {"avx512bw", "avx512dq", "avx512vl"} <= features:
         return "avx512vnni" if "avx512vnni" in features else "avx512"
     if {"avx2", "fma"} <= features:

@@ -81,27 +81,56 @@ class _Product:
         self.backend = library.ggml_backend_cpu_init()
         library.ggml_backend_cpu_set_n_threads(self.backend, setup.threads)
         device = library.ggml_backend_get_device(self.backend)
-        self.is_interleaved = False
-        for buffer_type in [*_extra_buffer_types(library, device), None]:
-            weights, inner = _context(library), _context(library)
+        self.contexts: list[int] = []
+        self.buffers: list[int] = []
+        for order in [*_extra_buffer_types(library, device), None]:
+            weights, inner = self._context(), self._context()
             weight = library.ggml_new_tensor_2d(weights, kind, shape.k, shape.n)
             left = library.ggml_new_tensor_2d(inner, F32, shape.k, shape.m)
             self.result = library.ggml_mul_mat(inner, weight, left)
-            self.is_interleaved = buffer_type is not None
-            if buffer_type is None:
-                library.ggml_backend_alloc_ctx_tensors(weights, self.backend)
-            else:
-                library.ggml_backend_alloc_ctx_tensors_from_buft(weights, buffer_type)
-            library.ggml_backend_alloc_ctx_tensors(inner, self.backend)
-            if library.ggml_backend_dev_supports_op(device, self.result):
+            self.is_interleaved = order is not None
+            if self._reserve(weights, order) and library.ggml_backend_dev_supports_op(
+                device, self.result
+            ):
                 break
+            self._free_tensors()
         else:
-            raise UserError("ggml has no kernel for it")
+            raise UserError("ggml has no kernel for it, or no memory")
+        if not self._reserve(inner, None):
+            raise UserError("ggml has no memory for the operands")
         self._write(weight, stored)
         self._write(left, setup.product.operands[0])
         self.graph = library.ggml_new_graph(inner)
         library.ggml_build_forward_expand(self.graph, self.result)
         self.found = np.empty((shape.m, shape.n), np.float32)
+
+    def __del__(self) -> None:
+        """Give the memory back: a run of several shapes has many of these."""
+        self._free_tensors()
+        self.library.ggml_backend_free(self.backend)
+
+    def _context(self) -> int:
+        """Return a context for the descriptions of some tensors; their values lie elsewhere."""
+        context: int = self.library.ggml_init(_InitParams(1 << 20, None, True))
+        self.contexts.append(context)
+        return context
+
+    def _reserve(self, context: int, order: int | None) -> bool:
+        """Reserve memory for a context's tensors, stored in ggml's `order`; say if it did."""
+        if order is None:
+            buffer = self.library.ggml_backend_alloc_ctx_tensors(context, self.backend)
+        else:
+            buffer = self.library.ggml_backend_alloc_ctx_tensors_from_buft(context, order)
+        if buffer:
+            self.buffers.append(buffer)
+        return bool(buffer)
+
+    def _free_tensors(self) -> None:
+        for buffer in self.buffers:
+            self.library.ggml_backend_buffer_free(buffer)
+        for context in self.contexts:
+            self.library.ggml_free(context)
+        self.buffers, self.contexts = [], []
 
     def _write(self, tensor: int, values: NDArray[Any]) -> None:
         values = np.ascontiguousarray(values)
@@ -127,12 +156,6 @@ class _InitParams(ctypes.Structure):
     )  # fmt: skip
 
 
-def _context(library: Any) -> int:
-    """Return a context for the descriptions of some tensors; their values lie elsewhere."""
-    context: int = library.ggml_init(_InitParams(1 << 20, None, True))
-    return context
-
-
 def _extra_buffer_types(library: Any, device: int) -> list[int]:
     """Return where ggml stores weights in orders of its own."""
     registry = library.ggml_backend_dev_backend_reg(device)
@@ -150,11 +173,14 @@ def _extra_buffer_types(library: Any, device: int) -> list[int]:
 _POINTER, _SIZE, _INT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
 _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "ggml_init": (_POINTER, (_InitParams,)),
+    "ggml_free": (None, (_POINTER,)),
     "ggml_new_tensor_2d": (_POINTER, (_POINTER, _INT, ctypes.c_int64, ctypes.c_int64)),
     "ggml_mul_mat": (_POINTER, (_POINTER, _POINTER, _POINTER)),
     "ggml_new_graph": (_POINTER, (_POINTER,)),
     "ggml_build_forward_expand": (None, (_POINTER, _POINTER)),
     "ggml_backend_cpu_init": (_POINTER, ()),
+    "ggml_backend_free": (None, (_POINTER,)),
+    "ggml_backend_buffer_free": (None, (_POINTER,)),
     "ggml_backend_cpu_set_n_threads": (None, (_POINTER, _INT)),
     "ggml_backend_get_device": (_POINTER, (_POINTER,)),
     "ggml_backend_dev_backend_reg": (_POINTER, (_POINTER,)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import platform
 from pathlib import Path
@@ -32,9 +33,14 @@ def new_record(**fields: Any) -> dict[str, Any]:
 
 
 def keep(record: dict[str, Any], folder: Path, stem: str) -> Path:
-    """Write `record` as ``<stem>-<day>.json`` into `folder`; return the path."""
+    """Write `record` as ``<stem>-<day>.json`` into `folder`; return the path.
+
+    A second one of that name is ``<stem>-<day>-2.json``: nothing that was kept is lost.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{stem}-{record['date'][:10]}.json"
+    name = f"{stem}-{record['date'][:10]}"
+    names = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
+    path = next(path for name in names if not (path := folder / f"{name}.json").exists())
     text = json.dumps(record, indent=2) + "\n"
     output.write_atomically(path, lambda file: file.write(text.encode()))
     return path
