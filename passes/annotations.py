@@ -73,6 +73,12 @@ def set_text(op: Any, name: str, value: str) -> None:
     op.attributes[name] = ir.StringAttr.get(value, op.context)
 
 
+def add_text(op: Any, name: str, value: str) -> None:
+    """Add `value` to what a string attribute says, if it says anything."""
+    said = text(op, name)
+    set_text(op, name, f"{said}; {value}" if said else value)
+
+
 def copy_annotations(source: Any, target: Any) -> None:
     """Carry what is known of a matmul over to the operation that replaces it."""
     for name in MATMUL_ATTRIBUTES:

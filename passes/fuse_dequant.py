@@ -80,7 +80,7 @@ class FuseDequant(Pass):
             rows = found.static_rows
             if rows is not None and rows > self.max_rows:
                 kind = f"{rows} rows > {self.max_rows}"
-                annotations.set_text(op, annotations.LOWERING, _ahead(kind))
+                annotations.add_text(op, annotations.LOWERING, _ahead(kind))
                 remark(RemarkKind.REFUSED, op, name, f"not fused: {kind}, {_WHY_AHEAD}")
                 continue
             with ir.InsertionPoint(op), op.location:
@@ -89,7 +89,7 @@ class FuseDequant(Pass):
                 else:
                     result = _fused(found)
                     lowering = f"dequantised inside the product ({rows} rows)"
-                    annotations.set_text(defining(result), annotations.LOWERING, lowering)
+                    annotations.add_text(defining(result), annotations.LOWERING, lowering)
             op.operation.results[0].replace_all_uses_with(result)
             op.operation.erase()
             what = "fused" if rows is not None else f"fused up to {self.max_rows} rows at run time"
@@ -107,11 +107,11 @@ class FuseDequant(Pass):
         lowering = f"at run time: inside the product up to {self.max_rows} rows, else ahead of it"
         with ir.InsertionPoint(choice.then_block):
             result = _fused(found)
-            annotations.set_text(defining(result), annotations.LOWERING, lowering)
+            annotations.add_text(defining(result), annotations.LOWERING, lowering)
             scf.YieldOp([result])
         with ir.InsertionPoint(choice.else_block):
             clone = _clone_with_weight(found)
-            annotations.set_text(clone, annotations.LOWERING, lowering)
+            annotations.add_text(clone, annotations.LOWERING, lowering)
             scf.YieldOp([clone.results[0]])
         return choice.results[0]
 

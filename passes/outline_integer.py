@@ -20,7 +20,7 @@ from .formats import panels
 from .integer_products import IntegerProduct
 from .kernels import executable, tiles
 from .kernels.integer_dot import IntegerDot
-from .kernels.integer_matmul import MAX_K, IntegerMatmul
+from .kernels.integer_matmul import IntegerMatmul
 from .kernels.integer_rows import IntegerRows
 from .matrices import from_matrices, to_matrices
 
@@ -53,8 +53,6 @@ def match(op: Any, unit: str) -> Plan | Refusal:
         return Refusal("the shape of its weight is not known")
     if 0 in (batch, m, n, k):
         return Refusal("one of its sizes is 0")
-    if product.groups * group > MAX_K:
-        return Refusal(f"a sum of {product.groups * group} integer products may not fit 32 bits")
     try:
         panels.vectors_per_chunk(product.bits, group)
     except ValueError as error:

@@ -71,11 +71,12 @@ class OutlineKernels(Pass):
             if self.unit != "none":
                 plan = family.match(op, self.unit)
             if isinstance(plan, Refusal):
-                _say(op, f"stock code generation ({plan.reason})")
+                why = f"stock code generation ({plan.reason})"
+                annotations.add_text(op, annotations.LOWERING, why)
                 remark(RemarkKind.REFUSED, op, name, f"no kernel: {plan.reason}")
                 continue
             text = plan.kernel.describe()
-            _say(op, text)
+            annotations.add_text(op, annotations.LOWERING, text)
             annotations.set_text(op, annotations.TILE, plan.kernel.tile.name)
             remark(RemarkKind.APPLIED, op, name, text + _apart(plan))
             family.rewrite(module, plan)
@@ -98,12 +99,6 @@ def _erase_unread(module: ir.Module) -> None:
 
 def _is_read(value: ir.Value) -> bool:
     return next(iter(value.uses), None) is not None
-
-
-def _say(op: Any, text: str) -> None:
-    """Add `text` to what is said of the lowering of `op`."""
-    said = annotations.text(op, annotations.LOWERING)
-    annotations.set_text(op, annotations.LOWERING, f"{said}; {text}" if said else text)
 
 
 def _apart(plan: Any) -> str:

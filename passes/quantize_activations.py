@@ -52,9 +52,8 @@ class QuantizeActivations(Pass):
             name = annotations.text(op, annotations.MATMUL)
             plan = match(op, form)
             if isinstance(plan, Refusal):
-                said = annotations.text(op, annotations.LOWERING)
-                text = f"{said}; activations stay floats ({plan.reason})"
-                annotations.set_text(op, annotations.LOWERING, text)
+                text = f"activations stay floats ({plan.reason})"
+                annotations.add_text(op, annotations.LOWERING, text)
                 remark(RemarkKind.REFUSED, op, name, f"activations stay floats: {plan.reason}")
                 continue
             text = f"{form.weights} x i8 in integers, activation scales by {form.activation_scale}"

@@ -13,7 +13,8 @@ integer sums in registers::
           sum[r, v] -= zero[v] * activation_sum[m + r, g]
           total[r, v] += f32(sum[r, v]) * scale[p, g, v]   // in a scratch buffer
 
-The integer sums are exact: 127 * 255 * K stays below 2^31 up to K = 66,000.
+The integer sums are exact: each is over one group, and a group is at most as long as
+:func:`..formats.activations.longest_group` says; ``lowc-quantize-activations`` refuses longer ones.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ from .integer_dot import Accumulator, IntegerDot
 from .integer_rows import IntegerRows
 from .tiles import STREAMED_ROWS, Tile, panels_together
 
-MAX_K = 2**31 // (127 * 255)
 AHEAD_BYTES = 4096  # of all panels that are read side by side
 
 

@@ -84,6 +84,14 @@ def test_infinities_stay_what_they_are(tmp_path, m):
     assert np.isfinite(found[2:]).all()
 
 
+@pytest.mark.parametrize(("m", "where"), [(1, "inside"), (9, "ahead of")])
+def test_the_report_says_why_there_is_no_kernel(tmp_path, m, where):
+    form = Form("dequant", weights="i3", group=16)
+    (row,) = compile_linear(tmp_path, weight_of(8, 64, 0), form, m).report["matmuls"]
+    assert "stock code generation (groups of 16 codes of 3 bits end within" in row["lowering"]
+    assert f"dequantised {where} the product" in row["lowering"]
+
+
 @pytest.mark.slow
 def test_only_what_is_read_is_stored(tmp_path):
     """The codes of the portable form are not stored beside those in panels."""

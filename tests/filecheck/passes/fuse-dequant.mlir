@@ -20,7 +20,7 @@ func.func @few_rows(%x: tensor<2x32xf32>, %init: tensor<2x8xf32>) -> tensor<2x8x
   // CHECK: %[[X:.*]] = tensor.expand_shape %{{.*}} {{\[\[}}0], [1, 2]] output_shape [2, 2, 16] : tensor<2x32xf32> into tensor<2x2x16xf32>
   // CHECK: linalg.generic {{.*}}iterator_types = ["parallel", "parallel", "reduction", "reduction"]} ins(%[[X]], %[[CODES]], %[[SCALES]] : tensor<2x2x16xf32>, tensor<8x2x16xi4>, tensor<8x2xf32>)
   // CHECK-SAME: lowc.bits = 6.000000e+00 : f64
-  // CHECK-SAME: lowc.lowering = "dequantised inside the product (2 rows)", lowc.matmul = "fc"
+  // CHECK-SAME: lowc.lowering = "dequantised i4, then exact; dequantised inside the product (2 rows)", lowc.matmul = "fc"
   // CHECK: ^bb0(%[[A:.*]]: f32, %[[Q:.*]]: i4, %[[S:.*]]: f32, %[[ACC:.*]]: f32):
   // CHECK: %[[F:.*]] = arith.sitofp %[[Q]] : i4 to f32
   // CHECK: %[[V:.*]] = arith.mulf %[[F]], %[[S]] : f32
@@ -45,7 +45,7 @@ util.global private @many.weight = #flow.parameter.named<"model"::"many.weight">
 func.func @many_rows(%x: tensor<5x32xf32>, %init: tensor<5x8xf32>) -> tensor<5x8xf32> {
   // CHECK: tensor.collapse_shape {{.*}} into tensor<8x32xf32>
   // CHECK: linalg.generic
-  // CHECK-SAME: lowc.lowering = "dequantised ahead of the product (5 rows > 4: the weight is made float once per call instead of once per row)"
+  // CHECK-SAME: lowc.lowering = "dequantised i4, then exact; dequantised ahead of the product (5 rows > 4: the weight is made float once per call instead of once per row)"
   %w = util.global.load @many.weight : tensor<32x8xf32>
   // expected-remark@+2 {{many: i4}}
   // expected-remark@+1 {{many: not fused: 5 rows > 4}}
@@ -66,12 +66,12 @@ func.func @any_rows(%x: tensor<?x37xf32>, %init: tensor<?x8xf32>) -> tensor<?x8x
   // CHECK-NOT: arith.sitofp
   // CHECK: scf.if %[[FEW]] -> (tensor<?x8xf32>) {
   // CHECK: linalg.generic {{.*}} : tensor<?x3x16xf32>, tensor<8x3x16xi4>, tensor<8x3xf32>)
-  // CHECK-SAME: lowc.lowering = "at run time: inside the product up to 4 rows, else ahead of it"
+  // CHECK-SAME: lowc.lowering = "dequantised i4, then exact; at run time: inside the product up to 4 rows, else ahead of it"
   // CHECK: } else {
   // CHECK: arith.sitofp
   // CHECK: tensor.collapse_shape {{.*}} into tensor<8x48xf32>
   // CHECK: linalg.generic {{.*}} : tensor<?x48xf32>, tensor<8x48xf32>)
-  // CHECK-SAME: lowc.lowering = "at run time: inside the product up to 4 rows, else ahead of it"
+  // CHECK-SAME: lowc.lowering = "dequantised i4, then exact; at run time: inside the product up to 4 rows, else ahead of it"
   %w = util.global.load @any.weight : tensor<37x8xf32>
   // expected-remark@+2 {{any: i4}}
   // expected-remark@+1 {{any: fused up to 4 rows at run time}}
