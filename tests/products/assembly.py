@@ -4,10 +4,10 @@ import re
 
 
 def functions(text):
-    """Split assembly at the labels of functions; directives and comments go."""
+    """Split assembly at the labels of functions; directives and comments go, and how to encode."""
     found, lines = {}, []
     for raw in text.splitlines():
-        line = raw.partition("#")[0].strip()
+        line = raw.partition("#")[0].strip().removeprefix("{vex}").strip()
         if re.fullmatch(r"[A-Za-z_][\w$.]*:", line):
             lines = found[line[:-1]] = []
         elif re.match(r"\.L\w+:", line) or (line and not line.startswith(".")):

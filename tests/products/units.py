@@ -9,6 +9,7 @@ from lowc.compiler.target import load_target
 CHIPS = {
     "avx512vnni": "cpu:cascadelake",
     "avx512": "cpu:skylake-avx512",
+    "avx2vnni": "cpu:alderlake",
     "avx2": "cpu:haswell",
     "portable": "cpu:x86-64",
 }
@@ -17,7 +18,7 @@ FLOAT_UNITS = ("avx512", "avx2", "portable")
 _HAVE = {
     "avx512vnni": ("avx512vnni", "avx512", "avx2", "portable"),
     "avx512": ("avx512", "avx2", "portable"),
-    "avx2vnni": ("avx2", "portable"),
+    "avx2vnni": ("avx2vnni", "avx2", "portable"),
     "avx2": ("avx2", "portable"),
 }
 

@@ -14,6 +14,7 @@ from products.integers import compile_kernels, kernel
 # What multiplies, how often for each quad and vector of columns.
 DOTS = {
     ("avx512vnni", 4): ("vpdpbusd", 1), ("avx512vnni", 8): ("vpdpbusd", 1),
+    ("avx2vnni", 4): ("vpdpbusd", 1), ("avx2vnni", 8): ("vpdpbusd", 1),
     ("avx512", 4): ("vpmaddubsw", 1), ("avx512", 8): ("vpmaddwd", 2),
     ("avx2", 4): ("vpmaddubsw", 1), ("avx2", 8): ("vpmaddwd", 2),
 }  # fmt: skip
@@ -34,7 +35,7 @@ def assembly(request, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("assembly", ["avx512vnni", "avx512", "avx2"], indirect=True)
+@pytest.mark.parametrize("assembly", ["avx512vnni", "avx512", "avx2vnni", "avx2"], indirect=True)
 @pytest.mark.parametrize("bits", [4, 8])
 def test_inner_loop(assembly, bits):
     unit, made, found = assembly

@@ -76,11 +76,12 @@ def test_products_are_those_of_the_definition(loaded, number):
 
 @EVERY
 @pytest.mark.parametrize("number", NUMBERS)
-def test_the_largest_codes_do_not_saturate(loaded, number):
+def test_the_smallest_and_largest_codes_do_not_saturate(loaded, number):
     one = loaded.kernels[number]
     _, x, weights = operands(one)
     loaded.check(number, np.sign(x), np.sign(weights))
-    loaded.check(number, np.ones_like(x), -np.ones_like(weights))
+    for sign in (1, -1):
+        loaded.check(number, np.ones_like(x), np.full_like(weights, sign))
 
 
 @EVERY
@@ -125,6 +126,13 @@ def test_few_panels_are_shared_out_one_by_one(m):
     # Six panels of 32: pairs of them would be three workgroups on two cores.
     one = kernel("avx512", (m or 1, 192, 1024), 8, 1024, per_group=False, dynamic=m is None)
     assert (one.panels, one.tile.panels) == (6, 1)
+
+
+def test_the_portable_kernels_compile_for_arm(tmp_path):
+    made = [kernel("portable", (5, 37, 96), bits, 32, dynamic=bits == 8) for bits in (3, 4, 8)]
+    arm = ("--iree-llvmcpu-target-triple=aarch64-unknown-unknown-eabi-elf",)
+    path = compile_kernels(made, "cpu:generic", tmp_path, arm)
+    assert b"embedded-elf-arm_64" in path.read_bytes()
 
 
 def test_no_two_kernels_share_a_name():
