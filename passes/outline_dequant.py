@@ -103,6 +103,9 @@ def rewrite(module: ir.Module, plan: Plan) -> None:
         left = to_matrices(op.operands[plan.found.activation], matrices, "rows")
         return [left, *_load_panels(module, plan)]
 
+    per_group = 32 if plan.kernel.symmetric else 40  # a scale, and a zero point in a byte
+    bits = plan.kernel.codes.bits + per_group / plan.kernel.group
+    op.attributes[annotations.BITS] = ir.FloatAttr.get(ir.F64Type.get(), bits)
     reshape = defining(op.operands[1 - plan.found.activation])
     chain = plan.chain if isinstance(plan.chain, Chain) else None
     dispatch_matmul.replace(module, op, matrices, plan.kernel, operands, chain)

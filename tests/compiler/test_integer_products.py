@@ -151,12 +151,13 @@ def test_a_kernel_stores_zero_points_in_a_byte(bits, tmp_path):
     assert 0 <= stored < 8192
 
 
-def test_a_kernel_stores_the_exact_bits(tmp_path):
+@pytest.mark.parametrize("form", [form_of("i3", 32), Form("dequant", "i3", 32)], ids=["i8", "f32"])
+def test_a_kernel_stores_the_exact_bits(tmp_path, form):
     weight = np.ones((64, 512), np.float32)
     rows = []
     for kernels in (True, False):
         build_one = functools.partial(lowc.compile, kernels=kernels)
-        artifact = compile_linear(tmp_path, weight, form_of("i3", 32), 1, compiler=build_one)
+        artifact = compile_linear(tmp_path, weight, form, 1, compiler=build_one)
         rows.append((artifact.report["matmuls"][0], artifact.parameters_path.stat().st_size))
     assert [row["bits_per_weight"] for row, _ in rows] == [4, 9]
     assert rows[0][1] < rows[1][1]

@@ -23,6 +23,9 @@ from lowc.passes.kernels import tiles
         ("cpu:znver3", "avx2"),
         ("cpu:x86-64", "portable"),
         ("cpu:nehalem", "portable"),
+        ("cpu:sandybridge", "portable"),  # 256-bit vectors of floats only
+        ("cpu:btver2", "portable"),
+        ("cpu:knl", "avx2"),  # 512-bit vectors without bytes and words
         ("vulkan", "spirv"),
         ("vulkan:rdna3", "spirv"),
         ("cuda", "ptx"),
@@ -73,3 +76,13 @@ def test_an_unknown_chip_is_no_matter_here_but_fails_to_compile(tmp_path: Path) 
     with pytest.raises(lowc.UserError, match="iree-compile does not know this chip") as caught:
         lowc.compile(tmp_path / "w.mlir", "lmul", target)
     assert caught.value.where == "target 'cpu:no-such-chip'"
+
+
+def test_chips_with_wide_floats_only_compile(tmp_path: Path) -> None:
+    import torch
+
+    layer = torch.nn.Linear(64, 24).eval()
+    program = torch.export.export(layer, (torch.randn(3, 64),))
+    for chip in ("sandybridge", "knl"):
+        artifact = lowc.compile(program, "w4a8", f"cpu:{chip}", output=tmp_path / f"{chip}.vmfb")
+        assert "integer kernel" in artifact.report["matmuls"][0]["lowering"]

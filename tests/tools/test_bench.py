@@ -5,9 +5,11 @@ import sys
 
 import numpy as np
 import pytest
+from lowc.compiler import api
+from lowc.compiler.frontend import open_model
 from lowc.errors import UserError
 from lowc.runtime.manifest import Leaf, Manifest
-from lowc.tools.bench import inputs
+from lowc.tools.bench import inputs, opponents
 from lowc.tools.bench.model import compare
 from lowc.tools.cli import main
 
@@ -53,6 +55,20 @@ def test_recipes_beside_opponents(model, capsys, tmp_path):
     (kept,) = tmp_path.glob("model-tiny-*.json")
     assert json.loads(kept.read_text()) == record
     assert record["machine"]["cpu"] and record["machine"]["versions"]["lowc"]
+
+
+def test_stock_iree_has_no_kernels_of_ours(model, tmp_path, monkeypatch):
+    rows, real = [], api.compile
+
+    def compile_(*args, **options):
+        rows.extend(real(*args, **options).report["matmuls"])
+        raise UserError("seen")
+
+    monkeypatch.setattr(api, "compile", compile_)
+    with open_model(model) as opened:
+        assert dict(opponents.iree_artifacts(opened, tmp_path))["iree:default"] == "seen"
+    assert len(rows) == len(opponents.STOCK_FLAG_SETS)
+    assert {row["lowering"] for row in rows if "kernels are off" not in row["lowering"]} == set()
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from lowc.tools.bench import check, limits, onnx_product, peers, probes
 from lowc.tools.bench.contender import Contender, Setup
 from lowc.tools.bench.measure import find_errors
 from lowc.tools.bench.products import Product, Shape
+from lowc.tools.bench.record import keep
 from lowc.tools.cli import main
 
 SHAPE = ["--m", "6", "--n", "40", "--k", "64"]
@@ -323,6 +324,14 @@ def test_bytes_of_codes_lie_lowest_bits_first():
     assert onnx_product.pack(codes, 2).tolist() == [[0b00111001, 2], [0b00001111, 1]]
     assert onnx_product.pack(codes, 4).tolist() == [[0x21, 0x03, 0x02], [0x33, 0x00, 0x01]]
     assert onnx_product.pack(codes, 8).tolist() == codes.tolist()
+
+
+def test_a_kept_record_is_not_written_over(tmp_path):
+    paths = [
+        keep({"date": "2026-01-02T03:04", "turn": turn}, tmp_path / "new", "a") for turn in (1, 2)
+    ]
+    assert [path.name for path in paths] == ["a-2026-01-02.json", "a-2026-01-02-2.json"]
+    assert [json.loads(path.read_text())["turn"] for path in paths] == [1, 2]
 
 
 def test_a_peer_whose_result_is_wrong_is_left_out():
