@@ -229,6 +229,8 @@ class _Growth:
             if operation.name == "arith.constant":
                 known[operation.results[0]] = self._constant(operation.attributes["value"])
                 continue
+            if operation.name == "cf.assert":
+                raise _Unfit("it may fail at run time (cf.assert)")
             if operation.name not in OPERATIONS:
                 raise _Unfit(f"kernels have no {operation.name}")
             operands = tuple(ref(value) for value in operation.operands)

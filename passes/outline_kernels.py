@@ -24,13 +24,16 @@ FAMILIES: tuple[Any, ...] = (
 
 @dataclass(frozen=True)
 class OutlineKernels(Pass):
-    """Replace sums of added products by dispatches to a generated kernel.
+    """Replace matrix products by dispatches to a generated kernel.
 
-    The kernel prepares f32 operands itself and reads the right one in panels: a weight is stored
-    so (a new derivation), an activation is packed by the kernel, or ahead of it by one
-    ``linalg.generic`` where it is not f32 or the kernel is for a GPU.  It computes
-    what the portable form computes, bit for bit; see ``passes/kernels/additive_matmul.py``.  Below
-    is a kernel for CPUs; one for GPUs is started for ``[%groups, %chunks, %batch]``.
+    There are four families: sums of added products (``lmul``, ``pam``), of which some also run on
+    GPUs; products of f32; products of f32 and a weight in few bits; products of 8-bit activations
+    and a weight of integers, whose activation is rounded by a kernel of its own.  The first are bit
+    for bit what the portable form computes; f32 sums of the others come in another order.
+
+    A kernel reads the right operand in panels: a weight is stored so (a new derivation), an
+    activation is packed by the kernel, or ahead of it by one ``linalg.generic``.  Below is an added
+    product on a CPU; on a GPU it is started for ``[%groups, %chunks, %batch]``.
 
     What follows a product element by element is done by the kernel before it stores the sums: bias,
     activation, residual, gate (``passes/epilogues.py``).  The report names it: ``+ bias, gelu``.

@@ -23,8 +23,9 @@ from ..formats.floats import F32, FORMATS
 from ..formats.lmul import clamp_bounds
 from ..formats.stored import StoredFloat
 from . import emit
-from .blocked_matmul import AHEAD_BYTES, BlockedMatmul, Body
+from .blocked_matmul import BlockedMatmul, Body
 from .executable import Interface
+from .tiles import AHEAD_BYTES
 
 Weight = tuple[ir.Value, ir.Value | None]  # a pattern, and where it stands for zero (fp8)
 

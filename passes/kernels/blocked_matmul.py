@@ -29,10 +29,7 @@ from iree.compiler.dialects import arith, scf
 from . import emit
 from .epilogue import Epilogue, finish_rows
 from .executable import Interface
-from .tiles import Tile
-
-STREAMED_ROWS = 4  # up to so many rows, B comes from memory faster than it can be used
-AHEAD_BYTES = 4096
+from .tiles import STREAMED_ROWS, Tile
 
 
 @dataclass(frozen=True)

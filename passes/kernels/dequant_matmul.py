@@ -25,12 +25,12 @@ from iree.compiler import ir
 from iree.compiler.dialects import arith, scf
 
 from . import emit
-from .blocked_matmul import AHEAD_BYTES
 from .executable import Interface
 from .float_matmul import FloatBody, FloatMatmul
 from .float_tiles import FEW_ROWS
 from .packed_codes import Decoder, IntegerDecoder, PackedCodes, raised_zeros
 from .small_float_codes import SmallFloatCodes, SmallFloatDecoding
+from .tiles import AHEAD_BYTES
 
 LINE_BYTES = 64
 

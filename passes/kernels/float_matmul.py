@@ -14,8 +14,9 @@ from iree.compiler import ir
 from iree.compiler.dialects import arith
 
 from . import emit
-from .blocked_matmul import AHEAD_BYTES, BlockedMatmul, Body
+from .blocked_matmul import BlockedMatmul, Body
 from .executable import Interface
+from .tiles import AHEAD_BYTES
 
 ROW_PADDING = 16  # f32 between copied rows: they begin in different sets of the cache
 NEAR_BYTES = 1536  # how far ahead the second cache is asked

@@ -28,10 +28,9 @@ from iree.compiler import ir
 from iree.compiler.dialects import arith, vector
 
 from ..formats import panels
+from ..formats.activations import LARGEST
 from . import emit
 from .tiles import Isa
-
-MOST = 127  # an activation's magnitude
 
 # Gives a word of one chunk and vector of columns by its number, planes in order.
 Words = Callable[[int], ir.Value]
@@ -72,7 +71,7 @@ class IntegerDot:
     @property
     def pairs(self) -> int:
         """How many sums of two products fit one i16, one after another."""
-        return (2**15 - 1) // (2 * (2**self.bits - 1) * MOST)
+        return (2**15 - 1) // (2 * (2**self.bits - 1) * LARGEST)
 
     def quad(self, words: Words, number: int) -> list[ir.Value]:
         """Take the codes of quad `number` from the words of its chunk."""
@@ -86,7 +85,7 @@ class IntegerDot:
 
     def of_sums(self, zeros: ir.Value, sums: ir.Value, group: int) -> ir.Value:
         """Multiply zero points by the sums of `group` activations, in i32 lanes."""
-        if self.strategy == "lanes" or group * MOST >= 2**15:
+        if self.strategy == "lanes" or group * LARGEST >= 2**15:
             return arith.muli(zeros, sums)
         # Both fit 16 bits, the zeros' upper halves are 0: one multiplication of shorts.
         return _multiply_shorts(self.isa.lanes, zeros, sums)

@@ -31,9 +31,7 @@ from .epilogue import Epilogue, finish_rows
 from .executable import Interface
 from .integer_dot import Accumulator, IntegerDot
 from .integer_rows import IntegerRows
-from .tiles import STREAMED_ROWS, Tile, panels_together
-
-AHEAD_BYTES = 4096  # of all panels that are read side by side
+from .tiles import AHEAD_BYTES, STREAMED_ROWS, Tile, panels_together
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from iree.compiler import ir
 from iree.compiler.dialects import arith, math, vector
 
+from ..formats.activations import LARGEST, MAGNITUDE_MASK, SMALLEST_MAXIMUM
+from ..formats.floats import F32, bits_of
 from . import emit
 from .executable import Interface
-from .integer_dot import MOST, IntegerDot
+from .integer_dot import IntegerDot
 
 ROWS = 8  # of a workgroup: a row takes a few microseconds
-MAGNITUDE = 0x7FFFFFFF
-SMALLEST = (127 - 120) << 23  # the pattern of 2^-120: a reciprocal of less could overflow
+SMALLEST = int(bits_of(SMALLEST_MAXIMUM, F32))  # compared as a pattern
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ class _Body:
 
     def _magnitude(self, value: ir.Value) -> ir.Value:
         bits = vector.bitcast(emit.vector_type(self.lanes, self.i32), value)
-        return arith.andi(bits, emit.splat(self.lanes, self.i32, MAGNITUDE))
+        return arith.andi(bits, emit.splat(self.lanes, self.i32, MAGNITUDE_MASK))
 
     def _load(self, start: ir.Value, i: ir.Value, length: int) -> ir.Value:
         mask = None
@@ -161,7 +162,7 @@ class _Body:
     def _scale(self, largest: ir.Value, number: ir.Value) -> ir.Value:
         """Store the scale of a magnitude's pattern; return its reciprocal in all lanes."""
         amax = arith.bitcast(self.f32, largest)
-        most = arith.constant(self.f32, float(MOST))
+        most = arith.constant(self.f32, float(LARGEST))
         zero = arith.constant(self.f32, 0.0)
         limit = arith.constant(self.i32, SMALLEST)
         is_small = arith.cmpi(arith.CmpIPredicate.ult, largest, limit)
@@ -174,7 +175,6 @@ class _Body:
     def _codes(self, g: ir.Value, start: ir.Value, length: int, reciprocal: ir.Value) -> None:
         """Store the codes of a group and their sum."""
         zero = emit.splat(self.lanes, self.i32, 0)
-        step = max(self.lanes, 4)
 
         def block(i: ir.Value, total: ir.Value) -> Sequence[ir.Value]:
             value = arith.mulf(self._load(start, i, length), reciprocal)
@@ -185,7 +185,9 @@ class _Body:
             self._store_quads(arith.addi(start, i), codes)
             return [arith.addi(total, codes)]
 
-        (total,) = emit.loop(emit.index(0), emit.index(length), emit.index(step), block, [zero])
+        (total,) = emit.loop(
+            emit.index(0), emit.index(length), emit.index(self.lanes), block, [zero]
+        )
         found = vector.reduction(self.i32, vector.CombiningKind.ADD, total)
         found = arith.subi(arith.constant(self.i32, 0), found)
         place = arith.addi(g, emit.index(self.kernel.first_sum))

@@ -13,6 +13,7 @@ TALL = 768  # rows from which on B is read often enough for a tall tile
 WORKGROUPS = 8  # that a matmul is cut into, where its columns allow
 STREAMS = 16  # and one that reads each weight once, since the speed of memory varies
 STREAMED_ROWS = 4  # up to so many rows, weights come from memory faster than they can be used
+AHEAD_BYTES = 4096  # how far ahead such weights are asked for; of all panels side by side
 MOST_TOGETHER = 4  # panels that one core reads side by side
 MIN_CHUNK = 60  # rows of a workgroup, of which each prepares its own
 

@@ -243,6 +243,8 @@ def test_a_result_of_another_type_is_not_the_last():
         ("%0 = linalg.index 0 : index\n%1 = arith.index_cast %0 : index to i32\n"
          "%2 = arith.sitofp %1 : i32 to f32\n%r = arith.addf %a, %2 : f32",
          "kernels have no linalg.index"),
+        ('%0 = arith.cmpf one, %a, %one : f32\ncf.assert %0, "zero"\n%r = arith.divf %one, %a : f32',
+         "it may fail at run time (cf.assert)"),
         ("%r = math.sin %a : f32", "kernels have no math.sin"),
         ("%r = arith.addf %a, %init : f32", "it takes a scalar from outside, or reads what it writes to"),
         ("%r = arith.addf %a, %outside : f32",
