@@ -14,6 +14,7 @@ Operations are taken in the order of the block as long as they are of this kind.
 wherever nothing outside uses any but the last result; the last such place is chosen, here ``%r``.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -43,10 +44,10 @@ _MATH = (
 _OF_COLUMNS = {"arith.addf": "bias", "arith.mulf": "scale by column"}
 _OF_ALL = {"arith.addf": "residual", "arith.mulf": "gate"}
 _OF_CONSTANT = {"arith.addf": "offset", "arith.divf": "scaling", "arith.mulf": "scaling"}
-_ACTIVATIONS = {
-    "arith.cmpf": "relu", "arith.maximumf": "relu", "arith.minimumf": "relu", "math.erf": "gelu",
-    "math.exp": "sigmoid", "math.tanh": "tanh",
-}  # fmt: skip
+_ACTIVATIONS = {"math.erf": "gelu", "math.exp": "sigmoid", "math.tanh": "tanh"}
+_MAXIMA, _MINIMA = ("arith.maximumf", "arith.maxnumf"), ("arith.minimumf", "arith.minnumf")
+# ``arith.cmpf`` in numbers: greater, or greater or equal, ordered and unordered; and less.
+_GREATER, _LESS = (2, 3, 9, 10), (4, 5, 11, 12)
 OPERATIONS = {f"arith.{name}" for name in _ARITH} | {f"math.{name}" for name in _MATH}
 
 
@@ -339,17 +340,40 @@ def _words(inputs: tuple[Input, ...], steps: tuple[Step, ...]) -> tuple[str, ...
             word = tensors[min(kinds)].get(step.name, "another tensor")
         elif step.name in _ACTIVATIONS:
             word = _ACTIVATIONS[step.name]
-            if word == "relu" and sum(_ACTIVATIONS.get(s.name) == word for s in steps) > 1:
-                word = "clamp"
             if word == "tanh" and names & {"math.fpowi", "math.powf"}:
                 word = "gelu"
             if word == "sigmoid" and _multiplies_values(steps, constants, first):
                 word = "silu"
+        elif step.name == "arith.select" or step.name in _MAXIMA + _MINIMA:
+            word = _choice(step, steps, first)
         elif varying == [0] and len(step.operands) == 2 and uses_of_sum == 1:
             word = _OF_CONSTANT.get(step.name, "")
         if word and word not in found:
             found.append(word)
+    if "clamp" in found and "relu" in found:  # from 0 to something
+        found.remove("relu")
     return tuple(found) or (f"{len(steps)} operations",)
+
+
+def _choice(step: Step, steps: tuple[Step, ...], first: int) -> str:
+    """Say what a maximum, a minimum or a selection is."""
+    *condition, one, other = step.operands
+    is_maximum = step.name in _MAXIMA
+    if condition:
+        compare = steps[condition[0] - first] if condition[0] >= first else None
+        if compare is None or compare.name != "arith.cmpf":
+            return "selection"
+        predicate = re.search(r"predicate = (\d+)", compare.attributes)
+        number = int(predicate[1]) if predicate else 0
+        if {one, other} != set(compare.operands) or number not in _GREATER + _LESS:
+            return "selection"
+        is_maximum = (compare.operands[0] == one) == (number in _GREATER)
+    bounds = [steps[i - first] for i in (one, other) if i >= first]
+    constants = [bound.attributes for bound in bounds if bound.name == "arith.constant"]
+    if not constants:
+        return "selection"
+    is_zero = any(re.search(r"value = 0\.0+e\+00 ", text) for text in constants)
+    return "relu" if is_maximum and is_zero else "clamp"
 
 
 def _is_constant(steps: tuple[Step, ...], first: int, step: Step) -> bool:

@@ -181,6 +181,27 @@ RESIDUAL = each(
 CUBES = ", %p: tensor<1x5x40xf32>, %q: tensor<1x5x40xf32>"
 
 
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        ("%p = arith.cmpf ugt, %a, %zero : f32 %r = arith.select %p, %a, %zero : f32", "relu"),
+        ("%p = arith.cmpf ole, %a, %zero : f32 %r = arith.select %p, %zero, %a : f32", "relu"),
+        ("%r = arith.maximumf %zero, %a : f32", "relu"),
+        ("%r = arith.maximumf %a, %one : f32", "clamp"),
+        ("%r = arith.minimumf %a, %zero : f32", "clamp"),
+        ("%p = arith.cmpf ogt, %a, %zero : f32 %r = arith.select %p, %zero, %a : f32", "clamp"),
+        ("%s = arith.maximumf %a, %zero : f32 %r = arith.minimumf %s, %one : f32", "clamp"),
+        ("%s = arith.maximumf %a, %zero : f32 %r = arith.maximumf %s, %zero : f32", "relu"),
+        ("%p = arith.cmpf ogt, %a, %zero : f32 %r = arith.select %p, %a, %one : f32", "selection"),
+        ("%p = arith.cmpf une, %a, %zero : f32 %r = arith.select %p, %a, %zero : f32", "selection"),
+    ],
+)
+def test_what_a_selection_is_called(body, word):
+    body = body.replace(" %r =", "\n        %r =")
+    text = function(each("b", ["%y"], body, [MATRIX]), f"%b : {MATRIX}")
+    assert words(text) == (word,)
+
+
 def test_two_uses_that_meet_again_behind_a_reshape():
     chain = taken(function(SILU + RESIDUAL, "%z : tensor<1x5x40xf32>", CUBES))
     assert chain.epilogue.words == ("silu", "residual")
