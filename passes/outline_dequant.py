@@ -103,13 +103,19 @@ def rewrite(module: ir.Module, plan: Plan) -> None:
         left = to_matrices(op.operands[plan.found.activation], matrices, "rows")
         return [left, *_load_panels(module, plan)]
 
-    per_group = 32 if plan.kernel.symmetric else 40  # a scale, and a zero point in a byte
-    bits = plan.kernel.codes.bits + per_group / plan.kernel.group
-    op.attributes[annotations.BITS] = ir.FloatAttr.get(ir.F64Type.get(), bits)
+    op.attributes[annotations.BITS] = ir.FloatAttr.get(ir.F64Type.get(), _bits_per_weight(plan))
     reshape = defining(op.operands[1 - plan.found.activation])
     chain = plan.chain if isinstance(plan.chain, Chain) else None
     dispatch_matmul.replace(module, op, matrices, plan.kernel, operands, chain)
     _erase_unread(reshape)
+
+
+def _bits_per_weight(plan: Plan) -> float:
+    """Return the bits of a weight in panels: codes are no longer 4 or 8 bits wide."""
+    kernel, element = plan.kernel, build.element_of(plan.found.inputs[0])
+    values = (32 if kernel.symmetric else 40) / kernel.group  # a scale, and a zero point in a byte
+    before: float = plan.op.attributes[annotations.BITS].value
+    return before * (kernel.codes.bits + values) / (element.width + values)
 
 
 def _erase_unread(op: Any) -> None:

@@ -14,7 +14,7 @@ from lowc.tools.doctor import advice
 
 XEON = """processor\t: 0
 model name\t: Intel(R) Xeon(R) Platinum 8488C
-flags\t\t: fpu avx avx2 fma avx512f avx512_vnni avx512_bf16 amx_bf16 amx_tile amx_int8
+flags\t\t: fpu avx avx2 fma avx512f avx512_vnni avx_vnni avx512_bf16 amx_bf16 amx_tile amx_int8
 """
 ARM = "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm\nCPU part\t: 0xd40\n"
 MEMORY = "MemTotal:       16000000 kB\nMemFree:  1 kB\nMemAvailable:    8000000 kB\n"
@@ -51,7 +51,7 @@ def test_cpu_model_and_features() -> None:
     assert machine.cpu_model(XEON) == "Intel(R) Xeon(R) Platinum 8488C"
     features = machine.cpu_features(XEON, "x86_64")
     assert features == dict.fromkeys(
-        ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx"), True
+        ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx"), True
     )
     assert not machine.cpu_features(XEON.replace(" avx2", ""), "x86_64")["avx2"]
     assert machine.cpu_features(ARM, "aarch64") == {
