@@ -14,6 +14,7 @@ from iree.compiler import ir
 
 from ..errors import LowcError, UserError
 from ..passes import annotations, instruments
+from ..passes.assign_forms import form_of
 from ..passes.base import Pass, RemarkKind
 from ..passes.count_operations import count
 from ..passes.runner import PassFailure, Runner, format_pipeline
@@ -137,6 +138,8 @@ class _Road:
             if _has_float64(imported):
                 self.target = self.target.with_float64()
             said, timing = self._passes(imported)
+            if not _has_ordered_sums(imported.module):
+                self.target = self.target.with_sums_in_any_order()
             manifest = self._parameters(imported, said)
             self._backend(imported.module, manifest)
         sizes = {path.name: path.stat().st_size for path in self._files()}
@@ -232,6 +235,17 @@ class _Road:
 def _has_float64(model: Model) -> bool:
     dtypes = [leaf.dtype for leaf in (*model.interface.inputs, *model.interface.outputs)]
     return "float64" in (*dtypes, *(tensor.dtype for tensor in model.tensors.values()))
+
+
+def _has_ordered_sums(module: ir.Module) -> bool:
+    """Whether IREE generates sums of added products: their definition is in the order of K.
+
+    lowc's kernels add in that order whatever IREE is told.
+    """
+    return any(
+        op.name.startswith("linalg.") and form_of(op).form in ("lmul", "pam")
+        for op in annotations.matmuls(module)
+    )
 
 
 def _with_bounds(model: Model) -> tuple[Leaf, ...]:

@@ -17,8 +17,9 @@ from ..errors import UserError, nearest
 class Target:
     """Where a module will run: its name, IREE's flags, and the runtime's device.
 
-    ``float64_flags`` are added for a model with float64 tensors; ``fallbacks`` are flags to replace
-    others with when ``iree-compile`` fails, in order.
+    ``float64_flags`` are added for a model with float64 tensors, ``any_order_flags`` where sums may
+    be in any order; ``fallbacks`` are flags to replace others with when ``iree-compile`` fails, in
+    order.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Target:
     device: str
     flags: tuple[str, ...]
     float64_flags: tuple[str, ...] = ()
+    any_order_flags: tuple[str, ...] = ()
     fallbacks: tuple[tuple[str, ...], ...] = ()
 
     def __str__(self) -> str:
@@ -35,11 +37,15 @@ class Target:
         """Return the target for a model with float64 tensors."""
         return dataclasses.replace(self, flags=self.flags + self.float64_flags)
 
+    def with_sums_in_any_order(self) -> Self:
+        """Return the target for a model whose sums, outside kernels, define no order."""
+        return dataclasses.replace(self, flags=self.flags + self.any_order_flags)
+
     def with_flags(self, replacing: tuple[str, ...]) -> Self:
         """Return the target with the flags of the same names replaced."""
         names = {flag.partition("=")[0] for flag in replacing}
         kept = tuple(flag for flag in self.flags if flag.partition("=")[0] not in names)
-        return dataclasses.replace(self, flags=kept + replacing, fallbacks=())
+        return dataclasses.replace(self, flags=kept + replacing, any_order_flags=(), fallbacks=())
 
 
 @cache
@@ -79,5 +85,6 @@ def load_target(target: str | Target) -> Target:
         device=entry["device"],
         flags=tuple(flag.format(cpu=chip) for flag in entry["flags"]),
         float64_flags=tuple(entry["float64"]),
+        any_order_flags=tuple(entry.get("any_order", ())),
         fallbacks=tuple(tuple(flags) for flags in entry.get("fallbacks", ())),
     )
