@@ -7,6 +7,7 @@ import math
 import lowc
 import numpy as np
 import pytest
+from lowc.compiler import backend
 from lowc.compiler.recipe import Recipe
 from lowc.passes.formats import lmul
 from lowc.passes.forms import Rule
@@ -155,3 +156,22 @@ def test_masked_keys_do_not_matter(attention):
     assert np.abs(first - second).max() <= 5 * 1.125 * 2.0**-63 * 2000
     assert np.abs(first).max() > 0.1
     assert not np.array_equal(first, np.asarray(module(q, k, other, ~mask)[0]))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "kernels", "any_order"),
+    [("f32", True, True), ("f32", False, True), ("lmul", True, True), ("lmul", False, False)],
+)
+def test_only_sums_without_an_order_are_vectorised(monkeypatch, recipe, kernels, any_order):
+    import torch
+
+    flags, real = [], backend.compile_module
+
+    def compile_module(source, output, target, *rest):
+        flags.extend(target.flags)
+        return real(source, output, target, *rest)
+
+    monkeypatch.setattr(backend, "compile_module", compile_module)
+    program = torch.export.export(torch.nn.Linear(16, 8).eval(), (torch.randn(3, 16),))
+    lowc.compile(program, recipe, kernels=kernels)
+    assert ("--iree-llvmcpu-reassociate-fp-reductions=true" in flags) == any_order
