@@ -26,3 +26,11 @@ def inner_loops(lines, instruction):
         if start < i and not any(other.endswith(":") for other in body):
             loops.append([tuple(part.split(None, 1)) for part in body])
     return [loop for loop in loops if any(part[0] == instruction for part in loop)]
+
+
+def compile_assembly(compile_kernels, kernels, target, folder):
+    """Return the functions that LLVM makes of `kernels`; ``compile_kernels`` is a family's own."""
+    flag = f"--iree-hal-dump-executable-intermediates-to={folder}"
+    compile_kernels(kernels, target, folder, [flag])
+    (text,) = (path.read_text() for path in folder.glob("*.s"))
+    return functions(text)

@@ -10,7 +10,7 @@ import pytest
 from lowc.passes.formats.stored import STORED
 from lowc.passes.kernels.additive_matmul import AdditiveMatmul
 from lowc.passes.kernels.tiles import Tile
-from products.assembly import functions, inner_loops
+from products.assembly import compile_assembly, functions, inner_loops
 from products.kernels import addition, compile_kernels
 
 K = 128
@@ -45,14 +45,12 @@ CASES = [
 @pytest.fixture(scope="module")
 def assembly(tmp_path_factory):
     """Chip → function → its instructions and labels."""
-    found = {}
-    for chip, kernels in CHIPS.items():
-        folder = tmp_path_factory.mktemp(chip)
-        flag = f"--iree-hal-dump-executable-intermediates-to={folder}"
-        compile_kernels(kernels, f"cpu:{chip}", folder, [flag])
-        (text,) = (path.read_text() for path in folder.glob("*.s"))
-        found[chip] = functions(text)
-    return found
+    return {
+        chip: compile_assembly(
+            compile_kernels, kernels, f"cpu:{chip}", tmp_path_factory.mktemp(chip)
+        )
+        for chip, kernels in CHIPS.items()
+    }
 
 
 def spills(loop):

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 from products import units
-from products.assembly import functions, inner_loops
+from products.assembly import compile_assembly, inner_loops
 from products.integers import compile_kernels, kernel
 
 # What multiplies, how often for each quad and vector of columns.
@@ -28,10 +28,8 @@ def assembly(request, tmp_path_factory):
     unit = request.param
     folder = tmp_path_factory.mktemp(unit)
     made = {bits: kernel(unit, (60, 128, 256), bits, GROUP) for bits in (4, 8)}
-    flag = f"--iree-hal-dump-executable-intermediates-to={folder}"
-    compile_kernels(list(made.values()), units.CHIPS[unit], folder, [flag])
-    (text,) = (path.read_text() for path in folder.glob("*.s"))
-    return unit, made, functions(text)
+    kernels = list(made.values())
+    return unit, made, compile_assembly(compile_kernels, kernels, units.CHIPS[unit], folder)
 
 
 @pytest.mark.slow
