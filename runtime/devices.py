@@ -18,6 +18,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import iree.runtime as rt
 
@@ -44,7 +45,8 @@ _HINTS = {
 _SOFTWARE = re.compile(r"llvmpipe|lavapipe|swiftshader", re.IGNORECASE)
 
 _lock = threading.Lock()
-_opened: dict[tuple[str, int | None, int], Device] = {}
+# Held by their modules alone: an open device has threads, and those of a software GPU never rest.
+_opened: WeakValueDictionary[tuple[str, int | None, int], Device] = WeakValueDictionary()
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,9 @@ def list_devices() -> list[DeviceInfo]:
 
 
 def open_device(name: str = CPU, *, threads: int | None = None) -> Device:
-    """Open the device called `name`; the same call gives the same device and thread pool.
+    """Open the device called `name`, or return it if it is open.
+
+    It stays open, with its thread pool, as long as somebody holds it.
 
     Parameters
     ----------
@@ -144,10 +148,12 @@ def open_device(name: str = CPU, *, threads: int | None = None) -> Device:
     # A fork does not copy threads, so a device is of use only in the process that opened it.
     key = (name, threads, os.getpid())
     with _lock:
-        if key not in _opened:
+        device = _opened.get(key)
+        if device is None:
             is_gpu = kind in _HINTS
-            _opened[key] = _open_gpu(kind, identity) if is_gpu else _open_cpu(kind, threads)
-        return _opened[key]
+            device = _open_gpu(kind, identity) if is_gpu else _open_cpu(kind, threads)
+            _opened[key] = device
+        return device
 
 
 def _check_threads(kind: str, threads: int | None) -> None:
