@@ -1,0 +1,205 @@
+"""Binary-coded weights: planes of signs, and scales that are sums of powers of two.
+
+A weight ``w[N, K]`` is cut into blocks of `group` inputs by `outputs` output channels, K filled up
+to whole groups and N to whole blocks.  Block by block, with q planes::
+
+    w[n, k] ~ sum over i < q of alpha[i] * b[i, n, k],    b in {-1, +1},   alpha[0] >= alpha[1] …
+
+and every alpha is a sum of at most `terms` powers of two (``powers.py``).  The paper's shapes of
+blocks: row-wise (``outputs = 1``), column-wise (``group = 1``), and 8 inputs by an eighth of the
+outputs.  Signs are stored as bits, 1 means +1.
+
+Alphas and signs are found in turns (:func:`encode`): the first by taking signs and mean magnitude
+of what is left, plane after plane; then alphas by least squares for fixed signs, projected to
+powers of two, and signs by the nearest of the 2^q sums for fixed alphas.  A block takes the outcome
+of a round only where that makes its squared error smaller, so the error never grows.
+
+Source: LUT-GEMM (arXiv 2206.09557) for the coding, ShiftAddLLM (arXiv 2406.05981) for alphas that
+are sums of powers of two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import powers
+
+Float = NDArray[np.float64]
+
+ROUNDS = 20
+MAX_PLANES = 4
+_CHUNK = 1 << 22  # weights at a time
+
+
+@dataclass(frozen=True)
+class BinaryCodes:
+    """The format: `planes` 1…4, blocks of `group` inputs x `outputs` channels, `terms` 1…3."""
+
+    planes: int
+    group: int
+    outputs: int = 1
+    terms: int = 3
+
+    def blocks(self, n: int, k: int) -> tuple[int, int]:
+        """Return how many blocks lie along N and along K."""
+        return -(-n // self.outputs), -(-k // self.group)
+
+    def bits_per_weight(self, n: int, k: int) -> float:
+        """Return the stored bits per weight, terms (a byte each) and filling of K counted."""
+        along_n, along_k = self.blocks(n, k)
+        signs = n * along_k * self.group
+        return self.planes * (signs + 8 * self.terms * along_n * along_k) / (n * k)
+
+
+@dataclass(frozen=True)
+class Coded:
+    """Signs ``bool [N, planes, G * group]`` and terms ``u8 [blocks, G, planes, terms]``."""
+
+    signs: NDArray[np.bool_]
+    terms: powers.Terms
+
+
+def encode(weight: NDArray[Any], fmt: BinaryCodes, rounds: int = ROUNDS) -> Coded:
+    """Code a weight ``[N, K]``; 0 `rounds` is the greedy start alone.
+
+    Raises
+    ------
+    ValueError
+        When the weight holds NaN, infinity or numbers too large for a term.
+    """
+    n, k = weight.shape
+    along_n, along_k = fmt.blocks(n, k)
+    flat = _to_blocks(np.asarray(weight, np.float64), fmt)
+    counted = _to_blocks(np.ones((n, k)), fmt) > 0
+    signs = np.empty((*flat.shape, fmt.planes), np.bool_)
+    terms = np.empty((len(flat), fmt.planes, fmt.terms), np.uint8)
+    step = max(1, _CHUNK // flat.shape[1])
+    for start in range(0, len(flat), step):
+        part = slice(start, start + step)
+        signs[part], terms[part] = encode_blocks(flat[part], counted[part], fmt, rounds)
+    # [along_n, along_k, outputs, group, planes] -> [N, planes, K]
+    split = signs.reshape(along_n, along_k, fmt.outputs, fmt.group, fmt.planes)
+    joined = split.transpose(0, 2, 4, 1, 3).reshape(-1, fmt.planes, along_k * fmt.group)
+    shaped = terms.reshape(along_n, along_k, fmt.planes, fmt.terms)
+    return Coded(np.ascontiguousarray(joined[:n]), shaped)
+
+
+def encode_blocks(
+    blocks: Float, counted: NDArray[np.bool_], fmt: BinaryCodes, rounds: int
+) -> tuple[NDArray[np.bool_], powers.Terms]:
+    """Code blocks ``[B, L]``: signs ``[B, L, planes]`` and terms ``[B, planes, terms]``.
+
+    What is not `counted` fills up a block and has no part in its error.
+    """
+    alpha = _greedy(blocks, counted, fmt.planes)
+    terms = _sorted(powers.project(alpha, fmt.terms))
+    signs, error = assign(blocks, counted, powers.values(terms))
+    moving = np.ones(len(blocks), np.bool_)
+    for _ in range(rounds):
+        at = np.flatnonzero(moving)
+        if not at.size:
+            break
+        solved = _least_squares(blocks[at], counted[at], signs[at])
+        tried = _sorted(powers.project(np.abs(solved), fmt.terms))
+        new_signs, new_error = assign(blocks[at], counted[at], powers.values(tried))
+        better = new_error < error[at]
+        moving[at[~better]] = False
+        won = at[better]
+        signs[won], terms[won], error[won] = new_signs[better], tried[better], new_error[better]
+    return signs, terms
+
+
+def assign(
+    blocks: Float, counted: NDArray[np.bool_], alpha: Float
+) -> tuple[NDArray[np.bool_], Float]:
+    """Return the best signs ``[B, L, planes]`` for fixed alphas ``[B, planes]``, and the errors.
+
+    Between two sums that are equally near the smaller one is taken.
+    """
+    patterns = _patterns(alpha.shape[1])
+    sums = alpha @ np.where(patterns, 1.0, -1.0).T
+    order = np.argsort(sums, axis=1, kind="stable")
+    levels = np.take_along_axis(sums, order, axis=1)
+    middles = (levels[:, 1:] + levels[:, :-1]) / 2
+    place = np.zeros(blocks.shape, np.int8)
+    for i in range(middles.shape[1]):
+        place += blocks > middles[:, i, None]
+    chosen = np.take_along_axis(order, place.astype(np.int64), axis=1)
+    nearest = np.take_along_axis(sums, chosen, axis=1)
+    error = (np.where(counted, blocks - nearest, 0.0) ** 2).sum(axis=1)
+    return patterns[chosen], error
+
+
+def decode(coded: Coded, fmt: BinaryCodes, k: int) -> NDArray[np.float32]:
+    """Return the weight ``[N, K]`` that the codes stand for, rounded to f32 once."""
+    n, _, padded = coded.signs.shape
+    alpha = powers.values(coded.terms)
+    spread = np.repeat(np.repeat(alpha, fmt.outputs, axis=0)[:n], fmt.group, axis=1)
+    signs = np.where(coded.signs, 1.0, -1.0).transpose(0, 2, 1)
+    total = (signs * spread[:, :padded]).sum(axis=-1)
+    return np.ascontiguousarray(total[:, :k].astype(np.float32))
+
+
+def pack_signs(signs: NDArray[np.bool_]) -> NDArray[np.uint32]:
+    """Return signs ``[…, K]`` as words ``[…, K / 32]``: bit t of word i is weight ``32 i + t``.
+
+    K is filled up with 1.
+    """
+    k = signs.shape[-1]
+    missing = -k % 32
+    full = np.pad(signs, [(0, 0)] * (signs.ndim - 1) + [(0, missing)], constant_values=True)
+    packed = np.packbits(full, axis=-1, bitorder="little")
+    return np.ascontiguousarray(packed).view("<u4")
+
+
+def unpack_signs(words: NDArray[np.uint32], k: int) -> NDArray[np.bool_]:
+    """Undo :func:`pack_signs`."""
+    data = np.ascontiguousarray(words.astype("<u4", copy=False)).view(np.uint8)
+    return np.unpackbits(data, axis=-1, count=k, bitorder="little").astype(np.bool_)
+
+
+def _to_blocks(weight: Float, fmt: BinaryCodes) -> Float:
+    """``[N, K]`` → ``[blocks along N * blocks along K, outputs * group]``, filled up with 0."""
+    n, k = weight.shape
+    along_n, along_k = fmt.blocks(n, k)
+    full = np.zeros((along_n * fmt.outputs, along_k * fmt.group))
+    full[:n, :k] = weight
+    cut = full.reshape(along_n, fmt.outputs, along_k, fmt.group).transpose(0, 2, 1, 3)
+    return cut.reshape(along_n * along_k, fmt.outputs * fmt.group)
+
+
+def _greedy(blocks: Float, counted: NDArray[np.bool_], planes: int) -> Float:
+    rest, weights = blocks.copy(), np.maximum(counted.sum(axis=1), 1)
+    found = []
+    for _ in range(planes):
+        mean = (np.abs(rest) * counted).sum(axis=1) / weights
+        found.append(mean)
+        rest -= np.where(rest >= 0, 1.0, -1.0) * mean[:, None]
+    return np.stack(found, axis=1)
+
+
+def _least_squares(
+    blocks: Float, counted: NDArray[np.bool_], signs: NDArray[np.bool_]
+) -> Float:
+    """Return ``argmin |w - B alpha|^2`` for each block; a singular system is damped."""
+    signed = np.where(signs, 1.0, -1.0) * counted[..., None]
+    normal = np.einsum("blp,blq->bpq", signed, signed, optimize=True)
+    normal += 1e-6 * np.maximum(counted.sum(axis=1), 1)[:, None, None] * np.eye(signs.shape[2])
+    right = np.einsum("blp,bl->bp", signed, blocks, optimize=True)
+    solved: Float = np.linalg.solve(normal, right[..., None])[..., 0]
+    return solved
+
+
+def _sorted(terms: powers.Terms) -> powers.Terms:
+    """Order the planes of ``[B, planes, terms]`` from the largest alpha down."""
+    order = np.argsort(-powers.values(terms), axis=1, kind="stable")
+    return np.take_along_axis(terms, order[..., None], axis=1)
+
+
+def _patterns(planes: int) -> NDArray[np.bool_]:
+    """Return all signs ``[2^planes, planes]``."""
+    return (np.arange(1 << planes)[:, None] >> np.arange(planes) & 1).astype(np.bool_)
