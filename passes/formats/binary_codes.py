@@ -32,7 +32,10 @@ Float = NDArray[np.float64]
 
 ROUNDS = 20
 MAX_PLANES = 4
-_CHUNK = 1 << 22  # weights at a time
+_CHUNK = 1 << 20  # weights at a time
+# A round must win this part of the squared weights: more than what rounding does to running sums,
+# so that what is taken is better indeed.
+_MARGIN = 1e-10
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ def encode(weight: NDArray[Any], fmt: BinaryCodes, rounds: int = ROUNDS) -> Code
     ValueError
         When the weight holds NaN, infinity or numbers too large for a term.
     """
+    if not np.isfinite(weight).all():
+        raise ValueError("the weight holds NaN or infinity")
     n, k = weight.shape
     along_n, along_k = fmt.blocks(n, k)
     flat = _to_blocks(np.asarray(weight, np.float64), fmt)
@@ -95,43 +100,40 @@ def encode_blocks(
 
     What is not `counted` fills up a block and has no part in its error.
     """
-    alpha = _greedy(blocks, counted, fmt.planes)
-    terms = _sorted(powers.project(alpha, fmt.terms))
-    signs, error = assign(blocks, counted, powers.values(terms))
-    moving = np.ones(len(blocks), np.bool_)
+    terms = _sorted(powers.project(_greedy(blocks, counted, fmt.planes), fmt.terms))
+    if rounds:
+        terms = _refined(_Ranked.of(blocks, counted), terms, rounds)
+    return assign(blocks, powers.values(terms)), terms
+
+
+def _refined(ranked: _Ranked, terms: powers.Terms, rounds: int) -> powers.Terms:
+    """Return better terms for sorted blocks; those that got no better are left alone at once."""
+    counts, sums, error = ranked.levels(powers.values(terms))
+    terms, moving = terms.copy(), np.arange(len(terms))
     for _ in range(rounds):
-        at = np.flatnonzero(moving)
-        if not at.size:
+        solved = _least_squares(counts, sums)
+        tried = _sorted(powers.project(np.abs(solved), terms.shape[2]))
+        counts, sums, tried_error = ranked.levels(powers.values(tried))
+        better = tried_error < error - _MARGIN * ranked.squares
+        if not better.any():
             break
-        solved = _least_squares(blocks[at], counted[at], signs[at])
-        tried = _sorted(powers.project(np.abs(solved), fmt.terms))
-        new_signs, new_error = assign(blocks[at], counted[at], powers.values(tried))
-        better = new_error < error[at]
-        moving[at[~better]] = False
-        won = at[better]
-        signs[won], terms[won], error[won] = new_signs[better], tried[better], new_error[better]
-    return signs, terms
+        moving, ranked, error = moving[better], ranked.where(better), tried_error[better]
+        counts, sums = counts[better], sums[better]
+        terms[moving] = tried[better]
+    return terms
 
 
-def assign(
-    blocks: Float, counted: NDArray[np.bool_], alpha: Float
-) -> tuple[NDArray[np.bool_], Float]:
-    """Return the best signs ``[B, L, planes]`` for fixed alphas ``[B, planes]``, and the errors.
+def assign(blocks: Float, alpha: Float) -> NDArray[np.bool_]:
+    """Return the best signs ``[B, L, planes]`` of blocks ``[B, L]`` for alphas ``[B, planes]``.
 
     Between two sums that are equally near the smaller one is taken.
     """
-    patterns = _patterns(alpha.shape[1])
-    sums = alpha @ np.where(patterns, 1.0, -1.0).T
-    order = np.argsort(sums, axis=1, kind="stable")
-    levels = np.take_along_axis(sums, order, axis=1)
-    middles = (levels[:, 1:] + levels[:, :-1]) / 2
-    place = np.zeros(blocks.shape, np.int8)
-    for i in range(middles.shape[1]):
-        place += blocks > middles[:, i, None]
-    chosen = np.take_along_axis(order, place.astype(np.int64), axis=1)
-    nearest = np.take_along_axis(sums, chosen, axis=1)
-    error = (np.where(counted, blocks - nearest, 0.0) ** 2).sum(axis=1)
-    return patterns[chosen], error
+    order, levels = _levels(alpha)
+    place = np.zeros(blocks.shape, np.uint8)
+    for middle in _middles(levels).T:
+        place += blocks > middle[:, None]
+    chosen = np.take_along_axis(order.astype(np.uint8), place, axis=1)
+    return _patterns(alpha.shape[1])[chosen]
 
 
 def decode(coded: Coded, fmt: BinaryCodes, k: int) -> NDArray[np.float32]:
@@ -182,14 +184,93 @@ def _greedy(blocks: Float, counted: NDArray[np.bool_], planes: int) -> Float:
     return np.stack(found, axis=1)
 
 
-def _least_squares(
-    blocks: Float, counted: NDArray[np.bool_], signs: NDArray[np.bool_]
-) -> Float:
-    """Return ``argmin |w - B alpha|^2`` for each block; a singular system is damped."""
-    signed = np.where(signs, 1.0, -1.0) * counted[..., None]
-    normal = np.einsum("blp,blq->bpq", signed, signed, optimize=True)
-    normal += 1e-6 * np.maximum(counted.sum(axis=1), 1)[:, None, None] * np.eye(signs.shape[2])
-    right = np.einsum("blp,bl->bp", signed, blocks, optimize=True)
+@dataclass(frozen=True)
+class _Ranked:
+    """Blocks with their weights sorted: values ``[B, L]``, infinite beyond those that count.
+
+    The weights of a level lie together, so that their number and sum are differences of two places
+    and of two running sums, and a round does not look at each weight again.
+    """
+
+    values: Float
+    running: Float  # [B, L + 1]
+    counts: NDArray[np.int64]
+    squares: Float
+
+    @classmethod
+    def of(cls, blocks: Float, counted: NDArray[np.bool_]) -> _Ranked:
+        """Sort blocks ``[B, L]``."""
+        values = np.sort(np.where(counted, blocks, np.inf), axis=1)
+        running = np.zeros((len(blocks), blocks.shape[1] + 1))
+        np.cumsum(np.where(np.isinf(values), 0.0, values), axis=1, out=running[:, 1:])
+        squares = np.where(counted, blocks**2, 0.0).sum(axis=1)
+        return cls(values, running, counted.sum(axis=1), squares)
+
+    def where(self, chosen: NDArray[np.bool_]) -> _Ranked:
+        """Return some of the blocks."""
+        if chosen.all():
+            return self
+        return _Ranked(
+            self.values[chosen], self.running[chosen], self.counts[chosen], self.squares[chosen]
+        )
+
+    def levels(self, alpha: Float) -> tuple[Float, Float, Float]:
+        """Assign signs for alphas ``[B, planes]``, as :func:`assign` does.
+
+        Return how many weights took each pattern and their sums, ``[B, 2^planes]`` in the order of
+        the patterns, and the squared errors ``[B]``.
+        """
+        order, levels = _levels(alpha)
+        places = _count_at_most(self.values, _middles(levels))
+        places = np.pad(places, ((0, 0), (1, 0)))
+        places = np.concatenate([places, self.counts[:, None]], axis=1)
+        counts = np.diff(places, axis=1).astype(np.float64)
+        sums = np.diff(np.take_along_axis(self.running, places, axis=1), axis=1)
+        error = self.squares + (levels * (levels * counts - 2 * sums)).sum(axis=1)
+        by_pattern = np.argsort(order, axis=1)
+        return (
+            np.take_along_axis(counts, by_pattern, axis=1),
+            np.take_along_axis(sums, by_pattern, axis=1),
+            error,
+        )
+
+
+def _levels(alpha: Float) -> tuple[NDArray[np.intp], Float]:
+    """Return the sums ``[B, 2^planes]`` in rising order, and the pattern that each belongs to."""
+    sums = alpha @ np.where(_patterns(alpha.shape[1]), 1.0, -1.0).T
+    order = np.argsort(sums, axis=1, kind="stable")
+    return order, np.take_along_axis(sums, order, axis=1)
+
+
+def _middles(levels: Float) -> Float:
+    return (levels[:, 1:] + levels[:, :-1]) / 2
+
+
+def _count_at_most(values: Float, limits: Float) -> NDArray[np.int64]:
+    """Return how many of the sorted `values` ``[B, L]`` are at most `limits` ``[B, T]``."""
+    length = values.shape[1]
+    start = (np.arange(len(values)) * length - 1)[:, None]  # of the value before the block
+    flat, found = values.reshape(-1), np.zeros(limits.shape, np.int64)
+    step = 1 << (length.bit_length() - 1)
+    while step:
+        probe = found + step
+        below = flat[start + np.minimum(probe, length)] <= limits
+        found = np.where(below & (probe <= length), probe, found)
+        step >>= 1
+    return found
+
+
+def _least_squares(counts: Float, sums: Float) -> Float:
+    """Return ``argmin |w - B alpha|^2`` for each block; a singular system is damped.
+
+    `counts` and `sums` ``[B, 2^planes]`` are those of the weights with each pattern of signs.
+    """
+    planes = counts.shape[1].bit_length() - 1
+    signs = np.where(_patterns(planes), 1.0, -1.0)
+    pairs = (signs[:, :, None] * signs[:, None, :]).reshape(-1, planes * planes)
+    normal = (counts @ pairs).reshape(-1, planes, planes)
+    normal += 1e-6 * np.maximum(counts.sum(axis=1), 1)[:, None, None] * np.eye(planes)
+    right = sums @ signs
     solved: Float = np.linalg.solve(normal, right[..., None])[..., 0]
     return solved
 

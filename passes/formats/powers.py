@@ -67,16 +67,21 @@ def values(terms: Terms) -> NDArray[np.float64]:
 
 def shift(x: ArrayLike, terms: Terms) -> NDArray[np.float32]:
     """Return ``x`` (f32) times one term each, by integer arithmetic on bits alone."""
+    wide = terms.astype(np.int64)
+    moved = scale(x, (wide & EXPONENT_MASK) - EXPONENT_BIAS).view(np.uint32)
+    turned = moved ^ ((wide >> 7) << 31).astype(np.uint32)
+    return np.where(terms == 0, np.uint32(0), turned).view(np.float32)
+
+
+def scale(x: ArrayLike, exponents: NDArray[Any]) -> NDArray[np.float32]:
+    """Return ``x`` (f32) times ``2^exponents`` as :func:`shift` does, for exponents of any size."""
     bits = np.asarray(x, np.float32).view(np.uint32)
     magnitude = (bits & np.uint32(0x7FFFFFFF)).astype(np.int64)
-    wide = terms.astype(np.int64)
-    sign = (bits >> np.uint32(31)).astype(np.int64) ^ (wide >> 7)
-    moved = magnitude + (((wide & EXPONENT_MASK) - EXPONENT_BIAS) << 23)
+    moved = magnitude + (exponents.astype(np.int64) << 23)
     moved = np.where(moved < 1 << 23, 0, np.minimum(moved, 0xFF << 23))
     moved = np.where(magnitude < 1 << 23, 0, moved)
     moved = np.where(magnitude >= 0xFF << 23, magnitude, moved)
-    result = np.where(terms == 0, 0, (sign << 31) | moved)
-    return result.astype(np.uint32).view(np.float32)
+    return (moved.astype(np.uint32) | (bits & np.uint32(1 << 31))).view(np.float32)
 
 
 def _nearest_exponent(values: NDArray[np.float64]) -> NDArray[Any]:

@@ -120,6 +120,8 @@ def sums(tables: Tables, coded: Coded) -> NDArray[np.int32]:
     spans, quads = tables.entries.shape[-3:-1]
     found = keys(coded)
     n, planes, _ = found.shape
+    # The groups of the weight may end beyond the last span, where all activations are 0.
+    found = found[..., : spans * quads]
     missing = spans * quads - found.shape[-1]
     found = np.pad(found, [(0, 0), (0, 0), (0, missing)]).reshape(n, planes, spans, quads)
     s, q = np.arange(spans)[:, None], np.arange(quads)
@@ -138,11 +140,11 @@ def product(
 def scaled(
     found: NDArray[np.int32], tables: Tables, coded: Coded, weight: BinaryCodes, fmt: TableFormat
 ) -> NDArray[np.float32]:
-    """Shift the sums ``[..., N, S, planes]`` by their exponents and terms, and add them in order."""
+    """Shift the sums ``[..., N, S, planes]`` by exponents and terms, and add them in order."""
     n, spans = found.shape[-3:-1]
     terms = np.repeat(coded.terms, weight.outputs, axis=0)[:n]
     group = np.arange(spans) * fmt.span // weight.group
-    moved = powers.shift(found.astype(np.float32), _as_terms(tables.exponents)[..., None, :, None])
+    moved = powers.scale(found.astype(np.float32), tables.exponents[..., None, :, None])
     moved = np.where(tables.broken[..., None, :, None], np.float32(np.nan), moved)
     total: NDArray[Any] = np.zeros(found.shape[:-2], np.float32)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -151,8 +153,3 @@ def scaled(
                 for t in range(weight.terms):
                     total = total + powers.shift(moved[..., s, i], terms[:, group[s], i, t])
     return np.asarray(total, np.float32)
-
-
-def _as_terms(exponents: NDArray[np.int32]) -> powers.Terms:
-    """Return exponents as positive terms; LOWEST_EXPONENT, of sums that are 0, is the term 0."""
-    return np.asarray(exponents + powers.EXPONENT_BIAS, np.uint8)
