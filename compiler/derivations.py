@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InternalError, UserError
-from ..passes.formats import integer, panels, small_floats, stored
+from ..passes.formats import binary_codes, integer, panels, small_floats, stored
 
 BLOCK_ELEMENTS = 1 << 22  # 16 MiB of f32 at a time
 
@@ -163,6 +163,26 @@ def _float_panels(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part
             yield "panels", panels.float_panels(part, columns).reshape(-1).view(np.uint8)
 
 
+def _binary(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
+    """Binary codes of ``[batch, N, K]``: signs ``[batch, N, planes, words]``, and terms.
+
+    Terms are ``[batch, blocks along N, G, planes, terms]``, of `term_bytes` each.  `outputs` 0 is
+    all of N.
+    """
+    _, n, k = tensor.shape
+    outputs = derivation["outputs"] or n
+    planes, group, terms = (derivation[key] for key in ("planes", "group", "terms"))
+    fmt = binary_codes.BinaryCodes(planes, group, outputs, terms)
+    step = max(1, BLOCK_ELEMENTS // (k * outputs)) * outputs
+    for matrix in tensor:
+        for start in range(0, n, step):
+            rows = np.ascontiguousarray(matrix[start : start + step], np.float32)
+            coded = binary_codes.encode(rows, fmt, derivation["rounds"])
+            yield "signs", binary_codes.pack_signs(coded.signs).reshape(-1).view(np.uint8)
+            stored_terms = coded.terms.astype(f"<u{derivation['term_bytes']}")
+            yield "terms", stored_terms.reshape(-1).view(np.uint8)
+
+
 def _row_blocks(tensor: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
     """Yield ``[..., K]`` as f32 ``[rows, K]``, a block of rows at a time."""
     k = tensor.shape[-1]
@@ -179,6 +199,7 @@ METHODS: dict[str, Callable[[NDArray[Any], Derivation], Iterator[Part]]] = {
     "integer-panels": _integer_panels,
     "small-float-panels": _small_float_panels,
     "float-panels": _float_panels,
+    "binary": _binary,
 }
 
 
