@@ -166,8 +166,8 @@ def _float_panels(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part
 def _binary(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
     """Binary codes of ``[batch, N, K]``: signs ``[batch, N, planes, words]``, and terms.
 
-    Terms are ``[batch, blocks along N, G, planes, terms]``, of `term_bytes` each.  `outputs` 0 is
-    all of N.
+    Terms are ``[batch, blocks along N, G, planes, scale_bytes]``: those of a scale, filled up with
+    terms of zero.  `outputs` 0 is all of N.
     """
     _, n, k = tensor.shape
     outputs = derivation["outputs"] or n
@@ -179,8 +179,8 @@ def _binary(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
             rows = np.ascontiguousarray(matrix[start : start + step], np.float32)
             coded = binary_codes.encode(rows, fmt, derivation["rounds"])
             yield "signs", binary_codes.pack_signs(coded.signs).reshape(-1).view(np.uint8)
-            stored_terms = coded.terms.astype(f"<u{derivation['term_bytes']}")
-            yield "terms", stored_terms.reshape(-1).view(np.uint8)
+            missing = derivation["scale_bytes"] - terms
+            yield "terms", np.pad(coded.terms, [(0, 0)] * 3 + [(0, missing)]).reshape(-1)
 
 
 def _row_blocks(tensor: NDArray[Any]) -> Iterator[NDArray[np.float32]]:

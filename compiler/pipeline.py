@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from ..passes.assign_forms import AssignForms
 from ..passes.base import Pass
@@ -33,19 +32,18 @@ def passes_for(
     `measures` run when forms are assigned and nothing is rewritten yet.  Without `kernels` every
     product is left to stock code generation.
     """
-    packing: Literal["bits", "words"] = "words" if target.backend == "vulkan" else "bits"
     return [
         # Names come from locations, which native passes may drop: first of all.
         NameMatmuls(),
         AssignForms(rules=rules_to_text(recipe.rules)),
         *measures,
         # Weights change before shapes do: the layout of a weight is still readable.
-        QuantizeWeights(packing=packing),
+        QuantizeWeights(packing="words" if target.backend == "vulkan" else "bits"),
         QuantizeActivations(),
         LowerLmul(),
         LowerPam(),
-        LowerShiftAdd(packing=packing),
-        LowerLut(packing=packing),
+        LowerShiftAdd(),
+        LowerLut(),
         # Products of the same activation prepare it once, and are to be counted so.
         "cse",
         VerifyNoMultiplication(),

@@ -1,7 +1,7 @@
 """Binary-coded weights of matmuls: which can be coded, and how their signs and terms are loaded.
 
-K is cut into *units*, whose sums are scaled on their own: groups of the weight, or spans of tables.
-A unit is a part of a word of signs, or whole words; so K is filled up to whole words.
+K is cut into *units* that are summed at once: words of signs, shorter groups, or spans of tables.
+A unit is a part of a word, or whole words; so K is filled up to whole words.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from iree.compiler.dialects import arith, tensor
 from . import annotations, build, parameters
 from .base import Refusal
 from .contraction import dims_of, simplify_layout
-from .formats.binary_codes import ROUNDS, BinaryCodes
+from .formats.binary_codes import ROUNDS, WORD, BinaryCodes
 from .forms import TABLE_BITS, Form, cut_binary
 from .integer_products import as_f32
 from .weight_rows import WeightRows, find_rows
 
-WORD = 32
+SCALE_BYTES = 4  # a word that holds the terms of a scale, the first in the lowest byte
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,11 @@ class Plan:
     form: Form
     group: int
     span: int
-    term_bytes: int
 
     @property
     def unit(self) -> int:
-        """Inputs whose sum is scaled on its own."""
-        return self.group if self.form.tables == "none" else self.span
+        """Inputs that are summed at once: a span of tables, else at most a word."""
+        return self.span if self.entry_bits else min(self.group, WORD)
 
     @property
     def entry_bits(self) -> int:
@@ -70,8 +69,8 @@ class Plan:
         """Stored bits of a weight, terms and filling counted."""
         along_n, along_k = self.fmt.blocks(self.found.n, self.found.k)
         signs = self.found.n * self.words * WORD
-        terms = 8 * self.term_bytes * self.fmt.terms * along_n * along_k
-        return self.fmt.planes * (signs + terms) / (self.found.n * self.found.k)
+        scales = 8 * SCALE_BYTES * along_n * along_k
+        return self.fmt.planes * (signs + scales) / (self.found.n * self.found.k)
 
     def describe(self) -> str:
         """Say in words what the weight is stored as."""
@@ -93,11 +92,8 @@ class Plan:
         return facts
 
 
-def match(module: ir.Module, op: Any, form: Form, *, words: bool = False) -> Plan | Refusal:
-    """Describe how the weight of `op` would be coded, or say why not.  Changes nothing.
-
-    With `words` a term takes a word of 32 bits.
-    """
+def match(module: ir.Module, op: Any, form: Form) -> Plan | Refusal:
+    """Describe how the weight of `op` would be coded, or say why not.  Changes nothing."""
     found = find_rows(module, op)
     if isinstance(found, Refusal):
         return found
@@ -108,7 +104,7 @@ def match(module: ir.Module, op: Any, form: Form, *, words: bool = False) -> Pla
         return Refusal(f"it is calculated in {wide}, and shifts are of f32")
     span = None if form.tables == "none" else form.span
     group, span = cut_binary(found.k, form.group, span)
-    plan = Plan(found, form, group, span, 4 if words else 1)
+    plan = Plan(found, form, group, span)
     bits, stored = plan.bits_per_weight, parameters.stored_bits(module, found.weight)
     if bits >= stored:
         return Refusal(
@@ -121,8 +117,8 @@ def match(module: ir.Module, op: Any, form: Form, *, words: bool = False) -> Pla
 class Cut:
     """Loops of a product over a cut weight: dimensions of the result, units, planes, inputs.
 
-    Units that are parts of words have two loops, over words and the units of a word; what is inside
-    of units of whole words begins with a loop over these words.
+    Units that are parts of words have two loops, over words and the units of a word; units of
+    several words have a loop over these inside.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -137,7 +133,7 @@ class Cut:
         self.has_parts = plan.unit < WORD
         self.unit_loops = [self.k, self.k + 1] if self.has_parts else [self.k]
         self.plane = self.unit_loops[-1] + 1
-        self.word_loops = [] if self.has_parts else [self.plane + 1]
+        self.word_loops = [self.plane + 1] if plan.unit > WORD else []
         self.inner = self.plane + 1 + len(self.word_loops)
 
     @property
@@ -164,7 +160,7 @@ class Cut:
         plan = self.plan
         shape = [*plan.found.rows, plan.form.planes, plan.words]
         words = load_part(module, plan, "signs", shape, ir.IntegerType.get_signless(32))
-        if self.has_parts:
+        if not self.word_loops:
             return words, [*self.rows, self.plane, self.unit_loops[0]]
         words = build.expand_last(words, plan.units, plan.unit // WORD, len(shape) - 1)
         return words, [*self.rows, self.plane, *self.unit_loops, *self.word_loops]
@@ -190,15 +186,15 @@ class Cut:
 
 
 def load_terms(module: ir.Module, plan: Plan) -> tuple[ir.Value, int]:
-    """Load the terms ``[rows…, G, planes, terms]`` and how many leading dimensions of rows it has.
+    """Load the terms ``[rows…, G, planes]``, and say how many dimensions of rows there are.
 
     Terms that all outputs of a matrix share have the batches alone.  G is filled up with terms of
     zero to whole words.
     """
     found, fmt = plan.found, plan.fmt
     batch, blocks = found.rows[: found.batches], -(-found.n // fmt.outputs)
-    inside = [plan.groups, fmt.planes, fmt.terms]
-    element = ir.IntegerType.get_signless(8 * plan.term_bytes)
+    inside = [plan.groups, fmt.planes]
+    element = ir.IntegerType.get_signless(8 * SCALE_BYTES)
     shared = blocks == 1
     head = [*batch] if shared else [*found.rows] if fmt.outputs == 1 else [*batch, blocks]
     value = load_part(module, plan, "terms", [*head, *inside], element)
@@ -251,12 +247,12 @@ def load_part(
         "outputs": fmt.outputs,
         "terms": fmt.terms,
         "rounds": ROUNDS,
-        "term_bytes": plan.term_bytes,
+        "scale_bytes": SCALE_BYTES,
     }
     # Two uses of one weight in different layouts are two derived parameters.
     view = f".{parameters.layout_name(layout)}" if found.layout else ""
     kind = f"b{fmt.planes}g{fmt.group}o{fmt.outputs}t{fmt.terms}"
-    symbol = f"{found.source}.{kind}{'w' if plan.term_bytes == 4 else ''}{view}.{part}"
+    symbol = f"{found.source}.{kind}{view}.{part}"
     holder = parameters.find_global(module, found.weight.symbol)
     return build.load_global(
         parameters.derived_global(module, holder, symbol, type_, derivation), type_

@@ -69,7 +69,7 @@ def cut_binary(k: int, group: int, span: int | None) -> tuple[int, int]:
     `group` 0 is all of K.  One group for all of K, or more, is filled up to whole spans (`span`
     None is for none) if there are several, else to whole words.
     """
-    unit = span if span is not None and k > span else _WORD
+    unit = max(span, _WORD) if span is not None and k > span else _WORD
     whole = -(-k // unit) * unit
     group = min(group or whole, whole)
     return group, min(span or group, group)

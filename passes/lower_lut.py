@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from iree.compiler import ir
 
@@ -27,6 +27,7 @@ class LowerLut(Pass):
 
         %w = util.global.load @"fc.weight" : tensor<8x64xf32>
         %t = linalg.transpose ins(%w) … permutation = [1, 0]
+        %g = linalg.generic (m, n, G, plane; S) ins(%s) … { addf }   // where a group has several
         %y = linalg.matmul {lowc.form = {form = "binary", planes = 2, group = 64, tables = "i8", …}}
                ins(%x, %t : tensor<2x64xf32>, tensor<64x8xf32>) outs(%zero)
 
@@ -39,20 +40,12 @@ class LowerLut(Pass):
         %t = linalg.generic (m, S, Q, key) ins(%f, %e) … { subi, addf, trunci }  // i8
         %i = linalg.generic (m, n, S, plane; word) ins(%b) … { shrui, tensor.extract %t, addi }
         %s = linalg.generic (m, n, S, plane) ins(%i, %e) … { sitofp, addi, select }
-        %y = linalg.generic (m, n; S, plane, term) ins(%s, %terms) … { addi, select, addf }
-
-    Parameters
-    ----------
-    packing : str
-        ``bits`` stores a term in a byte; ``words`` in 32 bits, for targets whose buffers are read
-        in words (Vulkan).
+        %g = linalg.generic (m, n, G, plane; S) ins(%s) … { addf }   // where a group has several
+        %y = linalg.generic (m, n; G plane) ins(%g, %terms) … { addi, select, addf }
     """
 
-    packing: Literal["bits", "words"] = "bits"
     name: ClassVar[str] = "lowc-lower-lut"
 
     def run(self, module: ir.Module, remark: Callable[..., None]) -> None:
         """Rewrite every matmul of form ``binary`` with tables whose weight can be found."""
-        lower_shift_add.run(
-            module, table_products.rewrite, remark, tables=True, words=self.packing == "words"
-        )
+        lower_shift_add.run(module, table_products.rewrite, remark, tables=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from iree.compiler import ir
 
@@ -31,30 +31,23 @@ class LowerShiftAdd(Pass):
 
     After::
 
-        %g = tensor.expand_shape %x [[0], [1, 2, 3]]             // tensor<2x2x1x32xf32>
+        %g = tensor.expand_shape %x [[0], [1, 2]]                // tensor<2x2x32xf32>
         %b = util.global.load @"fc.weight.b2g32o1t3.signs" : tensor<8x2x2xi32>
-        %t = util.global.load @"fc.weight.b2g32o1t3.terms" : tensor<8x2x2x3xi8>
-        %p = linalg.generic (m, n, G, plane; word, g) ins(%g, %b) … { shli, andi, xori, addf }
-        %y = linalg.generic (m, n; G, plane, term) ins(%p, %t) … { addi, select, addf }
-
-    Parameters
-    ----------
-    packing : str
-        ``bits`` stores a term in a byte; ``words`` in 32 bits, for targets whose buffers are read
-        in words (Vulkan).
+        %t = util.global.load @"fc.weight.b2g32o1t3.terms" : tensor<8x2x2xi32>
+        %p = linalg.generic (m, n, G, plane; g) ins(%g, %b) … { shli, andi, xori, addf }
+        %y = linalg.generic (m, n; G plane) ins(%p, %t) … { addi, select, addf }
     """
 
-    packing: Literal["bits", "words"] = "bits"
     name: ClassVar[str] = "lowc-lower-shift-add"
 
     def run(self, module: ir.Module, remark: Callable[..., None]) -> None:
         """Rewrite every matmul of form ``binary`` without tables whose weight can be found."""
-        run(module, signed_sums.rewrite, remark, tables=False, words=self.packing == "words")
+        run(module, signed_sums.rewrite, remark, tables=False)
 
 
 def run(
     module: ir.Module, rewrite: Callable[..., Any], remark: Callable[..., None],
-    *, tables: bool, words: bool,
+    *, tables: bool,
 ) -> None:  # fmt: skip
     """Rewrite every matmul of form ``binary``, those with tables or those without."""
     for op in annotations.matmuls(module):
@@ -65,7 +58,7 @@ def run(
         if annotations.PRODUCT in op.attributes:
             continue
         name = annotations.text(op, annotations.MATMUL)
-        plan = binary_weights.match(module, op, form, words=words)
+        plan = binary_weights.match(module, op, form)
         if isinstance(plan, Refusal):
             annotations.set_text(op, annotations.LOWERING, f"exact ({plan.reason})")
             remark(RemarkKind.REFUSED, op, name, f"not rewritten: {plan.reason}")

@@ -56,10 +56,14 @@ def scale(value: ir.Value, field: ir.Value) -> ir.Value:
 
 
 def shift(value: ir.Value, term: ir.Value) -> ir.Value:
-    """Return the product of an f32 and a term (``i8``, or ``i32`` that holds one)."""
-    if term.type.width < 32:
-        term = arith.extui(integer(32), term)
+    """Return the product of an f32 and a term, which an i32 holds."""
     moved = bits_of(scale(value, arith.andi(term, i32(powers.EXPONENT_MASK))))
     sign = arith.shli(arith.andi(term, i32(powers.SIGN_MASK)), i32(24))
     is_none = arith.cmpi(_U.eq, term, i32(0))
     return arith.bitcast(value.type, arith.select(is_none, i32(0), arith.xori(moved, sign)))
+
+
+def term(word: ir.Value, number: int) -> ir.Value:
+    """Return a byte of a word: one of the terms of a scale."""
+    moved = arith.shrui(word, i32(8 * number)) if number else word
+    return arith.andi(moved, i32(0xFF))

@@ -10,7 +10,8 @@ kernels::
     t = entries                       [x dims, S, Q, 16]         i8
     P = sums of looked up entries     [r0 …, S, planes]          i32
     F = P shifted by e                [r0 …, S, planes]          f32
-    Y = sum over S, planes, terms of F shifted by a term         f32
+    G = sum over the spans of a group [r0 …, G, planes]          f32, where there are several
+    Y = sum over G, planes of these shifted by the terms of a scale   f32
 
 T to t depend on the activation alone: products that share it share them (``cse``).
 
@@ -29,9 +30,10 @@ from iree.compiler.dialects import arith, linalg, tensor
 
 from . import annotations, build, shift_add, signed_sums
 from .base import Refusal
-from .binary_weights import WORD, Cut, Plan
+from .binary_weights import Cut, Plan
 from .contraction import defining, dims_of, indexing_maps
 from .formats import activations, powers, tables
+from .formats.binary_codes import WORD
 from .formats.floats import F32, bits_of
 from .formats.tables import ENTRIES, QUAD
 from .matrices import Matrices
@@ -87,6 +89,8 @@ def match(op: Any) -> TableProduct | Refusal:
         return Refusal("it is no product by look-up")
     k = len(build.shape_of(op.results[0]))
     scaled = defining(_unshaped(op.operands[0]))
+    if facts["group"] > facts["span"]:
+        scaled = defining(_unshaped(scaled.operands[0]))
     looked_up = defining(_unshaped(scaled.operands[0]))
     maxima = defining(defining(scaled.operands[1]).operands[0])
     floats = defining(_unshaped(maxima.operands[0]))
