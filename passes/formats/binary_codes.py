@@ -21,6 +21,8 @@ A product ``y = x w^T`` adds activations by their signs, and shifts the sum of a
     P[n, G, i] = sum over the u of G of W[n, u, i]
     y[n] = sum over G, i of (f(P[n, G, i], term 0) + f(P[n, G, i], term 1)) + …
 
+(IREE's threads add subnormal numbers as zeros; nothing else differs.)
+
 Source: LUT-GEMM (arXiv 2206.09557) for the coding, ShiftAddLLM (arXiv 2406.05981) for alphas that
 are sums of powers of two.
 """
