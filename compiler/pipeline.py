@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from ..passes.assign_forms import AssignForms
 from ..passes.base import Pass
@@ -32,18 +33,20 @@ def passes_for(
     `measures` run when forms are assigned and nothing is rewritten yet.  Without `kernels` every
     product is left to stock code generation.
     """
+    # Vulkan's code generator has no 4-bit elements, and looks up wrong bytes.
+    packing: Literal["bits", "words"] = "words" if target.backend == "vulkan" else "bits"
     return [
         # Names come from locations, which native passes may drop: first of all.
         NameMatmuls(),
         AssignForms(rules=rules_to_text(recipe.rules)),
         *measures,
         # Weights change before shapes do: the layout of a weight is still readable.
-        QuantizeWeights(packing="words" if target.backend == "vulkan" else "bits"),
+        QuantizeWeights(packing=packing),
         QuantizeActivations(),
         LowerLmul(),
         LowerPam(),
         LowerShiftAdd(),
-        LowerLut(),
+        LowerLut(packing=packing),
         # Products of the same activation prepare it once, and are to be counted so.
         "cse",
         VerifyNoMultiplication(),

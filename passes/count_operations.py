@@ -108,9 +108,10 @@ class CountOperations(Pass):
     number of its scalar operations by kind: its iterations times what its body does once.  A kind
     is the operation and the type of its operand; a product of extended bytes is one of bytes.
     Bitcasts, constants and index arithmetic are none; ``math.fma`` is two; reading a table that was
-    made of an activation is a ``lookup``; what is not known counts under its own name.  Bits are the
-    sizes of operands and results, each once for the operation: an upper bound, as fusion keeps some
-    out of memory.  Where a matmul is several operations, the last one has what all of them count.
+    made of an activation is a ``lookup``; what is not known counts under its own name.  Bits are
+    the sizes of operands and results, each once for the operation: an upper bound, as fusion keeps
+    some out of memory.  Where a matmul is several operations, the last one has what all of them
+    count.
 
     A size that is only known at run time counts as 1 (``"dynamic": true``).  What depends on
     parameters alone is done when the module is loaded (``"once": true``).  The module gets the sum

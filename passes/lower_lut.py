@@ -1,8 +1,9 @@
 """``lowc-lower-lut``: look up partial sums of activations by the signs of binary-coded weights."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from iree.compiler import ir
 
@@ -42,10 +43,19 @@ class LowerLut(Pass):
         %s = linalg.generic (m, n, S, plane) ins(%i, %e) … { sitofp, addi, select }
         %g = linalg.generic (m, n, G, plane; S) ins(%s) … { addf }   // where a group has several
         %y = linalg.generic (m, n; G plane) ins(%g, %terms) … { addi, select, addf }
+
+    Parameters
+    ----------
+    packing : str
+        ``bits`` stores an entry in a byte; ``words`` in 32 bits, for targets whose code generator
+        looks up wrong bytes (Vulkan, seen in IREE 3.13).
     """
 
+    packing: Literal["bits", "words"] = "bits"
     name: ClassVar[str] = "lowc-lower-lut"
 
     def run(self, module: ir.Module, remark: Callable[..., None]) -> None:
         """Rewrite every matmul of form ``binary`` with tables whose weight can be found."""
-        lower_shift_add.run(module, table_products.rewrite, remark, tables=True)
+        width = 32 if self.packing == "words" else 8
+        rewrite = functools.partial(table_products.rewrite, entry_width=width)
+        lower_shift_add.run(module, rewrite, remark, tables=True)

@@ -119,14 +119,17 @@ def match(op: Any) -> TableProduct | Refusal:
     return TableProduct(op, activation, signs, matrices, **facts)
 
 
-def rewrite(module: ir.Module, plan: Plan) -> Any:
-    """Build the product before the old operation, and replace it; return the last operation."""
+def rewrite(module: ir.Module, plan: Plan, *, entry_width: int = 8) -> Any:
+    """Build the product before the old operation, and replace it; return the last operation.
+
+    Entries are stored in `entry_width` bits: 8, or 32 for targets that cannot look up bytes.
+    """
     op = plan.found.contraction.op
     with ir.InsertionPoint(op), op.location:
         cut = Cut(plan)
         floats = _float_tables(cut)
         fields = _fields(cut, floats)
-        entries = _entries(cut, floats, fields)
+        entries = _entries(cut, floats, fields, entry_width)
         sums = _looked_up(module, cut, entries)
         made = signed_sums.shifted(module, cut, _scaled(cut, sums, fields))
     return signed_sums.replace(plan, made, KIND)
@@ -192,12 +195,12 @@ def _fields(cut: Cut, floats: ir.Value) -> ir.Value:
     return _prepared(build.elementwise([maxima], type_, field))
 
 
-def _entries(cut: Cut, floats: ir.Value, fields: ir.Value) -> ir.Value:
+def _entries(cut: Cut, floats: ir.Value, fields: ir.Value, width: int) -> ir.Value:
     """Return t ``[x dims, S, Q, 16]``."""
     rank, inside = len(cut.x_dims) + 2, (cut.axis + 1, cut.axis + 2)
     kept = [d for d in range(rank) if d not in inside]
     maps = [build.identity_map(rank), build.dims_map(rank, kept)]
-    i8 = ir.IntegerType.get_signless(8)
+    type_ = ir.IntegerType.get_signless(width)
 
     def entry(value: ir.Value, field: ir.Value, _out: ir.Value) -> ir.Value:
         bits = shift_add.bits_of(value)
@@ -209,9 +212,9 @@ def _entries(cut: Cut, floats: ir.Value, fields: ir.Value) -> ir.Value:
         rounding = arith.constant(value.type, _ROUNDING)
         rounded = arith.addf(arith.bitcast(value.type, scaled), rounding)
         code = arith.subi(shift_add.bits_of(rounded), i32(int(bits_of(_ROUNDING, F32))))
-        return arith.trunci(i8, code)
+        return code if width == WORD else arith.trunci(type_, code)
 
-    return _prepared(build.elementwise([floats, fields], i8, entry, maps))
+    return _prepared(build.elementwise([floats, fields], type_, entry, maps))
 
 
 def _prepared(made: Any) -> ir.Value:
@@ -256,7 +259,9 @@ def _looked_up(module: ir.Module, cut: Cut, entries: ir.Value) -> ir.Value:
                 for d in cut.x_dims
                 for index in ([span, place, key] if d == cut.k else [build.loop_index(d)])
             ]
-            total = arith.addi(total, arith.extsi(type_, tensor.extract(entries, at)))
+            entry = tensor.extract(entries, at)
+            wide = entry if entry.type == type_ else arith.extsi(type_, entry)
+            total = arith.addi(total, wide)
         return total
 
     return cut.joined(cut.is_part(build.generic([words], zero, maps, kinds, body)).result)
