@@ -24,7 +24,12 @@ class VerifyNoMultiplication(Pass):
     that are counted for such a product, and those that prepare its tables.  What indices are
     multiplied by is no data.  It changes nothing.
 
-    Before and after::
+    Before::
+
+        %p = linalg.generic {lowc.part = "fc"} … { shli, andi, xori, addf }
+        %y = linalg.generic {lowc.matmul = "fc", lowc.product = "{…}"} … { addi, select, addf }
+
+    After, or an error if one of the bodies had an ``arith.mulf``::
 
         %p = linalg.generic {lowc.part = "fc"} … { shli, andi, xori, addf }
         %y = linalg.generic {lowc.matmul = "fc", lowc.product = "{…}"} … { addi, select, addf }

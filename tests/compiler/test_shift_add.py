@@ -15,7 +15,7 @@ from lowc.passes import annotations, build, table_products
 from lowc.passes.base import Refusal
 from lowc.passes.runner import PassFailure, Runner, parse_pipeline
 from lowc.passes.verify_no_multiplication import verify_no_multiplication
-from products.linear import compile_linear
+from products.linear import compile_linear, compile_text
 from products.signs import form_of, product, rows_of, same
 
 CASES = {
@@ -94,6 +94,30 @@ def test_any_form_and_shape(
         assert "too small" in row["lowering"]
         return
     assert same(found, product(x, weight, form))
+
+
+LEFT = """
+util.global private @w = #flow.parameter.named<"model"::"w"> : tensor<3x8x40xf32>
+func.func @main(%x: tensor<3x40x2xf32>, %init: tensor<3x8x2xf32>) -> tensor<3x8x2xf32> {
+  %w = util.global.load @w : tensor<3x8x40xf32>
+  %y = linalg.batch_matmul ins(%w, %x : tensor<3x8x40xf32>, tensor<3x40x2xf32>)
+      outs(%init : tensor<3x8x2xf32>) -> tensor<3x8x2xf32>
+  return %y : tensor<3x8x2xf32>
+}
+"""
+
+
+@pytest.mark.parametrize("form", [form_of(2, 32, 3), form_of(2, 64, 0, tables="i8")])
+def test_a_batch_of_weights_on_the_left(form, tmp_path):
+    generator = np.random.default_rng(0)
+    weight, x, init = (
+        generator.standard_normal(shape).astype(np.float32)
+        for shape in ((3, 8, 40), (3, 40, 2), (3, 8, 2))
+    )
+    artifact = compile_text(tmp_path, LEFT, weight, form, compiler=stock)
+    found = lowc.load(artifact)(x, init)
+    each = [product(x[i].T, weight[i], form).T for i in range(3)]
+    assert same(found, init + np.stack(each))
 
 
 @pytest.mark.parametrize("tables", ["none", "i8"])
