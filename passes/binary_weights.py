@@ -4,8 +4,6 @@ K is cut into *units* that are summed at once: words of signs, shorter groups, o
 A unit is a part of a word, or whole words; so K is filled up to whole words.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from typing import Any

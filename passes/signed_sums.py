@@ -10,8 +10,6 @@ planes, a product is these operations, of which the last is the matmul for repor
 The order of all sums is that of ``formats/binary_codes.py``.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 from typing import Any

@@ -19,8 +19,6 @@ A field is the exponent plus 96 (``shift_add.py``).  A span with NaN or infinity
 one that is below the smallest maximum has that of 1, with which all its entries are 0.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +26,7 @@ from typing import Any
 from iree.compiler import ir
 from iree.compiler.dialects import arith, linalg, tensor
 
-from . import annotations, build, shift_add, signed_sums
+from . import additive, annotations, build, shift_add, signed_sums
 from .base import Refusal
 from .binary_weights import Cut, Plan
 from .contraction import defining, dims_of, indexing_maps
@@ -203,7 +201,7 @@ def _entries(cut: Cut, floats: ir.Value, fields: ir.Value, width: int) -> ir.Val
     type_ = ir.IntegerType.get_signless(width)
 
     def entry(value: ir.Value, field: ir.Value, _out: ir.Value) -> ir.Value:
-        bits = shift_add.bits_of(value)
+        bits = additive.bits_of(value)
         magnitude = arith.andi(bits, i32(F32.magnitude_mask))
         down = arith.subi(field, i32(powers.EXPONENT_BIAS))
         moved = arith.subi(magnitude, arith.shli(down, i32(_MANTISSA)))
@@ -211,7 +209,7 @@ def _entries(cut: Cut, floats: ir.Value, fields: ir.Value, width: int) -> ir.Val
         scaled = arith.ori(arith.maxsi(moved, i32(0)), sign)
         rounding = arith.constant(value.type, _ROUNDING)
         rounded = arith.addf(arith.bitcast(value.type, scaled), rounding)
-        code = arith.subi(shift_add.bits_of(rounded), i32(int(bits_of(_ROUNDING, F32))))
+        code = arith.subi(additive.bits_of(rounded), i32(int(bits_of(_ROUNDING, F32))))
         return code if width == WORD else arith.trunci(type_, code)
 
     return _prepared(build.elementwise([floats, fields], type_, entry, maps))
