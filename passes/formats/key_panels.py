@@ -5,7 +5,7 @@ keys is a byte for each of the `columns` columns of a panel; its low half is the
 and its high half that of the odd quad behind it.  Keys are ordered, outermost first: panels, pairs
 of quads along K, planes, bytes.
 
-Looked up entries are bytes and sums are f32, so a register of sums has a quarter of the columns, and
+Looked up entries are bytes and totals are f32, so a register of these has a quarter of the columns;
 sums are widened twice, each time into the even and the odd ones.  Columns are ordered so that what
 comes out lies side by side: byte ``4 d + j`` of a vector belongs to column ``j * columns / 4 + d``.
 

@@ -1,4 +1,4 @@
-"""What the CPU matmuls of prepared rows have in common: bindings, loops, and how results are stored.
+"""What CPU matmuls of prepared rows have in common: bindings, loops, and storing of results.
 
 An activation's rows come as records that another dispatch wrote; a weight comes in panels of
 columns.  The loops, from the outside: workgroups over batches, chunks of rows and groups of panels;

@@ -12,8 +12,8 @@ columns, with rows r and planes i::
       even = all - (odd << 8)
       total[r] += 2^e[r, s] * sum over i of scale[p, g(s), i] * f32(even, odd)[r, i]
 
-Entries come with the largest one, L, added: none is negative, a look-up's byte neighbour does not
-borrow, and as many are added in bytes as do not exceed 255 (four of 6 bits, two of 7, one of 8).
+Entries come with 2^(bits-1) added: none is negative, so no byte borrows from its neighbour, and as
+many are added in bytes as do not exceed 255 (four of 6 bits, two of 7, one of 8).
 What was added is taken off by where the 16-bit sums start.  They are exact: a span is short enough
 (:func:`refusal`).  How keys and scales are stored: ``formats/key_panels.py``.
 """
@@ -32,6 +32,7 @@ from ..formats.tables import QUAD, TableFormat
 from . import emit
 from .epilogue import Epilogue
 from .executable import Interface
+from .integer_dot import multiply_shorts
 from .record_matmul import RecordBody, RecordMatmul
 from .table_rows import WORDS, TableRows
 from .tiles import Tile, tables_together
@@ -133,7 +134,7 @@ class _Body(RecordBody):
         self.bytes = emit.vector_type(4 * self.lanes, emit.integer(8))
         self.shorts = emit.vector_type(2 * self.lanes, emit.integer(16))
         self.words = emit.vector_type(self.lanes, self.i32)
-        self.folded = 255 // (2 * self.rows.format.largest)  # entries that a byte holds
+        self.folded = 256 >> self.rows.format.bits  # entries that a byte holds
 
     def add_products(self) -> None:
         panels = range(self.vectors // VECTORS)
@@ -152,7 +153,7 @@ class _Body(RecordBody):
         def step(i: ir.Value, *carried: ir.Value) -> Sequence[ir.Value]:
             return self._step(arith.addi(first, i), carried)
 
-        off = self.rows.quads * self.rows.format.largest
+        off = self.rows.quads * self.rows.bias
         start = [self._splat16(-off * 257), self._splat16(-off)] * len(self.sites)
         sums = emit.loop(emit.index(0), steps, emit.index(1), step, start)
         self._scale(s, sums)
@@ -162,7 +163,8 @@ class _Body(RecordBody):
     def _step(self, number: ir.Value, carried: Sequence[ir.Value]) -> list[ir.Value]:
         """Add the entries of `STEP` quads to the sums: of each site all, then the odd ones."""
         table = functools.cache(lambda r, q: self._table(r, number, q))
-        keys = functools.cache(lambda p, i, q: self._keys(p, i, number, q))
+        words = functools.cache(lambda p, i, pair: self._word(p, i, number, pair))
+        keys = functools.cache(lambda p, i, q: self._keys(words(p, i, q // 2), q))
         sums = list(carried)
         for site, (r, p, i) in enumerate(self.sites):
             for start in range(0, STEP, self.folded):
@@ -181,9 +183,8 @@ class _Body(RecordBody):
         spread = vector.shuffle(words, words, list(range(WORDS)) * (self.lanes // WORDS))
         return vector.bitcast(self.bytes, spread)
 
-    def _keys(self, p: int, i: int, number: ir.Value, q: int) -> ir.Value:
+    def _keys(self, word: ir.Value, q: int) -> ir.Value:
         """Return the keys of quad `q` of a step, one in each byte."""
-        word = self._word(p, i, number, q // 2)
         if q % 2:
             word = arith.shrui(word, emit.splat(self.lanes, self.i32, 4))
         masked = arith.andi(word, emit.splat(self.lanes, self.i32, 0x0F0F0F0F))
@@ -206,7 +207,8 @@ class _Body(RecordBody):
 
     def _scale(self, s: ir.Value, sums: Sequence[ir.Value]) -> None:
         """Add the scaled sums of a span to the totals."""
-        g = arith.divui(arith.muli(s, emit.index(self.rows.format.span)), emit.index(self.kernel.group))
+        start = arith.muli(s, emit.index(self.rows.format.span))
+        g = arith.divui(start, emit.index(self.kernel.group))
         scale = functools.cache(lambda p, i: self._scales(g, p, i))
         place = arith.addi(s, emit.index(self.rows.first_scale))
         panels = range(self.vectors // VECTORS)
@@ -217,13 +219,11 @@ class _Body(RecordBody):
                 for i in range(self.kernel.planes):
                     site = self.sites.index((r, p, i))
                     found = self._floats(sums[2 * site], sums[2 * site + 1])
+                    scales = scale(p, i)
                     if not parts:
-                        parts = [arith.mulf(f, a) for f, a in zip(found, scale(p, i), strict=True)]
+                        parts = list(map(arith.mulf, found, scales))
                     else:
-                        parts = [
-                            vector.fma(f, a, part)
-                            for f, a, part in zip(found, scale(p, i), parts, strict=True)
-                        ]
+                        parts = list(map(vector.fma, found, scales, parts))
                 for j, part in enumerate(parts):
                     at = self.total(r, p * VECTORS + j)
                     before = emit.load(self.lanes, self.totals, at)
@@ -253,12 +253,9 @@ class _Body(RecordBody):
         return found
 
     def _half(self, shorts: ir.Value, *, upper: bool) -> ir.Value:
-        """Return the lower or the upper short of each 32-bit lane."""
-        words = vector.bitcast(self.words, shorts)
-        sixteen = emit.splat(self.lanes, self.i32, 16)
-        if not upper:
-            words = arith.shli(words, sixteen)
-        return arith.shrsi(words, sixteen)
+        """Return the lower or the upper short of each 32-bit lane: a product with 1 and 0."""
+        chosen = emit.splat(self.lanes, self.i32, 1 << 16 if upper else 1)
+        return multiply_shorts(self.lanes, shorts, chosen)
 
     def _splat16(self, value: int) -> ir.Value:
         return emit.splat(2 * self.lanes, emit.integer(16), value & 0xFFFF)

@@ -2,11 +2,13 @@
 
 A row becomes a record of words of 32 bits, which one dispatch writes and the next reads::
 
-    tables, 16 bytes for each quad: entries with the largest one added, so none is negative
+    tables, 16 bytes for each quad: entries with 2^(bits-1) added, so that none is negative
     scales, f32: a power of two for each span; NaN where the span holds NaN or infinity
 
 The definition is :func:`..formats.tables.quantize`.  A table is one vector of 16 f32, an entry in
 each lane; multiplying by a sign is exact, so a fused multiply-add rounds as an addition does.
+Adding 1.5 * 2^23 rounds an f32 to an integer, to even where it lies between two, and leaves it in
+the low bits; what is added to entries is even, and is part of that number.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from iree.compiler import ir
-from iree.compiler.dialects import arith, math, scf, vector
+from iree.compiler.dialects import arith, scf, vector
 
 from ..formats.activations import MAGNITUDE_MASK
 from ..formats.floats import F32, bits_of
@@ -30,6 +32,7 @@ MANTISSA_BITS = 23
 EXPONENT_BIAS = 127
 INFINITY = 0x7F800000
 NAN = 0x7FC00000
+ROUNDING = 1.5 * 2.0**MANTISSA_BITS
 SMALLEST = int(bits_of(SMALLEST_MAXIMUM, F32))  # compared as a pattern
 
 
@@ -63,6 +66,11 @@ class TableRows:
     def quads(self) -> int:
         """Tables of a span."""
         return self.format.span // QUAD
+
+    @property
+    def bias(self) -> int:
+        """What is added to entries."""
+        return 1 << (self.format.bits - 1)
 
     @property
     def first_scale(self) -> int:
@@ -160,6 +168,7 @@ class _Body:
         """Write the tables of a span and its scale; ``element(q, t)`` is in all lanes."""
         quads = emit.index(self.kernel.quads)
         zero = emit.splat(ENTRIES, self.i32, 0)
+        rounding = emit.splat(ENTRIES, self.f32, ROUNDING + self.kernel.bias)
 
         def sums(q: ir.Value, most: ir.Value) -> Sequence[ir.Value]:
             table = arith.mulf(element(q, 0), self.signs[0])
@@ -179,10 +188,10 @@ class _Body:
         choice = scf.IfOp(has_entries, has_else=True)
         with ir.InsertionPoint(choice.then_block):
             inverse = vector.broadcast(emit.vector_type(ENTRIES, self.f32), reciprocal)
-            self._tables(first, lambda q: self._entries(q, inverse))
+            self._tables(first, lambda q: vector.fma(self._floats(q), inverse, rounding))
             scf.YieldOp([])
         with ir.InsertionPoint(choice.else_block):
-            self._tables(first, lambda q: zero)
+            self._tables(first, lambda q: rounding)
             scf.YieldOp([])
 
     def _scale(self, largest: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
@@ -205,18 +214,19 @@ class _Body:
         has_entries = arith.xori(arith.ori(is_small, is_broken), true)
         return scale, arith.bitcast(self.f32, inverse), has_entries
 
-    def _entries(self, q: ir.Value, inverse: ir.Value) -> ir.Value:
-        value = arith.mulf(emit.load(ENTRIES, self.floats, [q, emit.index(0)]), inverse)
-        return arith.fptosi(emit.vector_type(ENTRIES, self.i32), math.roundeven(value))
+    def _floats(self, q: ir.Value) -> ir.Value:
+        found: ir.Value = emit.load(ENTRIES, self.floats, [q, emit.index(0)])
+        return found
 
     def _tables(self, first: ir.Value, entries: Callable[[ir.Value], ir.Value]) -> None:
-        """Store the entries of each table of a span, from word `first` on."""
-        bias = emit.splat(ENTRIES, self.i32, self.kernel.format.largest)
+        """Store the tables of a span, from word `first` on; entries are low bytes of f32."""
+        lowest = [4 * key for key in range(ENTRIES)]
 
         def table(q: ir.Value) -> None:
-            biased = arith.addi(entries(q), bias)
-            narrow = arith.trunci(emit.vector_type(ENTRIES, emit.integer(8)), biased)
-            words = vector.bitcast(emit.vector_type(WORDS, self.i32), narrow)
+            data = vector.bitcast(emit.vector_type(4 * ENTRIES, emit.integer(8)), entries(q))
+            words = vector.bitcast(
+                emit.vector_type(WORDS, self.i32), vector.shuffle(data, data, lowest)
+            )
             at = arith.addi(first, arith.muli(q, emit.index(WORDS)))
             emit.store(words, self.target, [self.row, at])
 

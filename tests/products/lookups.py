@@ -12,10 +12,10 @@ from lowc.passes.kernels.table_rows import TableRows
 
 from .modules import LoadedModule, add_function, compile_functions
 
+BYTES = TableFormat(8, 64)
 
-def kernel(
-    unit, sizes, planes, group, fmt=TableFormat(), *, dynamic=False, batch=1, tile=None
-):
+
+def kernel(unit, sizes, planes, group, fmt=BYTES, *, dynamic=False, batch=1, tile=None):
     """The kernel of ``m x n x k`` with the tile that is chosen for it, or another."""
     m, n, k = sizes
     isa = tiles.ISAS[unit]
