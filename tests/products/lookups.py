@@ -4,7 +4,7 @@ import numpy as np
 from iree.compiler import ir
 from lowc.passes import build
 from lowc.passes.formats import key_panels, powers, tables
-from lowc.passes.formats.binary_codes import BinaryCodes
+from lowc.passes.formats.binary_codes import Coded
 from lowc.passes.formats.tables import TableFormat
 from lowc.passes.kernels import executable, tiles
 from lowc.passes.kernels.table_matmul import TableMatmul
@@ -62,6 +62,28 @@ def _add(module, name, one):
     add_function(module, name, types, result, value)
 
 
+def compile_rows(kernels, target, folder):
+    """Compile the kernels that make tables alone; their functions return records as f32."""
+
+    def add(module, name, one):
+        f32 = ir.F32Type.get()
+        count = build.DYNAMIC if one.m is None else one.m
+        result = build.tensor_type([count, one.words], f32)
+
+        def value(x):
+            total = build.dim(x, 0)
+            opened = [total] if one.m is None else []
+            executable.declare(
+                module, one.name, [True, False], len(opened), one.translation, one.emit
+            )
+            call = executable.dispatch(one.name, one.grid(total), opened, [x], result, opened)
+            return call.results[0]
+
+        add_function(module, name, [build.tensor_type([count, one.k], f32)], result, value)
+
+    return compile_functions(kernels, add, target, folder)
+
+
 class Loaded(LoadedModule):
     """Compiled kernels on the CPU; ``loaded.check(i, x, coded)`` runs the i-th and compares."""
 
@@ -112,6 +134,11 @@ def operands(one, coded):
     ]
 
 
-def weight_format(one, terms=3):
-    """The format of a kernel's weight."""
-    return BinaryCodes(one.planes, one.group, 1, terms)
+def coded_weight(one, rng):
+    """A weight of any signs and scales that falls off from plane to plane, for each batch."""
+    found = []
+    for _ in range(one.batch):
+        signs = rng.random((one.n, one.planes, one.groups * one.group)) < 0.5
+        scales = rng.random((one.n, one.groups, one.planes)) * 2.0 ** -np.arange(one.planes)
+        found.append(Coded(signs, powers.project(scales, 3)))
+    return found
