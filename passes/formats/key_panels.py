@@ -29,12 +29,13 @@ ROWS = 4  # registers of f32 sums for one of bytes
 def pack_keys(keys: NDArray[np.uint8], columns: int, quads: int) -> NDArray[np.uint8]:
     """Return keys ``[N, planes, quads of K]`` as ``[panels, quads / 2, planes, columns]``.
 
-    K is filled up to an even number of `quads`, N to whole panels, with the key 0.
+    K is filled up to an even number of `quads` or cut there, N is filled up to whole panels, with
+    the key 0.
     """
     n, planes, given = keys.shape
     panels = -(-n // columns)
     full = np.zeros((panels * columns, planes, quads), np.uint8)
-    full[:n, :, :given] = keys
+    full[:n, :, :given] = keys[..., :quads]
     pairs = full[..., 0::2] | full[..., 1::2] << np.uint8(4)
     split = pairs.reshape(panels, ROWS, columns // ROWS, planes, quads // 2)
     ordered = split.transpose(0, 4, 3, 2, 1)

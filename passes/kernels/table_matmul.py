@@ -83,6 +83,11 @@ class TableMatmul(RecordMatmul):
         return self.rows.spans * self.rows.quads // 2
 
     @property
+    def bits_per_weight(self) -> float:
+        """Bits that a weight takes in panels, scales and what fills up K counted."""
+        return self.planes * (8 * self.pairs + 16 * self.groups) / self.rows.k
+
+    @property
     def weights(self) -> list[tuple[list[int], int]]:
         """Keys and scales."""
         columns = self.tile.columns
