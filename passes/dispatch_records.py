@@ -3,8 +3,6 @@
 Products that share an activation and how it is prepared share the first dispatch (``cse``).
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from typing import Any

@@ -50,7 +50,7 @@ def project(values: ArrayLike, terms: int) -> Terms:
     rest = np.asarray(values, np.float64)
     if not np.isfinite(rest).all():
         raise ValueError("the weight holds NaN or infinity")
-    found = []
+    found: list[Terms] = []
     lowest = np.full(rest.shape, LOWEST)
     for _ in range(terms):
         exponent = _nearest_exponent(rest)

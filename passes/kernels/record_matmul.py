@@ -46,6 +46,19 @@ class RecordMatmul(ABC):
 
     @property
     @abstractmethod
+    def name(self) -> str:
+        """A symbol that two kernels share only if they are the same."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Say which kernel it is."""
+
+    @abstractmethod
+    def emit(self, interface: Interface) -> None:
+        """Build the kernel's function at the current place."""
+
+    @property
+    @abstractmethod
     def record_words(self) -> int:
         """Words of 32 bits of a record."""
 
