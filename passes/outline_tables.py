@@ -59,7 +59,7 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     isa = tiles.ISAS[unit]
     rows = TableRows(None if m is None else batch * m, k, fmt, isa)
     words = product.planes * rows.spans * fmt.span // 32
-    tile = tiles.choose_tables(isa, batch, m, n, product.planes, words)
+    tile = tiles.choose_tables(isa, batch, m, n, product.planes, rows.folded, words)
     chain = epilogues.match(op, matrices)
     epilogue = chain.epilogue if isinstance(chain, Chain) else None
     kernel = TableMatmul(batch, m, n, rows, product.planes, product.group, tile, epilogue)

@@ -139,7 +139,6 @@ class _Body(RecordBody):
         self.bytes = emit.vector_type(4 * self.lanes, emit.integer(8))
         self.shorts = emit.vector_type(2 * self.lanes, emit.integer(16))
         self.words = emit.vector_type(self.lanes, self.i32)
-        self.folded = 256 >> self.rows.format.bits  # entries that a byte holds
 
     def add_products(self) -> None:
         panels = range(self.vectors // VECTORS)
@@ -171,9 +170,10 @@ class _Body(RecordBody):
         words = functools.cache(lambda p, i, pair: self._word(p, i, number, pair))
         keys = functools.cache(lambda p, i, q: self._keys(words(p, i, q // 2), q))
         sums = list(carried)
-        for site, (r, p, i) in enumerate(self.sites):
-            for start in range(0, STEP, self.folded):
-                quads = range(start, min(start + self.folded, STEP))
+        folded = self.rows.folded
+        for start in range(0, STEP, folded):
+            for site, (r, p, i) in enumerate(self.sites):
+                quads = range(start, start + folded)
                 found = [self._look_up(table(r, q), keys(p, i, q)) for q in quads]
                 total = vector.bitcast(self.shorts, functools.reduce(arith.addi, found))
                 odd = arith.shrui(total, self._splat16(8))

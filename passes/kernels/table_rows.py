@@ -73,6 +73,11 @@ class TableRows:
         return 1 << (self.format.bits - 1)
 
     @property
+    def folded(self) -> int:
+        """How many entries a byte can hold the sum of."""
+        return 256 >> self.format.bits
+
+    @property
     def first_scale(self) -> int:
         """The word of a record where the scales begin."""
         return self.spans * self.quads * WORDS

@@ -150,13 +150,18 @@ def panels_together(isa: Isa, strategy: str, rows: int, vectors: int, groups: in
     return max(1, min(most, height * width // (rows * vectors)))
 
 
-def choose_tables(isa: Isa, batch: int, m: int | None, n: int, planes: int, words: int) -> Tile:
+def choose_tables(
+    isa: Isa, batch: int, m: int | None, n: int, planes: int, folded: int, words: int
+) -> Tile:
     """Return the tile for binary-coded weights, `words` of 32 bits in a column.
 
-    A place of the register tile has two registers of 16-bit sums for each plane.
+    `folded` entries are added in bytes.  So many keys of each plane are in registers while rows
+    share them, and so many tables of a row; a row has two registers of sums for each plane.  LLVM
+    starts all four quads of a round early, so what is widened takes three registers for each sum.
     """
-    most = max(1, (18 if isa.registers >= 32 else 8) // (2 * planes))
-    rows = min(most, STREAMED_ROWS) if m is None else -(-m // -(-m // min(most, STREAMED_ROWS)))
+    others = folded * (1 + planes) + 3 * (4 // folded)
+    most = max(1, min(STREAMED_ROWS, (isa.registers - others) // (2 * planes)))
+    rows = most if m is None else -(-m // -(-m // most))
     group, chunk = _cut(isa, batch, m, n, words, rows, TABLE_VECTORS)
     panels = -(-n // (TABLE_VECTORS * isa.lanes))
     if panels * batch < 2 * WORKGROUPS:

@@ -22,7 +22,7 @@ def kernel(unit, sizes, planes, group, fmt=BYTES, *, dynamic=False, batch=1, til
     rows = TableRows(None if dynamic else batch * m, k, fmt, isa)
     known = None if dynamic else m
     words = planes * rows.spans * fmt.span // 32
-    tile = tile or tiles.choose_tables(isa, batch, known, n, planes, words)
+    tile = tile or tiles.choose_tables(isa, batch, known, n, planes, rows.folded, words)
     return TableMatmul(batch, known, n, rows, planes, group, tile)
 
 

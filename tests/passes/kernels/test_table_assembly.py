@@ -16,12 +16,13 @@ ADDITIONS = {6: (3, 2), 7: (2, 4), 8: (0, 8)}
 
 @pytest.fixture(scope="module")
 def assembly(request, tmp_path_factory):
-    """The kernels of a vector unit by bits and rows, and the functions of their assembly."""
+    """The kernels of a vector unit by bits, planes and rows, and the functions of their assembly."""
     unit = request.param
     folder = tmp_path_factory.mktemp(unit)
     made = {
-        (bits, m): kernel(unit, (m, 256, 256), 2, 128, TableFormat(bits, 128))
+        (bits, planes, m): kernel(unit, (m, 256, 256), planes, 128, TableFormat(bits, 128))
         for bits in ADDITIONS
+        for planes in (1, 2, 3)
         for m in (1, 60)
     }
     kernels = list(made.values())
@@ -31,10 +32,11 @@ def assembly(request, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("assembly", ["avx512", "avx2"], indirect=True)
 @pytest.mark.parametrize("m", [1, 60])
+@pytest.mark.parametrize("planes", [1, 2, 3])
 @pytest.mark.parametrize("bits", ADDITIONS)
-def test_inner_loop(assembly, bits, m):
+def test_inner_loop(assembly, bits, planes, m):
     _unit, made, found = assembly
-    one = made[bits, m]
+    one = made[bits, planes, m]
     rows, together = (one.tile.rows, 1) if m > 1 else (1, one.together(1))
     loop = max(inner_loops(found[one.name], "vpshufb"), key=len)
     counts = Counter(part[0] for part in loop)
