@@ -7,6 +7,7 @@ numbers; its parts (codes, scales, zeros) are separate parameters that are calcu
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InternalError, UserError
-from ..passes.formats import binary_codes, integer, panels, small_floats, stored
+from ..passes.formats import (
+    binary_codes,
+    integer,
+    key_panels,
+    panels,
+    powers,
+    small_floats,
+    stored,
+    tables,
+)
 
 BLOCK_ELEMENTS = 1 << 22  # 16 MiB of f32 at a time
 
@@ -183,6 +193,27 @@ def _binary(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
             yield "terms", np.pad(coded.terms, [(0, 0)] * 3 + [(0, missing)]).reshape(-1)
 
 
+def _binary_panels(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
+    """Binary codes of ``[batch, N, K]`` in the panels of ``formats/key_panels.py``.
+
+    As many columns are in memory at a time as are whole panels and share whole scales.
+    """
+    n, columns = tensor.shape[1], derivation["columns"]
+    outputs = derivation["outputs"] or n
+    fmt = binary_codes.BinaryCodes(
+        derivation["planes"], derivation["group"], outputs, derivation["terms"]
+    )
+    step = math.lcm(columns, outputs)
+    for matrix in tensor:
+        for start in range(0, n, step):
+            rows = np.ascontiguousarray(matrix[start : start + step], np.float32)
+            coded = binary_codes.encode(rows, fmt, derivation["rounds"])
+            keys = key_panels.pack_keys(tables.keys(coded), columns, derivation["quads"])
+            yield "keys", keys.reshape(-1)
+            scales = np.repeat(powers.values(coded.terms), outputs, axis=0)[: len(rows)]
+            yield "scales", key_panels.pack_scales(scales, columns).reshape(-1).view(np.uint8)
+
+
 def _row_blocks(tensor: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
     """Yield ``[..., K]`` as f32 ``[rows, K]``, a block of rows at a time."""
     k = tensor.shape[-1]
@@ -200,6 +231,7 @@ METHODS: dict[str, Callable[[NDArray[Any], Derivation], Iterator[Part]]] = {
     "small-float-panels": _small_float_panels,
     "float-panels": _float_panels,
     "binary": _binary,
+    "binary-panels": _binary_panels,
 }
 
 
