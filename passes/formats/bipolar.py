@@ -1,8 +1,9 @@
 """Bipolar integers: bits that mean -1 and +1, and their products by XOR and counting bits.
 
-A code of n bits stands for ``v = sum over i of (2 b_i - 1) 2^i``: the odd numbers from -(2^n - 1) to
-2^n - 1.  There is no zero and no sign bit.  As an unsigned number u the same bits stand for
-``v = 2 u - (2^n - 1)``, so a value ``s (u - z)`` is ``(s / 2) (v - z')`` with ``z' = 2 z + 1 - 2^n``.
+A code of n bits stands for ``v = sum over i of (2 b_i - 1) 2^i``: the odd numbers from
+-(2^n - 1) to 2^n - 1.  There is no zero and no sign bit.  As an unsigned number u the same bits
+stand for ``v = 2 u - (2^n - 1)``, so a value ``s (u - z)`` is ``(s / 2) (v - z')`` with
+``z' = 2 z + 1 - 2^n``.
 
 A product of codes of n and m bits is n * m products of planes, each a sum of K signs::
 

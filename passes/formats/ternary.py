@@ -11,7 +11,7 @@ and rounded to f32 once.
 Two packings of rows ``[…, K]``:
 
 * 2 bits: byte i holds weights ``4 i + t`` at bit ``2 t``, as ``q + 1``; K is filled up with 0;
-* 5 trits: byte i holds weights ``5 i + t`` as ``sum over t of (q + 1) 3^t``, 0…242; filled up with 0.
+* 5 trits: byte i holds weights ``5 i + t`` as ``sum over t of (q + 1) 3^t``, filled up likewise.
 
 Source: BitLinear of MatMul-free LM (arXiv 2406.02528), which has it from BitNet b1.58
 (arXiv 2402.17764).  They multiply by ``1 / a``; dividing rounds once.
@@ -84,7 +84,7 @@ def unpack(data: NDArray[np.uint8], k: int, packing: str) -> NDArray[np.int8]:
 
 
 def product(x: NDArray[np.float32], ternary: Ternary) -> NDArray[np.float64]:
-    """Return ``x [..., K]`` times a weight ``[N, K]``: sums and differences, then the scale (f64)."""
+    """Return ``x [..., K]`` times a weight ``[N, K]`` in f64: differences of sums, then the scale."""
     wide, zero = np.asarray(x, np.float64)[..., None, :], 0.0
     plus = np.where(ternary.codes > 0, wide, zero).sum(axis=-1)
     minus = np.where(ternary.codes < 0, wide, zero).sum(axis=-1)
