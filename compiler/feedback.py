@@ -87,7 +87,7 @@ def integers(weight: NDArray[Any], feedback: Feedback, fmt: GroupedInteger) -> Q
     _round_columns(weight, feedback, fmt.group, rounding)
     n, k = weight.shape
     scales, zeros = np.stack(rounding.scales, axis=1), np.stack(rounding.zeros, axis=1)
-    kind = np.int8 if fmt.symmetric else np.uint8
+    kind: Any = np.int8 if fmt.symmetric else np.uint8
     codes = np.repeat(zeros, fmt.group, axis=1).astype(kind)  # what fills up K means 0
     codes[:, :k] = np.stack(rounding.codes, axis=1)
     return Quantized(

@@ -2,7 +2,7 @@
 
 The canonical signed digits of an integer are the only ones in {-1, 0, 1} of which no two
 neighbours are both nonzero, and no other signed digits have fewer nonzero ones: at most 4 for
--128…127, and 2.8 on average.  For ``h = c >> 1`` and ``t = c + h`` (with its ninth bit), digit i is::
+-128…127, and 2.8 on average.  For ``h = c >> 1`` and ``t = c + h``, digit i is::
 
     d[i] = bit i of ((t ^ h) & t) - bit i of ((t ^ h) & h),    c = sum over i < 8 of d[i] 2^i
 

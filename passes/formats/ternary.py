@@ -84,7 +84,7 @@ def unpack(data: NDArray[np.uint8], k: int, packing: str) -> NDArray[np.int8]:
 
 
 def product(x: NDArray[np.float32], ternary: Ternary) -> NDArray[np.float64]:
-    """Return ``x [..., K]`` times a weight ``[N, K]`` in f64: differences of sums, then the scale."""
+    """Return ``x [..., K]`` times a weight ``[N, K]`` in f64: differences, then the scale."""
     wide, zero = np.asarray(x, np.float64)[..., None, :], 0.0
     plus = np.where(ternary.codes > 0, wide, zero).sum(axis=-1)
     minus = np.where(ternary.codes < 0, wide, zero).sum(axis=-1)
