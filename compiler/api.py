@@ -131,9 +131,9 @@ def build(
 ) -> Artifact:
     """Do the work of :func:`compile`.
 
-    Without `calibration`, methods that need it do what they can without.  `measures` are passes that
-    run when forms are assigned and nothing is rewritten yet; the manifest has what they add to the
-    entry function's results.
+    Without `calibration`, methods that need it do what they can without.  `measures` are passes
+    that run when forms are assigned and nothing is rewritten yet; the manifest has what they add to
+    the entry function's results.
     """
     with staging(output.absolute()) as stage:
         road = _Road(recipe, target, stage, temps, progress or (lambda _stage: None))

@@ -17,7 +17,7 @@ NAMES = sorted(registry.PASSES)
 SUPPORT = {
     "__init__", "add_elementwise", "add_operands", "add_products", "additive", "annotations",
     "base", "build", "code_values", "contraction", "dispatch_matmul", "epilogues", "forms",
-    "instruments", "integer_products", "matrices", "options", "parameters", "registry", "runner",
+    "instruments", "integer_products", "matrices", "more_results", "options", "parameters", "registry", "runner",
 }  # fmt: skip
 
 
