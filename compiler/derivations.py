@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,8 @@ from ..passes.formats import (
     stored,
     tables,
 )
+from . import feedback
+from .feedback import Feedback
 
 BLOCK_ELEMENTS = 1 << 22  # 16 MiB of f32 at a time
 
@@ -52,6 +54,11 @@ class Derivation:
 
     def __getitem__(self, setting: str) -> Any:
         return dict(self.settings)[setting]
+
+    @property
+    def moments(self) -> str:
+        """The matmul whose inputs the codes depend on, or ``""``."""
+        return str(dict(self.settings).get("moments", ""))
 
 
 Part = tuple[str, NDArray[np.uint8]]
@@ -85,12 +92,14 @@ _CASTS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _rtn(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
-    """Integers rounded to nearest, of rows ``[..., K]``: codes, scales and zeros."""
+def _integers(
+    tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
+) -> Iterator[Part]:
+    """Integers of rows ``[..., K]``: codes, scales and zeros."""
     bits, symmetric = derivation["bits"], derivation["symmetric"]
     fmt = integer.GroupedInteger(bits, derivation["group"], symmetric)
     for rows in _row_blocks(tensor):
-        quantized = integer.quantize(rows, fmt)
+        quantized = _round_to_integers(rows, fmt, inputs)
         yield "codes", integer.pack(quantized.codes, bits)
         yield "scales", quantized.scales.reshape(-1).view(np.uint8)
         if quantized.zeros is not None:
@@ -98,7 +107,9 @@ def _rtn(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
             yield "zeros", zeros.view(np.uint8)
 
 
-def _rtn_floats(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
+def _rtn_floats(
+    tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
+) -> Iterator[Part]:
     """Small floats rounded to nearest, of rows ``[..., K]``: codes and scales."""
     fmt = small_floats.SMALL_FLOATS[derivation["format"]]
     for rows in _row_blocks(tensor):
@@ -107,7 +118,9 @@ def _rtn_floats(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
         yield "scales", quantized.scales.reshape(-1).view(np.uint8)
 
 
-def _additive(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
+def _additive(
+    tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
+) -> Iterator[Part]:
     """Patterns of added products, of ``[batch, K, N]``: bits, in panels or as they are, and scales.
 
     One panel of columns is in memory at a time; bits that are not in panels are as a whole, since
@@ -127,17 +140,22 @@ def _additive(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
                 yield "scales", scales.reshape(-1).view(np.uint8)
 
 
-def _integer_panels(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
-    """Integers rounded to nearest, of ``[batch, N, K]``, in the panels of ``formats/panels.py``.
+def _integer_panels(
+    tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
+) -> Iterator[Part]:
+    """Integers of ``[batch, N, K]``, in the panels of ``formats/panels.py``.
 
-    One panel of columns is in memory at a time.
+    One panel of columns is in memory at a time; with error feedback more, as its steps are short.
     """
     bits, columns = derivation["bits"], derivation["columns"]
     fmt = integer.GroupedInteger(bits, derivation["group"], derivation["symmetric"])
     for matrix in tensor:
-        for start in range(0, matrix.shape[0], columns):
-            rows = np.ascontiguousarray(matrix[start : start + columns], np.float32)
-            quantized = integer.quantize(rows, fmt)
+        step = columns
+        if inputs is not None:
+            step *= max(1, BLOCK_ELEMENTS // (columns * matrix.shape[1]))
+        for start in range(0, matrix.shape[0], step):
+            rows = np.ascontiguousarray(matrix[start : start + step], np.float32)
+            quantized = _round_to_integers(rows, fmt, inputs)
             codes = panels.unsigned_codes(quantized, fmt)
             words = panels.pack_panels(codes, bits, columns, panels.zero_code(fmt))
             yield "codes", words.reshape(-1).view(np.uint8)
@@ -148,7 +166,9 @@ def _integer_panels(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Pa
                 yield "zeros", zeros.reshape(-1).view(np.uint8)
 
 
-def _small_float_panels(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
+def _small_float_panels(
+    tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
+) -> Iterator[Part]:
     """Small floats rounded to nearest, of ``[batch, N, K]``, in panels: codes and scales.
 
     One panel of columns is in memory at a time.
@@ -164,7 +184,9 @@ def _small_float_panels(tensor: NDArray[Any], derivation: Derivation) -> Iterato
             yield "scales", scales.reshape(-1).view(np.uint8)
 
 
-def _float_panels(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
+def _float_panels(
+    tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
+) -> Iterator[Part]:
     """Floats of ``[batch, K, N]`` as f32 in panels of columns, a panel at a time."""
     columns = derivation["columns"]
     for matrix in tensor:
@@ -173,7 +195,9 @@ def _float_panels(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part
             yield "panels", panels.float_panels(part, columns).reshape(-1).view(np.uint8)
 
 
-def _binary(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
+def _binary(
+    tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
+) -> Iterator[Part]:
     """Binary codes of ``[batch, N, K]``: signs ``[batch, N, planes, words]``, and terms.
 
     Terms are ``[batch, blocks along N, G, planes, scale_bytes]``: those of a scale, filled up with
@@ -193,7 +217,9 @@ def _binary(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
             yield "terms", np.pad(coded.terms, [(0, 0)] * 3 + [(0, missing)]).reshape(-1)
 
 
-def _binary_panels(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
+def _binary_panels(
+    tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
+) -> Iterator[Part]:
     """Binary codes of ``[batch, N, K]`` in the panels of ``formats/key_panels.py``.
 
     As many columns are in memory at a time as are whole panels and share whole scales.
@@ -214,6 +240,12 @@ def _binary_panels(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Par
             yield "scales", key_panels.pack_scales(scales, columns).reshape(-1).view(np.uint8)
 
 
+def _round_to_integers(
+    rows: NDArray[np.float32], fmt: integer.GroupedInteger, inputs: Feedback | None
+) -> integer.Quantized:
+    return integer.quantize(rows, fmt) if inputs is None else feedback.integers(rows, inputs, fmt)
+
+
 def _row_blocks(tensor: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
     """Yield ``[..., K]`` as f32 ``[rows, K]``, a block of rows at a time."""
     k = tensor.shape[-1]
@@ -223,8 +255,9 @@ def _row_blocks(tensor: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
         yield np.ascontiguousarray(rows[start : start + step], dtype=np.float32)
 
 
-METHODS: dict[str, Callable[[NDArray[Any], Derivation], Iterator[Part]]] = {
-    "rtn": _rtn,
+METHODS: dict[str, Callable[[NDArray[Any], Derivation, Feedback | None], Iterator[Part]]] = {
+    "rtn": _integers,
+    "gptq": _integers,
     "rtn-floats": _rtn_floats,
     "additive": _additive,
     "integer-panels": _integer_panels,
@@ -235,24 +268,33 @@ METHODS: dict[str, Callable[[NDArray[Any], Derivation], Iterator[Part]]] = {
 }
 
 
-def derive(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
+def derive(
+    tensor: NDArray[Any],
+    derivation: Derivation,
+    moments: Mapping[str, NDArray[np.float64]] | None = None,
+) -> Iterator[Part]:
     """Yield ``(part, bytes)`` pairs; the blocks of one part follow each other in memory order.
 
     Parameters
     ----------
     tensor : ndarray
         The source as it is stored; may be memory-mapped, any float type.
+    moments : mapping, optional
+        ``X^T X`` of the inputs of matmuls, by name.  A weight whose matmul is not among them is
+        rounded as without inputs.
 
     Raises
     ------
     UserError
-        When the weight cannot be quantised (NaN or infinity in it).
+        When the weight cannot be quantised (NaN or infinity in it, or in the inputs).
     """
     if derivation.kind not in METHODS:
         raise InternalError(f"the derivation '{derivation.kind}' is unknown")
     laid_out = apply_layout(tensor, json.loads(derivation.layout))
+    measured = (moments or {}).get(derivation.moments)
     try:
-        yield from METHODS[derivation.kind](laid_out, derivation)
+        inputs = None if measured is None else Feedback.of(measured)
+        yield from METHODS[derivation.kind](laid_out, derivation, inputs)
     except ValueError as error:
         raise UserError(
             f"the weight cannot be stored anew: {error}", where=f"parameter '{derivation.source}'"

@@ -20,6 +20,7 @@ attribute                    on           meaning
 ``lowc.derivation = {…}``    util.global  how its bytes follow from another parameter
 ``lowc.index_bounds = "…"``  func.func    [argument, size] of inputs that index a table
 ``lowc.shadows = "[…]"``     func.func    names of the matmuls that its last result measures
+``lowc.moments = "[…]"``     func.func    [matmul, weight] of the last results, moments of inputs
 ============================ ============ =========================================================
 """
 
@@ -45,6 +46,7 @@ TILE = "lowc.tile"
 DERIVATION = "lowc.derivation"
 INDEX_BOUNDS = "lowc.index_bounds"
 SHADOWS = "lowc.shadows"
+MOMENTS = "lowc.moments"
 MATMUL_ATTRIBUTES = (MATMUL, KIND, SHAPE, FORM, LOWERING, BITS, OPERATIONS, PRODUCT, TILE)
 
 

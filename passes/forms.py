@@ -27,7 +27,7 @@ FLOAT_BITS = {"f8E4M3FN": 8, "f8E5M2": 8, "f4E2M1": 4, "nf4": 4}
 WEIGHT_BITS = {**INTEGER_BITS, **FLOAT_BITS}
 ACTIVATIONS = ("f32", "i8")
 ACTIVATION_SCALES = ("row", "group")
-METHODS = {"dequant": ("rtn",), "binary": ("bcq",)}
+METHODS = {"dequant": ("rtn", "gptq"), "binary": ("bcq",)}
 TABLE_BITS = {"i6": 6, "i7": 7, "i8": 8}
 TABLES = ("none", *TABLE_BITS)
 SPANS = (16, 32, 64, 128)
@@ -97,8 +97,9 @@ class Form:
     activation_scale : str
         Of ``i8`` activations: one scale per ``row`` or per ``group`` of the weight.
     method : str
-        How the codes are chosen; ``rtn`` rounds to nearest, ``bcq`` (binary) takes alphas by least
-        squares and signs by the nearest sum in turns (``formats/binary_codes.py``).
+        How the codes are chosen: ``rtn`` rounds to nearest, ``gptq`` column by column with error
+        feedback, which needs inputs of a calibration; ``bcq`` (binary) takes alphas by least squares
+        and signs by the nearest sum in turns (``formats/binary_codes.py``).
     mantissa_bits : int
         lmul, pam: leading mantissa bits of each operand that are kept; 0 keeps all.
     specials : str
@@ -154,6 +155,11 @@ class Form:
         """Whether codes are numbers, not patterns of a float format or places in a table."""
         return self.weights in INTEGER_BITS
 
+    @property
+    def needs_inputs(self) -> bool:
+        """Whether the codes depend on what the matmul reads, not on its weight alone."""
+        return self.method == "gptq"
+
     def check(self, where: str) -> None:
         """Raise a UserError, located at `where`, unless this is a possible form."""
         _known(self.form, FORMS, "form", where)
@@ -181,6 +187,11 @@ class Form:
             raise UserError(
                 f"activations = 'i8' need integer weights, not '{self.weights}'", where=where,
                 hint="activations = \"f32\", or integer weights such as 'i4'",
+            )  # fmt: skip
+        if not self.has_integer_weights and self.method == "gptq":
+            raise UserError(
+                f"method = 'gptq' needs integer weights, not '{self.weights}'", where=where,
+                hint="method = \"rtn\", or integer weights such as 'i4'",
             )  # fmt: skip
         if self.activations == "f32" and self.activation_scale != "row":
             raise UserError(

@@ -182,6 +182,7 @@ def _load_part(
 ) -> ir.Value:  # fmt: skip
     type_ = build.tensor_type(shape, element)
     kind = f"{form.weights}g{plan.group}" + ("" if form.symmetric else "z")
+    kind += "" if form.method == "rtn" else f".{form.method}"
     layout = json.dumps(plan.layout, separators=(",", ":"))
     # Two uses of one weight in different layouts are two derived parameters.
     view = "" if not plan.layout else f".{parameters.layout_name(layout)}"
@@ -195,6 +196,8 @@ def _load_part(
         }
     else:
         derivation |= {"kind": f"{form.method}-floats", "format": form.weights}
+    if form.needs_inputs:
+        derivation["moments"] = annotations.text(plan.contraction.op, annotations.MATMUL)
     if words:
         kind += "w"
     holder = parameters.find_global(module, plan.weight.symbol)

@@ -12,6 +12,7 @@ PASSES = {
     "lowc-name-matmuls": "name_matmuls:NameMatmuls",
     "lowc-assign-forms": "assign_forms:AssignForms",
     "lowc-shadow-matmuls": "shadow_matmuls:ShadowMatmuls",
+    "lowc-collect-moments": "collect_moments:CollectMoments",
     "lowc-quantize-weights": "quantize_weights:QuantizeWeights",
     "lowc-quantize-activations": "quantize_activations:QuantizeActivations",
     "lowc-fuse-dequant": "fuse_dequant:FuseDequant",

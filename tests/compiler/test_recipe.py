@@ -29,6 +29,13 @@ MISTAKES = {
     "a zero point of floats": (
         GOOD.replace("i4", "nf4") + "symmetric = false\n", "weights = 'nf4' have no zero point", "'i4'",
     ),
+    "error feedback of floats": (
+        GOOD.replace("i4", "nf4") + 'method = "gptq"\n',
+        "method = 'gptq' needs integer weights, not 'nf4'", 'method = "rtn"',
+    ),
+    "an unknown method": (
+        GOOD + 'method = "gptk"\n', "method = 'gptk' is unknown", "did you mean 'gptq'?",
+    ),
     "i8 activations with float weights": (
         GOOD.replace("i4", "f8E4M3FN") + 'activations = "i8"\n',
         "activations = 'i8' need integer weights, not 'f8E4M3FN'", 'activations = "f32"',
