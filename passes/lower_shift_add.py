@@ -53,7 +53,7 @@ def run(
     for op in annotations.matmuls(module):
         form = form_of(op)
         # What has a product already was rewritten by an earlier run.
-        if form.form != "binary" or (form.tables != "none") != tables:
+        if form.form not in ("binary", "ternary") or (form.tables != "none") != tables:
             continue
         if annotations.PRODUCT in op.attributes:
             continue
