@@ -213,6 +213,14 @@ def _binary(
         yield "scale", np.array([ternary.scale_of(tensor)]).view(np.uint8)
 
 
+def _shift(tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None) -> Iterator[Part]:
+    """Rows ``[..., K]`` as one power of two each, K filled up to whole words with zeros."""
+    missing = -tensor.shape[-1] % 4
+    for rows in _row_blocks(tensor):
+        terms = powers.project(rows, 1)[..., 0]
+        yield "terms", np.pad(terms, [(0, 0), (0, missing)]).reshape(-1)
+
+
 def _binary_panels(
     tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
 ) -> Iterator[Part]:
@@ -278,6 +286,7 @@ METHODS: dict[str, Callable[[NDArray[Any], Derivation, Feedback | None], Iterato
     "small-float-panels": _small_float_panels,
     "float-panels": _float_panels,
     "binary": _binary,
+    "shift": _shift,
     "binary-panels": _binary_panels,
 }
 

@@ -18,7 +18,7 @@ from .contraction import dims_of, simplify_layout
 from .formats.binary_codes import ROUNDS, WORD, BinaryCodes
 from .forms import TABLE_BITS, Form, cut_binary
 from .integer_products import as_f32
-from .weight_rows import WeightRows, find_rows
+from .weight_rows import WeightRows, find_rows, too_wide
 
 SCALE_BYTES = 4  # a word that holds the terms of a scale, the first in the lowest byte
 
@@ -105,10 +105,8 @@ def match(module: ir.Module, op: Any, form: Form) -> Plan | Refusal:
         return found
     if form.form == "ternary":
         form = dataclasses.replace(form, planes=2, group=0, outputs=0, terms=1)
-    contraction = found.contraction
-    values = (*contraction.operands, contraction.init)
-    wide = next((t for t in map(build.element_of, values) if t.width > WORD), None)
-    if wide is not None:
+    wide = too_wide(found)
+    if wide:
         return Refusal(f"it is calculated in {wide}, and shifts are of f32")
     span = None if form.tables == "none" else form.span
     group, span = cut_binary(found.k, form.group, span)

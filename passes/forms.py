@@ -20,6 +20,7 @@ FORMS = {
     "dequant": "weights in few bits, made floats again inside the product",
     "lmul": "each multiplication is one integer addition of bit patterns, with an offset (L-Mul)",
     "pam": "each multiplication is one integer addition of bit patterns (piecewise affine)",
+    "shift": "weights that are powers of two: shifts and additions (DeepShift, ShiftAddViT)",
     "ternary": "weights of -1, 0 and 1 with one scale: additions, and a multiplication at the end",
     "binary": "weights as sums of planes of signs with power-of-two scales: shifts and additions",
 }
@@ -44,6 +45,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "dequant": ("weights", "group", "symmetric", "activations", "activation-scale", "method"),
     "lmul": _ADDED,
     "pam": _ADDED,
+    "shift": (),
     "ternary": ("tables", "span"),
     "binary": ("planes", "group", "outputs", "terms", "tables", "span", "method"),
 }
@@ -165,7 +167,7 @@ class Form:
     def check(self, where: str) -> None:
         """Raise a UserError, located at `where`, unless this is a possible form."""
         _known(self.form, FORMS, "form", where)
-        if self.form == "exact":
+        if self.form in ("exact", "shift"):
             return
         if self.form in ("lmul", "pam"):
             self._check_added(where)

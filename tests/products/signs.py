@@ -1,7 +1,7 @@
 """Products with binary-coded weights in tests: their forms, and what they must give to the bit."""
 
 import numpy as np
-from lowc.passes.formats import binary_codes, tables, ternary
+from lowc.passes.formats import binary_codes, powers, tables, ternary
 from lowc.passes.formats.binary_codes import BinaryCodes
 from lowc.passes.formats.tables import TableFormat
 from lowc.passes.forms import TABLE_BITS, Form, cut_binary
@@ -43,6 +43,8 @@ def code(weight, form):
 
 def product(x, weight, form):
     """Return ``x . weight^T`` as it is defined."""
+    if form.form == "shift":
+        return powers.product(x, powers.project(weight, 1)[..., 0])
     coded, fmt, table = code(weight, form)
     if table is None:
         sums = binary_codes.product(x, coded, fmt)
