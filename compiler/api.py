@@ -289,7 +289,7 @@ def _has_ordered_sums(module: ir.Module) -> bool:
     """
     return any(
         op.name.startswith("linalg.")
-        and form_of(op).form in ("lmul", "pam", "binary", "ternary", "shift")
+        and form_of(op).form in ("lmul", "pam", "binary", "ternary", "shift", "lut")
         for op in annotations.matmuls(module)
     )
 

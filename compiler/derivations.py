@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ..errors import InternalError, UserError
 from ..passes.formats import (
     binary_codes,
+    bit_planes,
     integer,
     key_panels,
     panels,
@@ -221,6 +222,21 @@ def _shift(tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
         yield "terms", np.pad(terms, [(0, 0), (0, missing)]).reshape(-1)
 
 
+def _bit_planes(
+    tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
+) -> Iterator[Part]:
+    """Integers of rows ``[..., K]`` in planes of bits: signs, halves of scales, bipolar zeros."""
+    fmt = integer.GroupedInteger(derivation["bits"], derivation["group"], derivation["symmetric"])
+    for rows in _row_blocks(tensor):
+        quantized = _round_to_integers(rows, fmt, inputs)
+        words = binary_codes.pack_signs(bit_planes.signs(quantized, fmt))
+        yield "signs", words.reshape(-1).view(np.uint8)
+        yield "scales", bit_planes.halves(quantized).reshape(-1).view(np.uint8)
+        if quantized.zeros is not None:
+            zeros = bit_planes.zeros(quantized, fmt).astype("<i4")
+            yield "zeros", zeros.reshape(-1).view(np.uint8)
+
+
 def _binary_panels(
     tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
 ) -> Iterator[Part]:
@@ -286,6 +302,7 @@ METHODS: dict[str, Callable[[NDArray[Any], Derivation, Feedback | None], Iterato
     "small-float-panels": _small_float_panels,
     "float-panels": _float_panels,
     "binary": _binary,
+    "bit-planes": _bit_planes,
     "shift": _shift,
     "binary-panels": _binary_panels,
 }

@@ -43,6 +43,11 @@ class Plan:
         return self.form.form == "ternary"
 
     @property
+    def is_integer(self) -> bool:
+        """Whether planes are the bits of integers (``bit_planes.py``)."""
+        return self.form.form == "lut"
+
+    @property
     def entry_bits(self) -> int:
         """Bits of the entries of tables; 0 without tables."""
         return TABLE_BITS.get(self.form.tables, 0)
@@ -74,10 +79,18 @@ class Plan:
         along_n, along_k = self.fmt.blocks(self.found.n, self.found.k)
         signs = self.found.n * self.words * WORD
         scales = 8 * SCALE_BYTES * along_n * along_k
+        if self.is_integer:  # a scale and a zero point are those of all planes
+            per_group = 32 if self.form.symmetric else 64
+            return (self.fmt.planes * signs + per_group * along_n * along_k) / (
+                self.found.n * self.found.k
+            )
         return self.fmt.planes * (signs + scales) / (self.found.n * self.found.k)
 
     def describe(self) -> str:
         """Say in words what the weight is stored as."""
+        if self.is_integer:
+            zero = "" if self.form.symmetric else " with zero points"
+            return f"{self.form.weights}{zero} in groups of {self.group}"
         if self.is_ternary:
             return "-1, 0 and 1 in 2 planes of signs, one scale"
         fmt = self.fmt
@@ -105,6 +118,8 @@ def match(module: ir.Module, op: Any, form: Form) -> Plan | Refusal:
         return found
     if form.form == "ternary":
         form = dataclasses.replace(form, planes=2, group=0, outputs=0, terms=1)
+    if form.form == "lut":
+        form = dataclasses.replace(form, planes=form.bits, outputs=1, terms=1)
     wide = too_wide(found)
     if wide:
         return Refusal(f"it is calculated in {wide}, and shifts are of f32")
@@ -242,33 +257,52 @@ def load_part(
     module: ir.Module, plan: Plan, part: str, shape: list[int], element: ir.Type
 ) -> ir.Value:
     """Load a part of the coded weight (``signs``, ``terms``, ``scale``), declared where needed."""
-    found, fmt = plan.found, plan.fmt
+    found = plan.found
     type_ = build.tensor_type(shape, element)
     steps = [*found.layout, ["reshape", [found.batch, found.n, found.k]]]
     if len(found.rows) == 1 + found.batches == 2:
         steps = [*found.layout]  # it is [batch, N, K] already
     layout = json.dumps(simplify_layout(steps), separators=(",", ":"))
-    derivation = {
-        "kind": "binary",
-        "part": part,
-        "source": found.source,
-        "layout": layout,
-        "planes": fmt.planes,
-        "group": fmt.group,
-        "outputs": fmt.outputs,
-        "terms": fmt.terms,
-        "coding": "ternary" if plan.is_ternary else plan.form.method,
-        "rounds": ROUNDS,
-        "scale_bytes": SCALE_BYTES,
-    }
+    derivation = {"part": part, "source": found.source, "layout": layout, **_coding(plan)}
     if plan.form.needs_inputs:
         derivation["moments"] = annotations.text(found.contraction.op, annotations.MATMUL)
     # Two uses of one weight in different layouts are two derived parameters.
     view = f".{parameters.layout_name(layout)}" if found.layout else ""
-    kind = f"b{fmt.planes}g{fmt.group}o{fmt.outputs}t{fmt.terms}"
-    kind += "" if derivation["coding"] == "bcq" else f".{derivation['coding']}"
-    symbol = f"{found.source}.{kind}{view}.{part}"
+    symbol = f"{found.source}.{_name(plan)}{view}.{part}"
     holder = parameters.find_global(module, found.weight.symbol)
     return build.load_global(
         parameters.derived_global(module, holder, symbol, type_, derivation), type_
     )
+
+
+def _coding(plan: Plan) -> dict[str, Any]:
+    """Return what codes depend on, as their derivation has it."""
+    form, fmt = plan.form, plan.fmt
+    if plan.is_integer:
+        return {
+            "kind": "bit-planes",
+            "bits": form.bits,
+            "group": plan.group,
+            "symmetric": form.symmetric,
+        }
+    return {
+        "kind": "binary",
+        "planes": fmt.planes,
+        "group": fmt.group,
+        "outputs": fmt.outputs,
+        "terms": fmt.terms,
+        "coding": "ternary" if plan.is_ternary else form.method,
+        "rounds": ROUNDS,
+        "scale_bytes": SCALE_BYTES,
+    }
+
+
+def _name(plan: Plan) -> str:
+    form, fmt = plan.form, plan.fmt
+    if plan.is_ternary:
+        return f"ternary{fmt.group}"
+    if plan.is_integer:
+        name = f"p{form.weights}g{plan.group}" + ("" if form.symmetric else "z")
+        return name if form.method == "rtn" else f"{name}.{form.method}"
+    name = f"b{fmt.planes}g{fmt.group}o{fmt.outputs}t{fmt.terms}"
+    return name if form.method == "bcq" else f"{name}.{form.method}"

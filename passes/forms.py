@@ -20,6 +20,7 @@ FORMS = {
     "dequant": "weights in few bits, made floats again inside the product",
     "lmul": "each multiplication is one integer addition of bit patterns, with an offset (L-Mul)",
     "pam": "each multiplication is one integer addition of bit patterns (piecewise affine)",
+    "lut": "integer weights bit by bit, by look-up in tables of sums of activations",
     "shift": "weights that are powers of two: shifts and additions (DeepShift, ShiftAddViT)",
     "ternary": "weights of -1, 0 and 1 with one scale: additions, and a multiplication at the end",
     "binary": "weights as sums of planes of signs with power-of-two scales: shifts and additions",
@@ -29,7 +30,7 @@ FLOAT_BITS = {"f8E4M3FN": 8, "f8E5M2": 8, "f4E2M1": 4, "nf4": 4}
 WEIGHT_BITS = {**INTEGER_BITS, **FLOAT_BITS}
 ACTIVATIONS = ("f32", "i8")
 ACTIVATION_SCALES = ("row", "group")
-METHODS = {"dequant": ("rtn", "gptq"), "binary": ("bcq", "gptq")}
+METHODS = {"dequant": ("rtn", "gptq"), "binary": ("bcq", "gptq"), "lut": ("rtn", "gptq")}
 TABLE_BITS = {"i6": 6, "i7": 7, "i8": 8}
 TABLES = ("none", *TABLE_BITS)
 SPANS = (16, 32, 64, 128)
@@ -45,12 +46,16 @@ KEYS: dict[str, tuple[str, ...]] = {
     "dequant": ("weights", "group", "symmetric", "activations", "activation-scale", "method"),
     "lmul": _ADDED,
     "pam": _ADDED,
+    "lut": ("weights", "group", "symmetric", "tables", "span", "method"),
     "shift": (),
     "ternary": ("tables", "span"),
     "binary": ("planes", "group", "outputs", "terms", "tables", "span", "method"),
 }
 # Where a form's default is not that of :class:`Form`.
-DEFAULTS: dict[str, dict[str, Any]] = {"binary": {"group": 128, "method": "bcq"}}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "binary": {"group": 128, "method": "bcq"},
+    "lut": {"group": 128},
+}
 
 # IREE's code generator cannot load a part of a vector of 4-bit elements (seen in 3.13): a group is
 # a whole number of vectors, of 16 elements where it is short and of 64 where it is long.
@@ -92,7 +97,7 @@ class Form:
         (lmul, pam; empty leaves it in f32).
     group : int
         Weights along K that share one scale: 16, 32, 48 or a multiple of 64; 0 means all of K.
-        binary: 1, 2, 4, 8, 16 or a multiple of 32.
+        binary, lut: 1, 2, 4, 8, 16 or a multiple of 32.
     symmetric : bool
         Without a zero point, if true.
     activations : str
@@ -124,10 +129,10 @@ class Form:
     terms : int
         binary: powers of two that a scale is the sum of, 1…3.
     tables : str
-        binary, ternary: bits of the entries of tables that partial sums are looked up in
+        binary, ternary, lut: bits of the entries of tables that partial sums are looked up in
         (``formats/tables.py``); ``none`` adds activations themselves.
     span : int
-        binary, ternary: inputs whose tables share a power of two, one of :data:`SPANS`.
+        binary, ternary, lut: inputs whose tables share a power of two, one of :data:`SPANS`.
     """
 
     form: str = "exact"
@@ -177,6 +182,9 @@ class Form:
             return
         if self.form == "ternary":
             self._check_tables(where)
+            return
+        if self.form == "lut":
+            self._check_lut(where)
             return
         self._check_dequant(where)
 
@@ -253,6 +261,21 @@ class Form:
                 f"outputs = {self.outputs} is negative", where=where,
                 hint="1 is a scale for each output channel; 0 means one for all of N",
             )  # fmt: skip
+        self._check_tables(where)
+        self._check_sign_groups(where)
+
+    def _check_lut(self, where: str) -> None:
+        _known(self.weights, ("i2", "i3", "i4"), "weights", where)
+        _known(self.method, METHODS[self.form], "method", where)
+        self._check_tables(where)
+        if self.tables == "none":
+            raise UserError(
+                "tables = 'none' is no look-up", where=where,
+                hint='tables = "i8", or form = "dequant"',
+            )  # fmt: skip
+        self._check_sign_groups(where)
+
+    def _check_sign_groups(self, where: str) -> None:
         is_part = self.group in (1, 2, 4, 8, 16)
         if self.group < 0 or (not is_part and self.group % _WORD):
             raise UserError(
@@ -260,7 +283,6 @@ class Form:
                 where=where,
                 hint="128 is usual; 0 means one group for all of K",
             )
-        self._check_tables(where)
         if self.tables == "none":
             return
         if self.group in (1, 2):

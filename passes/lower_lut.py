@@ -7,19 +7,22 @@ from typing import ClassVar, Literal
 
 from iree.compiler import ir
 
-from . import lower_shift_add, table_products
+from . import integer_tables, lower_shift_add, table_products
 from .base import Pass
 
 
 @dataclass(frozen=True)
 class LowerLut(Pass):
-    """Turn products of form ``binary`` with tables into look-ups, additions and shifts.
+    """Turn products of form ``lut``, and of ``binary`` with tables, into look-ups and additions.
 
     Four activations have a table of 16 sums, one for each choice of signs; the signs of four
     weights of a plane are the key.  Entries are integers of a few bits with a power of two for each
     span of inputs (``passes/formats/tables.py``), so that the sum over a span is exact; it is
     shifted by that power and by the terms of the weight's scale.  Products of the same activation
     share its tables.
+
+    Integer weights (``lut``, ``passes/formats/bit_planes.py``) are looked up bit by bit, with
+    shifts by the place of the bit; their scales are floats, and multiply once per group.
 
     Source: LUT Tensor Core (arXiv 2408.06003) and T-MAC (arXiv 2407.00088) for the tables,
     ShiftAddLLM (arXiv 2406.05981) for the weights.
@@ -55,7 +58,11 @@ class LowerLut(Pass):
     name: ClassVar[str] = "lowc-lower-lut"
 
     def run(self, module: ir.Module, remark: Callable[..., None]) -> None:
-        """Rewrite every matmul of form ``binary`` with tables whose weight can be found."""
+        """Rewrite every matmul of a form with tables whose weight can be found."""
         width = 32 if self.packing == "words" else 8
-        rewrite = functools.partial(table_products.rewrite, entry_width=width)
-        lower_shift_add.run(module, rewrite, remark, tables=True)
+        for forms, made_by in (
+            (("binary", "ternary"), table_products),
+            (("lut",), integer_tables),
+        ):
+            rewrite = functools.partial(made_by.rewrite, entry_width=width)
+            lower_shift_add.run(module, forms, rewrite, remark, tables=True)

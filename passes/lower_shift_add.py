@@ -45,7 +45,7 @@ class LowerShiftAdd(Pass):
 
     def run(self, module: ir.Module, remark: Callable[..., None]) -> None:
         """Rewrite every matmul of form ``binary`` without tables whose weight can be found."""
-        run(module, signed_sums.rewrite, remark, tables=False)
+        run(module, ("binary", "ternary"), signed_sums.rewrite, remark, tables=False)
         for op in _of_forms(module, ("shift",)):
             name, plan = annotations.text(op, annotations.MATMUL), shift_products.match(module, op)
             if isinstance(plan, Refusal):
@@ -59,11 +59,11 @@ class LowerShiftAdd(Pass):
 
 
 def run(
-    module: ir.Module, rewrite: Callable[..., Any], remark: Callable[..., None],
-    *, tables: bool,
+    module: ir.Module, forms: tuple[str, ...], rewrite: Callable[..., Any],
+    remark: Callable[..., None], *, tables: bool,
 ) -> None:  # fmt: skip
-    """Rewrite every matmul of form ``binary`` or ``ternary``, with tables or without."""
-    for op in _of_forms(module, ("binary", "ternary")):
+    """Rewrite every matmul of these forms of signs, with tables or without."""
+    for op in _of_forms(module, forms):
         form = form_of(op)
         if (form.tables != "none") != tables:
             continue

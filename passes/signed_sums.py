@@ -105,7 +105,7 @@ def shifted(module: ir.Module, cut: Cut, sums: ir.Value) -> Any:
     Each of its sums has one loop: IREE may add over several in another order than theirs.
     """
     plan, k = cut.plan, cut.k
-    sums = _of_groups(cut, sums)
+    sums = of_groups(cut, sums)
     terms, rows = binary_weights.load_terms(module, plan)
     # Groups and planes are one dimension.
     sums = build.collapse(sums, [*([d] for d in range(k)), [k, k + 1]])
@@ -127,8 +127,8 @@ def shifted(module: ir.Module, cut: Cut, sums: ir.Value) -> Any:
     return build.generic([sums, terms], zero, maps, kinds, body).operation
 
 
-def _of_groups(cut: Cut, sums: ir.Value) -> ir.Value:
-    """Return P ``[r0 …, groups, planes]``: the sums of the units of a group."""
+def of_groups(cut: Cut, sums: ir.Value) -> ir.Value:
+    """Return the sums of groups ``[r0 …, groups, planes]`` from those of their units."""
     plan, k = cut.plan, cut.k
     per_group = plan.group // plan.unit
     if per_group == 1:

@@ -125,15 +125,20 @@ def rewrite(module: ir.Module, plan: Plan, *, entry_width: int = 8) -> Any:
     op = plan.found.contraction.op
     with ir.InsertionPoint(op), op.location:
         cut = Cut(plan)
-        floats = _float_tables(cut)
-        fields = _fields(cut, floats)
-        entries = _entries(cut, floats, fields, entry_width)
-        sums = _looked_up(module, cut, entries)
+        entries, fields = tables_of(cut, entry_width)
+        sums = looked_up(module, cut, entries)
         made = signed_sums.shifted(module, cut, _scaled(cut, sums, fields))
     return signed_sums.replace(module, plan, made, KIND)
 
 
 # -- what depends on the activation ----------------------------------------------------------------
+
+
+def tables_of(cut: Cut, entry_width: int) -> tuple[ir.Value, ir.Value]:
+    """Return t ``[x dims, S, Q, 16]`` in `entry_width` bits, and e ``[x dims, S]``."""
+    floats = _float_tables(cut)
+    fields = _fields(cut, floats)
+    return _entries(cut, floats, fields, entry_width), fields
 
 
 def _float_tables(cut: Cut) -> ir.Value:
@@ -156,7 +161,7 @@ def _float_tables(cut: Cut) -> ir.Value:
         return arith.addf(total, shift_add.flipped(x, word, build.loop_index(inner)))
 
     made = build.generic([value], build.zeros(shape, f32, sizes), maps, kinds, body)
-    return build.expand_last(_prepared(made), cut.plan.units, cut.plan.span // QUAD, axis)
+    return build.expand_last(prepared(made), cut.plan.units, cut.plan.span // QUAD, axis)
 
 
 def _fields(cut: Cut, floats: ir.Value) -> ir.Value:
@@ -174,7 +179,7 @@ def _fields(cut: Cut, floats: ir.Value) -> ir.Value:
         bits = arith.bitcast(type_, value)
         return arith.maxui(arith.andi(bits, i32(activations.MAGNITUDE_MASK)), most)
 
-    maxima = _prepared(build.generic([floats], zero, maps, kinds, larger))
+    maxima = prepared(build.generic([floats], zero, maps, kinds, larger))
     # L = 1.f * 2^x: an exponent goes up by one where the mantissa is larger than f.
     largest = int(bits_of(tables.TableFormat(cut.plan.entry_bits).largest, F32))
     mask = (1 << _MANTISSA) - 1
@@ -190,7 +195,7 @@ def _fields(cut: Cut, floats: ir.Value) -> ir.Value:
         is_broken = arith.cmpi(_U.uge, pattern, i32(_BROKEN << _MANTISSA))
         return arith.select(is_broken, i32(_BROKEN), found)
 
-    return _prepared(build.elementwise([maxima], type_, field))
+    return prepared(build.elementwise([maxima], type_, field))
 
 
 def _entries(cut: Cut, floats: ir.Value, fields: ir.Value, width: int) -> ir.Value:
@@ -212,10 +217,10 @@ def _entries(cut: Cut, floats: ir.Value, fields: ir.Value, width: int) -> ir.Val
         code = arith.subi(additive.bits_of(rounded), i32(int(bits_of(_ROUNDING, F32))))
         return code if width == WORD else arith.trunci(type_, code)
 
-    return _prepared(build.elementwise([floats, fields], type_, entry, maps))
+    return prepared(build.elementwise([floats, fields], type_, entry, maps))
 
 
-def _prepared(made: Any) -> ir.Value:
+def prepared(made: Any) -> ir.Value:
     """Mark an operation that prepares the activation; return its result."""
     annotations.set_text(made.operation, annotations.PREPARED, KIND)
     result: ir.Value = made.result
@@ -225,7 +230,7 @@ def _prepared(made: Any) -> ir.Value:
 # -- what depends on the weight too ----------------------------------------------------------------
 
 
-def _looked_up(module: ir.Module, cut: Cut, entries: ir.Value) -> ir.Value:
+def looked_up(module: ir.Module, cut: Cut, entries: ir.Value) -> ir.Value:
     """Return P ``[r0 …, S, planes]``.
 
     A word of signs is read once, and the keys in it are taken out one after the other.
@@ -257,9 +262,7 @@ def _looked_up(module: ir.Module, cut: Cut, entries: ir.Value) -> ir.Value:
                 for d in cut.x_dims
                 for index in ([span, place, key] if d == cut.k else [build.loop_index(d)])
             ]
-            entry = tensor.extract(entries, at)
-            wide = entry if entry.type == type_ else arith.extsi(type_, entry)
-            total = arith.addi(total, wide)
+            total = arith.addi(total, extended(tensor.extract(entries, at)))
         return total
 
     return cut.joined(cut.is_part(build.generic([words], zero, maps, kinds, body)).result)
@@ -269,14 +272,25 @@ def _scaled(cut: Cut, sums: ir.Value, fields: ir.Value) -> ir.Value:
     """Return F ``[r0 …, S, planes]``."""
     rank = cut.k + 2
     maps = [build.identity_map(rank), build.dims_map(rank, cut.x_dims)]
-    f32 = ir.F32Type.get()
 
     def body(total: ir.Value, field: ir.Value, _out: ir.Value) -> ir.Value:
-        moved = shift_add.scale(arith.sitofp(f32, total), field)
-        is_broken = arith.cmpi(_U.eq, field, i32(_BROKEN))
-        return arith.select(is_broken, arith.constant(f32, float("nan")), moved)
+        return shifted_sum(total, field)
 
-    return cut.is_part(build.elementwise([sums, fields], f32, body, maps)).result
+    return cut.is_part(build.elementwise([sums, fields], ir.F32Type.get(), body, maps)).result
+
+
+def shifted_sum(total: ir.Value, field: ir.Value) -> ir.Value:
+    """Return an integer sum of entries as f32, shifted by the exponent of its span."""
+    f32 = ir.F32Type.get()
+    moved = shift_add.scale(arith.sitofp(f32, total), field)
+    is_broken = arith.cmpi(_U.eq, field, i32(_BROKEN))
+    return arith.select(is_broken, arith.constant(f32, float("nan")), moved)
+
+
+def extended(value: ir.Value) -> ir.Value:
+    """Return an integer in 32 bits, its sign kept."""
+    type_ = ir.IntegerType.get_signless(32)
+    return value if value.type == type_ else arith.extsi(type_, value)
 
 
 def _unshaped(value: ir.Value) -> ir.Value:

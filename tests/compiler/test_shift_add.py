@@ -17,7 +17,7 @@ from lowc.passes.forms import Form
 from lowc.passes.runner import PassFailure, Runner, parse_pipeline
 from lowc.passes.verify_no_multiplication import verify_no_multiplication
 from products.linear import compile_linear, compile_text
-from products.signs import form_of, product, rows_of, same, ternary_form
+from products.signs import agrees, form_of, lut_form, product, rows_of, same, ternary_form
 
 CASES = {
     # name: (n, k, form, m at compile time, rows at run time, element)
@@ -28,6 +28,9 @@ CASES = {
     "block-wise": (24, 90, form_of(3, 8, 3), None, [1, 9], "f32"),
     "blocks that do not fit": (7, 71, form_of(1, 16, 5, 2), 3, [3], "f32"),
     "one group": (5, 33, form_of(4, 0, 1, 1), None, [3], "f32"),
+    "lut": (24, 256, lut_form("i4"), None, [1, 9], "f32"),
+    "lut, zero points": (7, 171, lut_form("i3", 32, False, span=32), 3, [3], "f32"),
+    "lut, short groups": (7, 71, lut_form("i2", 16, False, "i7"), None, [1, 9], "f32"),
     "shift": (24, 90, Form("shift"), None, [1, 9], "f32"),
     "shift, bf16": (7, 71, Form("shift"), 3, [3], "bf16"),
     "ternary": (24, 90, ternary_form(), None, [1, 9], "f32"),
@@ -43,6 +46,7 @@ CASES = {
 }  # fmt: skip
 ON_VULKAN = [
     "shift",
+    "lut, zero points",
     "ternary tables",
     "row-wise",
     "block-wise",
@@ -59,14 +63,16 @@ def check(case, target, folder):
     weight[0] = 0
     artifact = compile_linear(folder, weight, form, m, target, element, stock)
     (row,) = artifact.report["matmuls"]
-    assert row["form"] == form.form and re.search("of signs|power of two", row["lowering"]), row
+    assert row["form"] == form.form and re.search(
+        "of signs|power of two|in groups of", row["lowering"]
+    ), row
     module = lowc.load(artifact)
     given = weight.astype(ml_dtypes.bfloat16).astype("f") if element == "bf16" else weight
     for count in rows:
         x = rows_of(generator, count, k)
         if element == "bf16":
             x = np.clip(x, -(2.0**100), 2.0**100).astype(ml_dtypes.bfloat16)
-        assert same(module(x), product(x.astype(np.float32), given, form))
+        assert agrees(module(x), x.astype(np.float32), given, form)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -1,8 +1,9 @@
 """Products with binary-coded weights in tests: their forms, and what they must give to the bit."""
 
 import numpy as np
-from lowc.passes.formats import binary_codes, powers, tables, ternary
+from lowc.passes.formats import binary_codes, bit_planes, integer, powers, tables, ternary
 from lowc.passes.formats.binary_codes import BinaryCodes
+from lowc.passes.formats.integer import GroupedInteger
 from lowc.passes.formats.tables import TableFormat
 from lowc.passes.forms import TABLE_BITS, Form, cut_binary
 
@@ -26,6 +27,15 @@ def ternary_form(tables="none", span=64):
     return form
 
 
+def lut_form(weights, group=128, symmetric=True, tables="i8", span=64):
+    """Return a form of integer weights by look-up."""
+    form = Form(
+        "lut", weights, group, symmetric, tables=tables, span=span,
+    )  # fmt: skip
+    form.check("test")
+    return form
+
+
 def code(weight, form):
     """Return the coded weight, its format, and that of its tables or None."""
     n, k = weight.shape
@@ -45,6 +55,11 @@ def product(x, weight, form):
     """Return ``x . weight^T`` as it is defined."""
     if form.form == "shift":
         return powers.product(x, powers.project(weight, 1)[..., 0])
+    if form.form == "lut":
+        group, span = cut_binary(weight.shape[1], form.group, form.span)
+        fmt = GroupedInteger(form.bits, group, form.symmetric)
+        table = TableFormat(TABLE_BITS[form.tables], span)
+        return bit_planes.product(x, integer.quantize(weight, fmt), fmt, table)
     coded, fmt, table = code(weight, form)
     if table is None:
         sums = binary_codes.product(x, coded, fmt)
@@ -70,6 +85,17 @@ def rows_of(generator, count, k):
     x[6::8, -1] = np.nan
     x[7::8, :2] = np.inf, -np.inf
     return x
+
+
+def agrees(found, x, weight, form):
+    """Whether `found` is ``x . weight^T`` to the bit; for `lut`, but for how products are rounded."""
+    wanted = product(x, weight, form)
+    if form.form != "lut" or same(found, wanted):
+        return same(found, wanted)
+    with np.errstate(invalid="ignore", over="ignore"):
+        bound = np.abs(x).astype(np.float64) @ np.abs(weight).astype(np.float64).T * 2.0**-21
+        near = np.abs(found.astype(np.float64) - wanted) <= bound
+    return bool((near | (np.isnan(found) & np.isnan(wanted))).all())
 
 
 def same(found, expected):
