@@ -84,7 +84,6 @@ def _weight(module: ir.Module, plan: Plan) -> list[ir.Value]:
         "group": product.group,
         "symmetric": product.symmetric,
         "columns": columns,
-        **({"moments": stored["moments"]} if "moments" in stored else {}),
     }
     i32, i8 = (ir.IntegerType.get_signless(width) for width in (32, 8))
     head = [kernel.batch, kernel.panels]
