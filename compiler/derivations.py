@@ -26,6 +26,7 @@ from ..passes.formats import (
     small_floats,
     stored,
     tables,
+    ternary,
 )
 from . import feedback
 from .feedback import Feedback
@@ -201,20 +202,23 @@ def _binary(
     """Binary codes of ``[batch, N, K]``: signs ``[batch, N, planes, words]``, and terms.
 
     Terms are ``[batch, blocks along N, G, planes, scale_bytes]``: those of a scale, filled up with
-    terms of zero.  `outputs` 0 is all of N.
+    terms of zero.  Ternary codes have one scale more for all of them.
     """
-    _, n, k = tensor.shape
-    outputs = derivation["outputs"] or n
-    planes, group, terms = (derivation[key] for key in ("planes", "group", "terms"))
-    fmt = binary_codes.BinaryCodes(planes, group, outputs, terms)
-    step = max(1, BLOCK_ELEMENTS // (k * outputs)) * outputs
-    for matrix in tensor:
-        for start in range(0, n, step):
-            rows = np.ascontiguousarray(matrix[start : start + step], np.float32)
-            coded = binary_codes.encode(rows, fmt, derivation["rounds"])
-            yield "signs", binary_codes.pack_signs(coded.signs).reshape(-1).view(np.uint8)
-            missing = derivation["scale_bytes"] - terms
-            yield "terms", np.pad(coded.terms, [(0, 0)] * 3 + [(0, missing)]).reshape(-1)
+    missing = derivation["scale_bytes"] - derivation["terms"]
+    step = max(1, BLOCK_ELEMENTS // (tensor.shape[2] * _binary_format(tensor, derivation).outputs))
+    for coded in _coded(tensor, derivation, inputs, step):
+        yield "signs", binary_codes.pack_signs(coded.signs).reshape(-1).view(np.uint8)
+        yield "terms", np.pad(coded.terms, [(0, 0)] * 3 + [(0, missing)]).reshape(-1)
+    if derivation["coding"] == "ternary":
+        yield "scale", np.array([ternary.scale_of(tensor)]).view(np.uint8)
+
+
+def _shift(tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None) -> Iterator[Part]:
+    """Rows ``[..., K]`` as one power of two each, K filled up to whole words with zeros."""
+    missing = -tensor.shape[-1] % 4
+    for rows in _row_blocks(tensor):
+        terms = powers.project(rows, 1)[..., 0]
+        yield "terms", np.pad(terms, [(0, 0), (0, missing)]).reshape(-1)
 
 
 def _binary_panels(
@@ -224,20 +228,38 @@ def _binary_panels(
 
     As many columns are in memory at a time as are whole panels and share whole scales.
     """
-    n, columns = tensor.shape[1], derivation["columns"]
-    outputs = derivation["outputs"] or n
-    fmt = binary_codes.BinaryCodes(
-        derivation["planes"], derivation["group"], outputs, derivation["terms"]
-    )
-    step = math.lcm(columns, outputs)
+    columns, fmt = derivation["columns"], _binary_format(tensor, derivation)
+    step = math.lcm(columns, fmt.outputs) // fmt.outputs
+    for coded in _coded(tensor, derivation, inputs, step):
+        keys = key_panels.pack_keys(tables.keys(coded), columns, derivation["quads"])
+        yield "keys", keys.reshape(-1)
+        scales = np.repeat(powers.values(coded.terms), fmt.outputs, axis=0)[: len(coded.signs)]
+        yield "scales", key_panels.pack_scales(scales, columns).reshape(-1).view(np.uint8)
+
+
+def _binary_format(tensor: NDArray[Any], derivation: Derivation) -> binary_codes.BinaryCodes:
+    planes, group, terms = (derivation[key] for key in ("planes", "group", "terms"))
+    outputs = derivation["outputs"] or tensor.shape[1]
+    return binary_codes.BinaryCodes(planes, group, outputs, terms)
+
+
+def _coded(
+    tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None, step: int
+) -> Iterator[binary_codes.Coded]:
+    """Yield the codes of ``[batch, N, K]``, `step` blocks of outputs of a matrix at a time."""
+    fmt = _binary_format(tensor, derivation)
+    is_ternary = derivation["coding"] == "ternary"
+    scale = ternary.scale_of(tensor) if is_ternary else None
+    rows_at_once = step * fmt.outputs
     for matrix in tensor:
-        for start in range(0, n, step):
-            rows = np.ascontiguousarray(matrix[start : start + step], np.float32)
-            coded = binary_codes.encode(rows, fmt, derivation["rounds"])
-            keys = key_panels.pack_keys(tables.keys(coded), columns, derivation["quads"])
-            yield "keys", keys.reshape(-1)
-            scales = np.repeat(powers.values(coded.terms), outputs, axis=0)[: len(rows)]
-            yield "scales", key_panels.pack_scales(scales, columns).reshape(-1).view(np.uint8)
+        for start in range(0, len(matrix), rows_at_once):
+            rows = np.ascontiguousarray(matrix[start : start + rows_at_once], np.float32)
+            if scale is not None:
+                yield ternary.as_planes(ternary.round_by(rows, scale), fmt)
+            elif inputs is None:
+                yield binary_codes.encode(rows, fmt, derivation["rounds"])
+            else:
+                yield feedback.binary(rows, inputs, fmt, derivation["rounds"])
 
 
 def _round_to_integers(
@@ -264,6 +286,7 @@ METHODS: dict[str, Callable[[NDArray[Any], Derivation, Feedback | None], Iterato
     "small-float-panels": _small_float_panels,
     "float-panels": _float_panels,
     "binary": _binary,
+    "shift": _shift,
     "binary-panels": _binary_panels,
 }
 

@@ -20,6 +20,9 @@ from .kernels.table_matmul import TableMatmul, refusal
 from .kernels.table_rows import TableRows
 from .table_products import TableProduct
 
+# Of the derivation of a weight: all that its codes depend on.
+_CODING = ("planes", "group", "outputs", "terms", "coding", "rounds", "moments")
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -81,7 +84,7 @@ def _weight(module: ir.Module, plan: Plan) -> list[ir.Value]:
     product, kernel = plan.product, plan.kernel
     stored = add_operands.derivation_of(product.signs)
     derivation = {
-        **{key: stored[key] for key in ("planes", "group", "outputs", "terms", "rounds")},
+        **{key: stored[key] for key in _CODING if key in stored},
         "kind": "binary-panels",
         "columns": kernel.tile.columns,
         "quads": 2 * kernel.pairs,

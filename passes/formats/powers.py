@@ -89,6 +89,18 @@ def scale(x: ArrayLike, exponents: NDArray[Any]) -> NDArray[np.float32]:
     return (moved.astype(np.uint32) | (bits & np.uint32(1 << 31))).view(np.float32)
 
 
+def product(x: NDArray[np.float32], terms: Terms) -> NDArray[np.float32]:
+    """Return ``[..., N]`` for rows ``[..., K]`` and one term for each weight ``[N, K]``.
+
+    Shifted activations are added in f32, from the first to the last.
+    """
+    total = np.zeros((*x.shape[:-1], len(terms)), np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        for k in range(x.shape[-1]):
+            total = total + shift(x[..., k, None], terms[:, k])
+    return total
+
+
 def _nearest_exponent(values: NDArray[np.float64]) -> NDArray[Any]:
     """Return ``round(log2 |v|)`` without rounding the logarithm first; anything for 0."""
     mantissa, exponent = np.frexp(np.abs(values))

@@ -9,7 +9,7 @@ from lowc.compiler.recipe import Recipe
 from lowc.passes.forms import Rule
 from products import units
 from products.linear import compile_linear
-from products.signs import form_of, product, rows_of
+from products.signs import form_of, product, rows_of, ternary_form
 
 CASES = {
     # name: (n, k, form, m at compile time, rows at run time, element)
@@ -19,6 +19,7 @@ CASES = {
     "7 bits, odd sizes": (7, 171, form_of(1, 128, 1, 2, "i7", 32), 3, [3], "f32"),
     "one group, one scale": (5, 200, form_of(4, 0, 0, 1, "i8", 128), None, [3], "f32"),
     "scales of blocks": (150, 256, form_of(2, 64, 3, 3, "i6"), 2, [2], "f32"),
+    "ternary": (70, 300, ternary_form("i8"), None, [1, 5], "f32"),
     "bf16": (16, 170, form_of(2, 64, tables="i8"), None, [1, 9], "bf16"),
 }
 HAVE = ("avx512vnni", "avx512", "avx2vnni", "avx2")
@@ -32,7 +33,7 @@ def check(found, x, weight, form):
     assert np.isnan(found[broken]).all()
     found, wanted, x = found[~broken], wanted[~broken], x[~broken]
     assert np.isfinite(wanted).all() and np.isfinite(found).all()
-    weights = np.abs(weight).astype(np.float64).max(axis=1) * form.planes
+    weights = np.abs(weight).astype(np.float64).max(axis=1) * (form.planes or 2)
     bound = np.abs(x).astype(np.float64).sum(axis=1)[:, None] * weights * 2.0**-18 + 1e-37
     assert (np.abs(found - wanted) <= bound).all()
 
