@@ -12,7 +12,7 @@
 // CHECK-NOT: hal.executable.source
 // CHECK-NOT: signs
 // CHECK: util.global private @[[SCALES:fc.weight.*p64.scales]] {{.*}} : tensor<1x4x4x2x32xi32>
-// CHECK-NEXT: util.global private @[[KEYS:fc.weight.*p64.keys]] {lowc.derivation = {columns = 64 : i64, group = 64 : i64, kind = "binary-panels", layout = "{{\[\[}}\22reshape\22,[1,200,256]]]", outputs = 1 : i64, part = "keys", planes = 2 : i64, quads = 64 : i64, rounds = {{[0-9]+}} : i64, source = "fc.weight", terms = 3 : i64}} = {{.*}} : tensor<1x4x32x2x16xi32>
+// CHECK-NEXT: util.global private @[[KEYS:fc.weight.*p64.keys]] {lowc.derivation = {coding = "bcq", columns = 64 : i64, group = 64 : i64, kind = "binary-panels", layout = "{{\[\[}}\22reshape\22,[1,200,256]]]", outputs = 1 : i64, part = "keys", planes = 2 : i64, quads = 64 : i64, rounds = {{[0-9]+}} : i64, source = "fc.weight", terms = 3 : i64}} = {{.*}} : tensor<1x4x32x2x16xi32>
 // CHECK-LABEL: func.func @linear
 // CHECK-NOT: linalg
 // CHECK: %[[R:.*]] = flow.dispatch @[[T]]::@[[T]]
