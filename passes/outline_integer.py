@@ -11,7 +11,7 @@ from typing import Any
 
 from iree.compiler import ir
 
-from . import add_operands, annotations, dispatch_records, epilogues, integer_products
+from . import annotations, dispatch_records, epilogues, integer_products
 from .base import Refusal
 from .epilogues import Chain
 from .formats import panels
@@ -78,14 +78,12 @@ def rewrite(module: ir.Module, plan: Plan) -> None:
 def _weight(module: ir.Module, plan: Plan) -> list[ir.Value]:
     """Load the weight's codes, scales and zeros as the kernel reads them."""
     product, kernel, columns = plan.product, plan.kernel, plan.kernel.tile.columns
-    stored = add_operands.derivation_of(product.codes)
     derivation = {
         "kind": "integer-panels",
         "bits": product.bits,
         "group": product.group,
         "symmetric": product.symmetric,
         "columns": columns,
-        **({"moments": stored["moments"]} if "moments" in stored else {}),
     }
     i32, i8 = (ir.IntegerType.get_signless(width) for width in (32, 8))
     head = [kernel.batch, kernel.panels]

@@ -21,7 +21,7 @@ from .kernels.table_rows import TableRows
 from .table_products import TableProduct
 
 # Of the derivation of a weight: all that its codes depend on.
-_CODING = ("planes", "group", "outputs", "terms", "coding", "rounds", "moments")
+_CODING = ("planes", "group", "outputs", "terms", "coding", "rounds")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ the weight (``powers.py``), for ``f`` the shift by a term and ``scale`` that by 
     y[n] = sum over G, i of (f(F[n, G, i], term 0) + f(F[n, G, i], term 1)) + …
 
 in f32, in this order in the portable form; kernels may add in another order and use the sum of the
-terms, which moves the result by f32 rounding alone.
+terms, which moves the result by f32 rounding alone.  With a scale of 0, a sum that is NaN gives 0
+in the portable form, and may give NaN in a kernel.
 
 A span lies in one group of the weight: it is the smaller of `span` and the group.
 

@@ -1,5 +1,6 @@
 """Sums of powers of two and products by them, against arithmetic on floats."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -23,7 +24,9 @@ def number(term):
 @given(terms=TERMS)
 def test_a_byte_is_a_sign_and_an_exponent(terms):
     assert powers.values(terms[:, None]).tolist() == [number(int(term)) for term in terms]
-    assert powers.values(terms) == sum(number(int(term)) for term in terms)
+    # Not to the bit: NumPy adds eight numbers in another order.
+    each = [number(int(term)) for term in terms]
+    assert abs(powers.values(terms) - sum(each)) <= sum(map(abs, each)) * len(each) * 2.0**-53
 
 
 @given(numbers=NUMBERS, count=st.integers(1, 3))
@@ -144,3 +147,15 @@ def test_exponents_beyond_those_of_terms(exponent):
     wanted = [expected_shift(v, 2.0**exponent) for v in EDGES]
     found = powers.scale(EDGES, np.full(EDGES.shape, exponent))
     same(found, np.array(wanted, np.float32))
+
+
+@given(numbers=NUMBERS, count=st.integers(1, 3))
+def test_bf16_holds_the_sum_of_a_numbers_terms(numbers, count):
+    found = powers.values(powers.project(numbers, count))
+    assert np.array_equal(found.astype(ml_dtypes.bfloat16).astype(np.float64), found)
+
+
+def test_a_term_far_below_the_first_is_dropped():
+    assert powers.values(powers.project([1 + 2.0**-7, 1 + 2.0**-8, -4 - 2.0**-5], 3)).tolist() == [
+        1 + 2.0**-7, 1, -4 - 2.0**-5,
+    ]  # fmt: skip
