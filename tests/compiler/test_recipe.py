@@ -7,6 +7,7 @@ from lowc.passes.forms import Form, Rule, first_match, rules_from_text, rules_to
 
 GOOD = '[[rules]]\nmatch = "*"\nform = "dequant"\nweights = "i4"\n'
 BINARY = '[[rules]]\nmatch = "*"\nform = "binary"\nplanes = 2\n'
+LUT = '[[rules]]\nmatch = "*"\nform = "lut"\nweights = "i4"\n'
 MISTAKES = {
     "not TOML": ("rules = [", "not valid TOML", ""),
     "no rules": ('description = "x"\n', "no [[rules]]", ""),
@@ -59,6 +60,16 @@ MISTAKES = {
     "a group shorter than a table": (BINARY + "group = 2\n", "group = 2 is too short", "none"),
     "a span in two groups": (BINARY + "group = 96\n", "group = 96 is no multiple of span = 64", ""),
     "rounded to nearest signs": (BINARY + 'method = "rtn"\n', "method = 'rtn' is unknown", "bcq"),
+    "look-up of nothing": (LUT + 'tables = "none"\n', "tables = 'none' is no look-up", "dequant"),
+    "look-up of 8 bits": (LUT.replace("i4", "i8"), "weights = 'i8' is unknown", "i4"),
+    "look-up in short groups": (LUT + "group = 2\n", "group = 2 is too short", ""),
+    "binary codes of look-up": (LUT + 'method = "bcq"\n', "method = 'bcq' is unknown", "rtn"),
+    "ternary tables": (
+        '[[rules]]\nmatch = "*"\nform = "ternary"\ntables = "i4"\n', "tables = 'i4' is unknown", "'i",
+    ),
+    "planes of powers": (
+        '[[rules]]\nmatch = "*"\nform = "shift"\nplanes = 2\n', "takes no 'planes'", "",
+    ),
     "weights of signs": (BINARY + 'weights = "i4"\n', "takes no 'weights'", "planes"),
     "a rule is no table": ("rules = [1]\n", "a rule is a table", ""),
 }  # fmt: skip
@@ -90,6 +101,14 @@ def test_recipes_of_shift_add(planes):
     rules = load_recipe(f"shiftadd-{planes}").rules
     form = first_match(rules, "encoder.0.attention.query").form
     assert (form.form, form.planes, form.terms, form.tables) == ("binary", planes, 3, "i8")
+    assert first_match(rules, "encoder.0.attention:pv").form.form == "exact"
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_recipes_of_look_up(bits):
+    rules = load_recipe(f"lut-{bits}").rules
+    form = first_match(rules, "encoder.0.attention.query").form
+    assert (form.form, form.bits, form.tables, form.symmetric) == ("lut", bits, "i8", False)
     assert first_match(rules, "encoder.0.attention:pv").form.form == "exact"
 
 

@@ -1,4 +1,4 @@
-// RUN: lowc opt %s --split-input-file --verify-diagnostics --pass-pipeline='builtin.module(lowc-name-matmuls,lowc-assign-forms{rules="[{\"match\":\"odd*\",\"form\":\"binary\",\"planes\":1,\"group\":8,\"outputs\":0,\"terms\":1,\"tables\":\"i6\"},{\"match\":\"sums*\",\"form\":\"binary\",\"planes\":2,\"tables\":\"none\"},{\"match\":\"*\",\"form\":\"binary\",\"planes\":2,\"group\":64,\"span\":32}]"},lowc-lower-lut,lowc-verify-no-multiplication,canonicalize,cse)' | filecheck %s
+// RUN: lowc opt %s --split-input-file --verify-diagnostics --pass-pipeline='builtin.module(lowc-name-matmuls,lowc-assign-forms{rules="[{\"match\":\"integers*\",\"form\":\"lut\",\"weights\":\"i3\",\"group\":64,\"symmetric\":false},{\"match\":\"odd*\",\"form\":\"binary\",\"planes\":1,\"group\":8,\"outputs\":0,\"terms\":1,\"tables\":\"i6\"},{\"match\":\"sums*\",\"form\":\"binary\",\"planes\":2,\"tables\":\"none\"},{\"match\":\"*\",\"form\":\"binary\",\"planes\":2,\"group\":64,\"span\":32}]"},lowc-lower-lut,lowc-verify-no-multiplication,canonicalize,cse)' | filecheck %s
 // RUN: lowc opt %s --split-input-file --pass-pipeline='builtin.module(lowc-name-matmuls,lowc-assign-forms{rules="[{\"match\":\"sums*\",\"form\":\"binary\",\"planes\":2,\"tables\":\"none\"},{\"match\":\"*\",\"form\":\"binary\",\"planes\":2,\"group\":64,\"span\":32}]"},lowc-lower-lut{packing=words},canonicalize,cse)' | filecheck %s --check-prefix=WORDS
 
 // Entries in words: they are neither cut to bytes nor extended.
@@ -128,6 +128,36 @@ func.func @batch_on_the_left(%x: tensor<3x64x2xf32>, %init: tensor<3x8x2xf32>) -
   %y = linalg.batch_matmul ins(%w, %x : tensor<3x8x64xf32>, tensor<3x64x2xf32>)
       outs(%init : tensor<3x8x2xf32>) -> tensor<3x8x2xf32>
   return %y : tensor<3x8x2xf32>
+}
+
+// -----
+// Integers, looked up bit by bit: sums of planes shifted by the place of the bit, less the zero point
+// times the sum of all, and one multiplication by a scale per group.
+
+util.global private @integers.weight = #flow.parameter.named<"model"::"integers.weight"> : tensor<128x8xf32>
+// CHECK-LABEL: func.func @integers
+func.func @integers(%x: tensor<2x128xf32>, %init: tensor<2x8xf32>) -> tensor<2x8xf32> {
+  // CHECK: %[[B:.*]] = util.global.load @integers.weight.pi3g64z{{.*}}.signs : tensor<8x3x4xi32>
+  // CHECK: %[[P:.*]] = linalg.generic {{.*}} outs(%{{.*}} : tensor<2x8x2x3xi32>) attrs = {lowc.part = "integers"}
+  // CHECK: %[[D:.*]] = linalg.generic {{.*}} ins(%[[P]] : tensor<2x8x2x3xi32>) outs(%{{.*}} : tensor<2x8x2x1xi32>) attrs = {lowc.part = "integers"}
+  // CHECK: arith.shli
+  // CHECK: %[[O:.*]] = linalg.generic {{.*}} outs(%{{.*}} : tensor<2x2xi32>) attrs = {lowc.prepared = "tables"}
+  // CHECK-COUNT-16: tensor.extract
+  // CHECK: util.global.load @integers.weight.pi3g64z{{.*}}.zeros : tensor<8x2xi32>
+  // CHECK: linalg.generic {{.*}} outs(%{{.*}} : tensor<2x8x2x1x1xf32>) attrs = {lowc.part = "integers"}
+  // CHECK: arith.muli
+  // CHECK: arith.subi
+  // CHECK: arith.sitofp
+  // CHECK: %[[S:.*]] = util.global.load @integers.weight.pi3g64z{{.*}}.scales : tensor<8x2xf32>
+  // CHECK: linalg.generic {{.*}} ins(%{{.*}}, %[[S]] : tensor<2x8x2xf32>, tensor<8x2xf32>)
+  // CHECK-SAME: lowc.lowering = "i3 with zero points in groups of 64; tables of i8 in spans of 64"
+  // CHECK: arith.mulf
+  // CHECK: arith.addf
+  %w = util.global.load @integers.weight : tensor<128x8xf32>
+  // expected-remark@below {{integers: i3 with zero points in groups of 64; tables of i8 in spans of 64, 4 bits a weight}}
+  %y = linalg.matmul ins(%x, %w : tensor<2x128xf32>, tensor<128x8xf32>)
+      outs(%init : tensor<2x8xf32>) -> tensor<2x8xf32>
+  return %y : tensor<2x8xf32>
 }
 
 // -----

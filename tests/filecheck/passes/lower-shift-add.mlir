@@ -1,4 +1,4 @@
-// RUN: lowc opt %s --split-input-file --verify-diagnostics --pass-pipeline='builtin.module(lowc-name-matmuls,lowc-assign-forms{rules="[{\"match\":\"columns*\",\"form\":\"binary\",\"planes\":1,\"group\":1,\"outputs\":0,\"terms\":1,\"tables\":\"none\"},{\"match\":\"blocks*\",\"form\":\"binary\",\"planes\":2,\"group\":8,\"outputs\":3,\"tables\":\"none\"},{\"match\":\"tables*\",\"form\":\"binary\",\"planes\":2},{\"match\":\"*\",\"form\":\"binary\",\"planes\":2,\"group\":64,\"tables\":\"none\"}]"},lowc-lower-shift-add,lowc-verify-no-multiplication,canonicalize,cse)' | filecheck %s
+// RUN: lowc opt %s --split-input-file --verify-diagnostics --pass-pipeline='builtin.module(lowc-name-matmuls,lowc-assign-forms{rules="[{\"match\":\"powers*\",\"form\":\"shift\"},{\"match\":\"ternary*\",\"form\":\"ternary\",\"tables\":\"none\"},{\"match\":\"columns*\",\"form\":\"binary\",\"planes\":1,\"group\":1,\"outputs\":0,\"terms\":1,\"tables\":\"none\"},{\"match\":\"blocks*\",\"form\":\"binary\",\"planes\":2,\"group\":8,\"outputs\":3,\"tables\":\"none\"},{\"match\":\"tables*\",\"form\":\"binary\",\"planes\":2},{\"match\":\"*\",\"form\":\"binary\",\"planes\":2,\"group\":64,\"tables\":\"none\"}]"},lowc-lower-shift-add,lowc-verify-no-multiplication,canonicalize,cse)' | filecheck %s
 
 // Signed sums of words, sums of the words of a group, and a shift for each term of a scale.
 
@@ -105,6 +105,38 @@ func.func @blocks(%x: tensor<3x32x2xf16>, %init: tensor<3x8x2xf32>) -> tensor<3x
   %y = linalg.batch_matmul ins(%w, %wide : tensor<3x8x32xf32>, tensor<3x32x2xf32>)
       outs(%init : tensor<3x8x2xf32>) -> tensor<3x8x2xf32>
   return %y : tensor<3x8x2xf32>
+}
+
+// -----
+// Powers of two, a byte each: one sum, K filled up to whole words.  Ternary weights: the scale comes
+// after the product, which is not counted as a part of it.
+
+util.global private @powers.weight = #flow.parameter.named<"model"::"powers.weight"> : tensor<37x8xf32>
+util.global private @ternary.weight = #flow.parameter.named<"model"::"ternary.weight"> : tensor<37x8xf32>
+// CHECK-LABEL: func.func @whole
+// CHECK-SAME: (%[[X:.*]]: tensor<?x37xf32>
+func.func @whole(%x: tensor<?x37xf32>, %init: tensor<?x8xf32>) -> (tensor<?x8xf32>, tensor<?x8xf32>) {
+  // CHECK: %[[PAD:.*]] = tensor.pad %[[X]] low[0, 0] high[0, 3]
+  // CHECK: %[[T:.*]] = util.global.load @powers.weight.shift.t10.terms : tensor<8x40xi8>
+  // CHECK: linalg.generic {{.*}}["parallel", "parallel", "reduction"]} ins(%[[PAD]], %[[T]] : tensor<?x40xf32>, tensor<8x40xi8>) outs(%{{.*}} : tensor<?x8xf32>)
+  // CHECK-SAME: lowc.lowering = "every weight a power of two"
+  // CHECK: arith.shli
+  // CHECK: arith.addi
+  // CHECK: util.global.load @ternary.weight.ternary64.{{.*}}.signs : tensor<8x2x2xi32>
+  // CHECK: util.global.load @ternary.weight.ternary64.{{.*}}.terms : tensor<1x2xi32>
+  // CHECK: %[[Y:.*]] = linalg.generic {{.*}}lowc.lowering = "-1, 0 and 1 in 2 planes of signs, one scale; signed sums"
+  // CHECK: %[[SCALE:.*]] = util.global.load @ternary.weight.ternary64.{{.*}}.scale : tensor<f32>
+  // CHECK: linalg.generic {{.*}} ins(%[[Y]], %[[SCALE]] : tensor<?x8xf32>, tensor<f32>)
+  // CHECK: arith.mulf
+  %w = util.global.load @powers.weight : tensor<37x8xf32>
+  // expected-remark@below {{powers: every weight a power of two, 8.65 bits a weight}}
+  %y = linalg.matmul ins(%x, %w : tensor<?x37xf32>, tensor<37x8xf32>)
+      outs(%init : tensor<?x8xf32>) -> tensor<?x8xf32>
+  %v = util.global.load @ternary.weight : tensor<37x8xf32>
+  // expected-remark@below {{ternary: -1, 0 and 1 in 2 planes of signs, one scale; signed sums}}
+  %z = linalg.matmul ins(%x, %v : tensor<?x37xf32>, tensor<37x8xf32>)
+      outs(%init : tensor<?x8xf32>) -> tensor<?x8xf32>
+  return %y, %z : tensor<?x8xf32>, tensor<?x8xf32>
 }
 
 // -----

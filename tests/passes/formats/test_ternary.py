@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from lowc.passes.formats import ternary
+from lowc.passes.formats import binary_codes, ternary
+from lowc.passes.formats.binary_codes import BinaryCodes
 
 WEIGHTS = hnp.arrays(
     np.float32,
@@ -75,3 +76,13 @@ def test_a_product_adds_and_subtracts(codes, seed):
     x = np.random.default_rng(seed).integers(-99, 100, (2, codes.shape[1])).astype(np.float32)
     found = ternary.product(x, ternary.Ternary(codes, np.float32(0.25)))
     assert (found == x.astype(int) @ codes.T.astype(int) * 0.25).all()
+
+
+@given(n=st.integers(1, 9), k=st.integers(1, 100), group=st.sampled_from([32, 64, 128]))
+@settings(max_examples=30, deadline=None)
+def test_two_planes_of_signs_are_the_codes(n, k, group):
+    codes = np.random.default_rng(n * k).integers(-1, 2, (n, k)).astype(np.int8)
+    fmt = BinaryCodes(2, group, n, 1)
+    coded = ternary.as_planes(codes, fmt)
+    assert coded.terms.shape == (1, -(-k // group), 2, 1)
+    assert np.array_equal(binary_codes.decode(coded, fmt, k), codes)
