@@ -283,12 +283,12 @@ def _has_float64(model: Model) -> bool:
 
 
 def _has_ordered_sums(module: ir.Module) -> bool:
-    """Whether IREE generates sums of added products: their definition is in the order of K.
+    """Whether IREE generates sums of added or shifted products: their definition has an order.
 
     lowc's kernels add in that order whatever IREE is told.
     """
     return any(
-        op.name.startswith("linalg.") and form_of(op).form in ("lmul", "pam")
+        op.name.startswith("linalg.") and form_of(op).form in ("lmul", "pam", "binary")
         for op in annotations.matmuls(module)
     )
 

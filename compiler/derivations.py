@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InternalError, UserError
-from ..passes.formats import integer, panels, small_floats, stored
+from ..passes.formats import binary_codes, integer, panels, small_floats, stored
 from . import feedback
 from .feedback import Feedback
 
@@ -185,6 +185,36 @@ def _float_panels(
             yield "panels", panels.float_panels(part, columns).reshape(-1).view(np.uint8)
 
 
+def _binary(
+    tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
+) -> Iterator[Part]:
+    """Binary codes of ``[batch, N, K]``: signs ``[batch, N, planes, words]``, and terms.
+
+    Terms are ``[batch, blocks along N, G, planes, scale_bytes]``: those of a scale, filled up with
+    terms of zero.  `outputs` 0 is all of N.
+    """
+    _, n, k = tensor.shape
+    outputs = derivation["outputs"] or n
+    planes, group, terms = (derivation[key] for key in ("planes", "group", "terms"))
+    fmt = binary_codes.BinaryCodes(planes, group, outputs, terms)
+    step = max(1, BLOCK_ELEMENTS // (k * outputs)) * outputs
+    for matrix in tensor:
+        for start in range(0, n, step):
+            rows = np.ascontiguousarray(matrix[start : start + step], np.float32)
+            coded = _code(rows, fmt, derivation["rounds"], inputs)
+            yield "signs", binary_codes.pack_signs(coded.signs).reshape(-1).view(np.uint8)
+            missing = derivation["scale_bytes"] - terms
+            yield "terms", np.pad(coded.terms, [(0, 0)] * 3 + [(0, missing)]).reshape(-1)
+
+
+def _code(
+    rows: NDArray[np.float32], fmt: binary_codes.BinaryCodes, rounds: int, inputs: Feedback | None
+) -> binary_codes.Coded:
+    if inputs is None:
+        return binary_codes.encode(rows, fmt, rounds)
+    return feedback.binary(rows, inputs, fmt, rounds)
+
+
 def _round_to_integers(
     rows: NDArray[np.float32], fmt: integer.GroupedInteger, inputs: Feedback | None
 ) -> integer.Quantized:
@@ -208,6 +238,7 @@ METHODS: dict[str, Callable[[NDArray[Any], Derivation, Feedback | None], Iterato
     "integer-panels": _integer_panels,
     "small-float-panels": _small_float_panels,
     "float-panels": _float_panels,
+    "binary": _binary,
 }
 
 

@@ -14,6 +14,15 @@ of what is left, plane after plane; then alphas by least squares for fixed signs
 powers of two, and signs by the nearest of the 2^q sums for fixed alphas.  A block takes the outcome
 of a round only where that makes its squared error smaller, so the error never grows.
 
+A product ``y = x w^T`` adds activations by their signs, and shifts the sum of a group (``f``,
+``powers.shift``) by the terms of its alpha, all in f32 and from the first to the last::
+
+    W[n, u, i] = sum over the inputs k of u of ±x[k]           u: 32 inputs, or a shorter group
+    P[n, G, i] = sum over the u of G of W[n, u, i]
+    y[n] = sum over G, i of (f(P[n, G, i], term 0) + f(P[n, G, i], term 1)) + …
+
+(IREE's threads add subnormal numbers as zeros; nothing else differs.)
+
 Source: LUT-GEMM (arXiv 2206.09557) for the coding, ShiftAddLLM (arXiv 2406.05981) for alphas that
 are sums of powers of two.
 """
@@ -32,6 +41,7 @@ Float = NDArray[np.float64]
 
 ROUNDS = 20
 MAX_PLANES = 4
+WORD = 32  # signs in a word
 _CHUNK = 1 << 20  # weights at a time
 # A round must win this part of the squared weights: more than what rounding does to running sums,
 # so that what is taken is better indeed.
@@ -144,6 +154,35 @@ def decode(coded: Coded, fmt: BinaryCodes, k: int) -> NDArray[np.float32]:
     signs = np.where(coded.signs, 1.0, -1.0).transpose(0, 2, 1)
     total = (signs * spread[:, :padded]).sum(axis=-1)
     return np.ascontiguousarray(total[:, :k].astype(np.float32))
+
+
+def product(x: NDArray[np.float32], coded: Coded, fmt: BinaryCodes) -> NDArray[np.float32]:
+    """Return y ``[..., N]`` of rows ``[..., K]``, as the portable form computes it, to the bit."""
+    padded = coded.signs.shape[-1]
+    unit = min(fmt.group, WORD)
+    full = np.pad(np.asarray(x, np.float32), [(0, 0)] * (x.ndim - 1) + [(0, padded - x.shape[-1])])
+    cut = full.reshape(*x.shape[:-1], 1, 1, -1, unit)
+    signs = coded.signs.reshape(*coded.signs.shape[:2], -1, unit)
+    words = _added(np.where(signs, cut, -cut))
+    per_group = words.reshape(*words.shape[:-1], -1, fmt.group // unit)
+    return shifted(np.moveaxis(_added(per_group), -2, -1), coded, fmt)
+
+
+def shifted(sums: NDArray[np.float32], coded: Coded, fmt: BinaryCodes) -> NDArray[np.float32]:
+    """Return y ``[..., N]`` from the sums of groups ``[..., N, G, planes]``."""
+    terms = np.repeat(coded.terms, fmt.outputs, axis=0)[: sums.shape[-3]]
+    with np.errstate(invalid="ignore", over="ignore"):
+        each = _added(powers.shift(sums[..., None], terms), zero=False)
+    return _added(each.reshape(*each.shape[:-2], -1))
+
+
+def _added(values: NDArray[np.float32], *, zero: bool = True) -> NDArray[np.float32]:
+    """Add along the last axis in f32, from the first to the last; to a `zero`, or to the first."""
+    total = np.zeros_like(values[..., 0]) if zero else values[..., 0]
+    with np.errstate(invalid="ignore", over="ignore"):
+        for i in range(0 if zero else 1, values.shape[-1]):
+            total = total + values[..., i]
+    return total
 
 
 def pack_signs(signs: NDArray[np.bool_]) -> NDArray[np.uint32]:

@@ -16,12 +16,13 @@ for each `span` of inputs, so that sums are integers and scaling is a shift:
 * ``t = RNE(T * 2^-e)``, in -L…L.
 
 The integer sum ``P[n, s, i] = sum over the span of t[key[n, i]]`` is exact, and with the terms of
-the weight (``powers.py``), for ``f`` the shift by a term and by e::
+the weight (``powers.py``), for ``f`` the shift by a term and ``scale`` that by any exponent::
 
-    y[n] = sum over s, i, t of f(f(f32(P[n, s, i]), 2^e[s]), term[n, g(s), i, t])
+    F[n, G, i] = sum over the spans s of a group of scale(f32(P[n, s, i]), e[s])
+    y[n] = sum over G, i of (f(F[n, G, i], term 0) + f(F[n, G, i], term 1)) + …
 
-in f32, in this order of s, i and t in the portable form; kernels may add in another order and use
-the sum of the terms, which moves the result by f32 rounding alone.
+in f32, in this order in the portable form; kernels may add in another order and use the sum of the
+terms, which moves the result by f32 rounding alone.
 
 A span lies in one group of the weight: it is the smaller of `span` and the group.
 
@@ -33,14 +34,13 @@ sums fit a byte, is ours.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import powers
 from .activations import MAGNITUDE_MASK
-from .binary_codes import BinaryCodes, Coded
+from .binary_codes import BinaryCodes, Coded, shifted
 
 QUAD = 4  # inputs of a table
 ENTRIES = 1 << QUAD
@@ -118,10 +118,9 @@ def keys(coded: Coded) -> NDArray[np.uint8]:
 def sums(tables: Tables, coded: Coded) -> NDArray[np.int32]:
     """Return P ``[..., N, S, planes]`` for rows' tables and a weight: look-ups and additions."""
     spans, quads = tables.entries.shape[-3:-1]
-    found = keys(coded)
+    # Where K is filled up to groups there are more keys than spans: those of zeros.
+    found = keys(coded)[..., : spans * quads]
     n, planes, _ = found.shape
-    # The groups of the weight may end beyond the last span, where all activations are 0.
-    found = found[..., : spans * quads]
     missing = spans * quads - found.shape[-1]
     found = np.pad(found, [(0, 0), (0, 0), (0, missing)]).reshape(n, planes, spans, quads)
     s, q = np.arange(spans)[:, None], np.arange(quads)
@@ -140,16 +139,15 @@ def product(
 def scaled(
     found: NDArray[np.int32], tables: Tables, coded: Coded, weight: BinaryCodes, fmt: TableFormat
 ) -> NDArray[np.float32]:
-    """Shift the sums ``[..., N, S, planes]`` by exponents and terms, and add them in order."""
-    n, spans = found.shape[-3:-1]
-    terms = np.repeat(coded.terms, weight.outputs, axis=0)[:n]
-    group = np.arange(spans) * fmt.span // weight.group
+    """Shift sums ``[..., N, S, planes]`` by their exponents and terms, and add them in order."""
     moved = powers.scale(found.astype(np.float32), tables.exponents[..., None, :, None])
     moved = np.where(tables.broken[..., None, :, None], np.float32(np.nan), moved)
-    total: NDArray[Any] = np.zeros(found.shape[:-2], np.float32)
+    # Spans of zeros to whole groups: x is filled up to whole spans alone.
+    missing = coded.terms.shape[1] * weight.group // fmt.span - moved.shape[-2]
+    moved = np.pad(moved, [(0, 0)] * (moved.ndim - 2) + [(0, missing), (0, 0)])
+    grouped = moved.reshape(*moved.shape[:-2], -1, weight.group // fmt.span, weight.planes)
+    total = np.zeros_like(grouped[..., 0, :])
     with np.errstate(invalid="ignore", over="ignore"):
-        for s in range(spans):
-            for i in range(weight.planes):
-                for t in range(weight.terms):
-                    total = total + powers.shift(moved[..., s, i], terms[:, group[s], i, t])
-    return np.asarray(total, np.float32)
+        for s in range(grouped.shape[-2]):
+            total = total + grouped[..., s, :]
+    return shifted(total, coded, weight)

@@ -6,6 +6,7 @@ from lowc.compiler.recipe import built_in_names, load_recipe, parse_recipe
 from lowc.passes.forms import Form, Rule, first_match, rules_from_text, rules_to_text
 
 GOOD = '[[rules]]\nmatch = "*"\nform = "dequant"\nweights = "i4"\n'
+BINARY = '[[rules]]\nmatch = "*"\nform = "binary"\nplanes = 2\n'
 MISTAKES = {
     "not TOML": ("rules = [", "not valid TOML", ""),
     "no rules": ('description = "x"\n', "no [[rules]]", ""),
@@ -47,6 +48,18 @@ MISTAKES = {
         GOOD + 'activations = "i8"\nactivation-scale = "rows"\n',
         "activation-scale = 'rows' is unknown", "did you mean 'row'?",
     ),
+    "no planes": (BINARY.replace("planes = 2", ""), "planes = 0 is not 1 to 4", "paper"),
+    "too many planes": (BINARY.replace("2", "5"), "planes = 5 is not 1 to 4", ""),
+    "too many terms": (BINARY + "terms = 4\n", "terms = 4 is not 1 to 3", ""),
+    "negative outputs": (BINARY + "outputs = -1\n", "outputs = -1 is negative", "all of N"),
+    "a group that is no part of a word": (BINARY + "group = 48\n", "group = 48 is not 1, 2", "128"),
+    "a negative group of signs": (BINARY + "group = -32\n", "group = -32 is not 1, 2", ""),
+    "unknown tables": (BINARY + 'tables = "i9"\n', "tables = 'i9' is unknown", "'i"),
+    "a span of no tables": (BINARY + "span = 48\n", "span = 48 is not 16, 32, 64 or 128", "64"),
+    "a group shorter than a table": (BINARY + "group = 2\n", "group = 2 is too short", "none"),
+    "a span in two groups": (BINARY + "group = 96\n", "group = 96 is no multiple of span = 64", ""),
+    "rounded to nearest signs": (BINARY + 'method = "rtn"\n', "method = 'rtn' is unknown", "bcq"),
+    "weights of signs": (BINARY + 'weights = "i4"\n', "takes no 'weights'", "planes"),
     "a rule is no table": ("rules = [1]\n", "a rule is a table", ""),
 }  # fmt: skip
 
@@ -70,6 +83,23 @@ def test_recipes_of_integer_products(name, bits, scale):
     form = first_match(rules, "encoder.0.attention.query").form
     assert (form.bits, form.activations, form.activation_scale) == (bits, "i8", scale)
     assert first_match(rules, "encoder.0.attention:pv").form.form == "exact"
+
+
+@pytest.mark.parametrize("planes", [2, 3, 4])
+def test_recipes_of_shift_add(planes):
+    rules = load_recipe(f"shiftadd-{planes}").rules
+    form = first_match(rules, "encoder.0.attention.query").form
+    assert (form.form, form.planes, form.terms, form.tables) == ("binary", planes, 3, "i8")
+    assert first_match(rules, "encoder.0.attention:pv").form.form == "exact"
+
+
+def test_defaults_of_a_form():
+    rule = parse_recipe(BINARY, "mine", "mine.toml").rules[0]
+    assert (rule.form.group, rule.form.method) == (128, "bcq")
+    assert parse_recipe(GOOD, "mine", "mine.toml").rules[0].form.group == 32
+    # Without tables no span has to fit.
+    text = BINARY + 'tables = "none"\ngroup = 96\n'
+    assert parse_recipe(text, "mine", "mine.toml").rules[0].form.group == 96
 
 
 @pytest.mark.parametrize("name", MISTAKES)

@@ -1,0 +1,58 @@
+"""Products with binary-coded weights in tests: their forms, and what they must give to the bit."""
+
+import numpy as np
+from lowc.passes.formats import binary_codes, tables
+from lowc.passes.formats.binary_codes import BinaryCodes
+from lowc.passes.formats.tables import TableFormat
+from lowc.passes.forms import TABLE_BITS, Form, cut_binary
+
+LARGEST = np.finfo(np.float32).max
+
+
+def form_of(planes, group=128, outputs=1, terms=3, tables="none", span=64):
+    """Return a form of binary codes."""
+    form = Form(
+        "binary", planes=planes, group=group, outputs=outputs, terms=terms, tables=tables,
+        span=span, method="bcq",
+    )  # fmt: skip
+    form.check("test")
+    return form
+
+
+def code(weight, form):
+    """Return the coded weight, its format, and that of its tables or None."""
+    n, k = weight.shape
+    has_tables = form.tables != "none"
+    group, span = cut_binary(k, form.group, form.span if has_tables else None)
+    fmt = BinaryCodes(form.planes, group, form.outputs or n, form.terms)
+    coded = binary_codes.encode(weight, fmt)
+    return coded, fmt, TableFormat(TABLE_BITS[form.tables], span) if has_tables else None
+
+
+def product(x, weight, form):
+    """Return ``x . weight^T`` as it is defined."""
+    coded, fmt, table = code(weight, form)
+    if table is None:
+        return binary_codes.product(x, coded, fmt)
+    return tables.product(x, coded, fmt, table)
+
+
+def rows_of(generator, count, k):
+    """Ordinary rows, and some at the edges: zeros, tiny and huge numbers, NaN and infinities.
+
+    No sum of them is subnormal: IREE's threads add such numbers as zeros.
+    """
+    x = generator.standard_normal((count, k)).astype(np.float32)
+    x[1::8] = 0
+    x[2::8, : k // 2] = 0
+    x[3::8, 0] = LARGEST
+    x[4::8] *= np.float32(1e-20)
+    x[5::8] *= np.float32(2.0**-91)
+    x[6::8, -1] = np.nan
+    x[7::8, :2] = np.inf, -np.inf
+    return x
+
+
+def same(found, expected):
+    """Whether all bits agree, but for those of NaN and the sign of zero."""
+    return found.shape == expected.shape and np.array_equal(found, expected, equal_nan=True)
