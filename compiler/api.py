@@ -288,7 +288,8 @@ def _has_ordered_sums(module: ir.Module) -> bool:
     lowc's kernels add in that order whatever IREE is told.
     """
     return any(
-        op.name.startswith("linalg.") and form_of(op).form in ("lmul", "pam", "binary")
+        op.name.startswith("linalg.")
+        and form_of(op).form in ("lmul", "pam", "binary", "ternary", "shift")
         for op in annotations.matmuls(module)
     )
 

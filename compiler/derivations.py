@@ -7,6 +7,7 @@ numbers; its parts (codes, scales, zeros) are separate parameters that are calcu
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InternalError, UserError
-from ..passes.formats import binary_codes, integer, panels, small_floats, stored
+from ..passes.formats import (
+    binary_codes,
+    integer,
+    key_panels,
+    panels,
+    powers,
+    small_floats,
+    stored,
+    tables,
+    ternary,
+)
 from . import feedback
 from .feedback import Feedback
 
@@ -191,28 +202,68 @@ def _binary(
     """Binary codes of ``[batch, N, K]``: signs ``[batch, N, planes, words]``, and terms.
 
     Terms are ``[batch, blocks along N, G, planes, scale_bytes]``: those of a scale, filled up with
-    terms of zero.  `outputs` 0 is all of N.
+    terms of zero.  Ternary codes have one scale more for all of them.
     """
-    _, n, k = tensor.shape
-    outputs = derivation["outputs"] or n
+    missing = derivation["scale_bytes"] - derivation["terms"]
+    step = max(1, BLOCK_ELEMENTS // (tensor.shape[2] * _binary_format(tensor, derivation).outputs))
+    for coded in _coded(tensor, derivation, inputs, step):
+        yield "signs", binary_codes.pack_signs(coded.signs).reshape(-1).view(np.uint8)
+        yield "terms", np.pad(coded.terms, [(0, 0)] * 3 + [(0, missing)]).reshape(-1)
+    if derivation["coding"] == "ternary":
+        yield "scale", np.array([ternary.scale_of(tensor)]).view(np.uint8)
+
+
+def _shift(tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None) -> Iterator[Part]:
+    """Rows ``[..., K]`` as one power of two each, K filled up to whole words with zeros."""
+    missing = -tensor.shape[-1] % 4
+    for rows in _row_blocks(tensor):
+        terms = powers.project(rows, 1)[..., 0]
+        yield "terms", np.pad(terms, [(0, 0), (0, missing)]).reshape(-1)
+
+
+def _binary_panels(
+    tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
+) -> Iterator[Part]:
+    """Binary codes of ``[batch, N, K]`` in the panels of ``formats/key_panels.py``.
+
+    As many columns are in memory at a time as are whole panels and share whole scales; with error
+    feedback more, as its steps are short.
+    """
+    columns, fmt = derivation["columns"], _binary_format(tensor, derivation)
+    at_once = math.lcm(columns, fmt.outputs)
+    if inputs is not None:
+        at_once *= max(1, BLOCK_ELEMENTS // (at_once * tensor.shape[2]))
+    step = at_once // fmt.outputs
+    for coded in _coded(tensor, derivation, inputs, step):
+        keys = key_panels.pack_keys(tables.keys(coded), columns, derivation["quads"])
+        yield "keys", keys.reshape(-1)
+        scales = np.repeat(powers.values(coded.terms), fmt.outputs, axis=0)[: len(coded.signs)]
+        yield "scales", key_panels.pack_scales(scales, columns).reshape(-1).view(np.uint8)
+
+
+def _binary_format(tensor: NDArray[Any], derivation: Derivation) -> binary_codes.BinaryCodes:
     planes, group, terms = (derivation[key] for key in ("planes", "group", "terms"))
-    fmt = binary_codes.BinaryCodes(planes, group, outputs, terms)
-    step = max(1, BLOCK_ELEMENTS // (k * outputs)) * outputs
+    outputs = derivation["outputs"] or tensor.shape[1]
+    return binary_codes.BinaryCodes(planes, group, outputs, terms)
+
+
+def _coded(
+    tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None, step: int
+) -> Iterator[binary_codes.Coded]:
+    """Yield the codes of ``[batch, N, K]``, `step` blocks of outputs of a matrix at a time."""
+    fmt = _binary_format(tensor, derivation)
+    is_ternary = derivation["coding"] == "ternary"
+    scale = ternary.scale_of(tensor) if is_ternary else None
+    rows_at_once = step * fmt.outputs
     for matrix in tensor:
-        for start in range(0, n, step):
-            rows = np.ascontiguousarray(matrix[start : start + step], np.float32)
-            coded = _code(rows, fmt, derivation["rounds"], inputs)
-            yield "signs", binary_codes.pack_signs(coded.signs).reshape(-1).view(np.uint8)
-            missing = derivation["scale_bytes"] - terms
-            yield "terms", np.pad(coded.terms, [(0, 0)] * 3 + [(0, missing)]).reshape(-1)
-
-
-def _code(
-    rows: NDArray[np.float32], fmt: binary_codes.BinaryCodes, rounds: int, inputs: Feedback | None
-) -> binary_codes.Coded:
-    if inputs is None:
-        return binary_codes.encode(rows, fmt, rounds)
-    return feedback.binary(rows, inputs, fmt, rounds)
+        for start in range(0, len(matrix), rows_at_once):
+            rows = np.ascontiguousarray(matrix[start : start + rows_at_once], np.float32)
+            if scale is not None:
+                yield ternary.as_planes(ternary.round_by(rows, scale), fmt)
+            elif inputs is None:
+                yield binary_codes.encode(rows, fmt, derivation["rounds"])
+            else:
+                yield feedback.binary(rows, inputs, fmt, derivation["rounds"])
 
 
 def _round_to_integers(
@@ -239,6 +290,8 @@ METHODS: dict[str, Callable[[NDArray[Any], Derivation, Feedback | None], Iterato
     "small-float-panels": _small_float_panels,
     "float-panels": _float_panels,
     "binary": _binary,
+    "shift": _shift,
+    "binary-panels": _binary_panels,
 }
 
 

@@ -4,6 +4,7 @@ K is cut into *units* that are summed at once: words of signs, shorter groups, o
 A unit is a part of a word, or whole words; so K is filled up to whole words.
 """
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from .contraction import dims_of, simplify_layout
 from .formats.binary_codes import ROUNDS, WORD, BinaryCodes
 from .forms import TABLE_BITS, Form, cut_binary
 from .integer_products import as_f32
-from .weight_rows import WeightRows, find_rows
+from .weight_rows import WeightRows, find_rows, too_wide
 
 SCALE_BYTES = 4  # a word that holds the terms of a scale, the first in the lowest byte
 
@@ -35,6 +36,11 @@ class Plan:
     def unit(self) -> int:
         """Inputs that are summed at once: a span of tables, else at most a word."""
         return self.span if self.entry_bits else min(self.group, WORD)
+
+    @property
+    def is_ternary(self) -> bool:
+        """Whether both planes have half of one scale, which is no power of two (``ternary.py``)."""
+        return self.form.form == "ternary"
 
     @property
     def entry_bits(self) -> int:
@@ -72,6 +78,8 @@ class Plan:
 
     def describe(self) -> str:
         """Say in words what the weight is stored as."""
+        if self.is_ternary:
+            return "-1, 0 and 1 in 2 planes of signs, one scale"
         fmt = self.fmt
         plural = "s" if fmt.planes > 1 else ""
         shared = "" if fmt.outputs == 1 else f" x {fmt.outputs} outputs"
@@ -95,10 +103,10 @@ def match(module: ir.Module, op: Any, form: Form) -> Plan | Refusal:
     found = find_rows(module, op)
     if isinstance(found, Refusal):
         return found
-    contraction = found.contraction
-    values = (*contraction.operands, contraction.init)
-    wide = next((t for t in map(build.element_of, values) if t.width > WORD), None)
-    if wide is not None:
+    if form.form == "ternary":
+        form = dataclasses.replace(form, planes=2, group=0, outputs=0, terms=1)
+    wide = too_wide(found)
+    if wide:
         return Refusal(f"it is calculated in {wide}, and shifts are of f32")
     span = None if form.tables == "none" else form.span
     group, span = cut_binary(found.k, form.group, span)
@@ -225,10 +233,15 @@ def _spread(plan: Plan, terms: ir.Value, shape: list[int]) -> ir.Value:
     return build.generic([], init, [build.identity_map(rank)], ["parallel"] * rank, body).result
 
 
+def load_scale(module: ir.Module, plan: Plan) -> ir.Value:
+    """Load the scale of a ternary weight: f32, one number."""
+    return load_part(module, plan, "scale", [], ir.F32Type.get())
+
+
 def load_part(
     module: ir.Module, plan: Plan, part: str, shape: list[int], element: ir.Type
 ) -> ir.Value:
-    """Load one part of the coded weight (``signs``, ``terms``); declare it if that is needed."""
+    """Load a part of the coded weight (``signs``, ``terms``, ``scale``), declared where needed."""
     found, fmt = plan.found, plan.fmt
     type_ = build.tensor_type(shape, element)
     steps = [*found.layout, ["reshape", [found.batch, found.n, found.k]]]
@@ -244,15 +257,16 @@ def load_part(
         "group": fmt.group,
         "outputs": fmt.outputs,
         "terms": fmt.terms,
+        "coding": "ternary" if plan.is_ternary else plan.form.method,
         "rounds": ROUNDS,
         "scale_bytes": SCALE_BYTES,
     }
-    kind = f"b{fmt.planes}g{fmt.group}o{fmt.outputs}t{fmt.terms}"
     if plan.form.needs_inputs:
         derivation["moments"] = annotations.text(found.contraction.op, annotations.MATMUL)
-        kind += f".{plan.form.method}"
     # Two uses of one weight in different layouts are two derived parameters.
     view = f".{parameters.layout_name(layout)}" if found.layout else ""
+    kind = f"b{fmt.planes}g{fmt.group}o{fmt.outputs}t{fmt.terms}"
+    kind += "" if derivation["coding"] == "bcq" else f".{derivation['coding']}"
     symbol = f"{found.source}.{kind}{view}.{part}"
     holder = parameters.find_global(module, found.weight.symbol)
     return build.load_global(

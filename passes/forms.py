@@ -20,6 +20,8 @@ FORMS = {
     "dequant": "weights in few bits, made floats again inside the product",
     "lmul": "each multiplication is one integer addition of bit patterns, with an offset (L-Mul)",
     "pam": "each multiplication is one integer addition of bit patterns (piecewise affine)",
+    "shift": "weights that are powers of two: shifts and additions (DeepShift, ShiftAddViT)",
+    "ternary": "weights of -1, 0 and 1 with one scale: additions, and a multiplication at the end",
     "binary": "weights as sums of planes of signs with power-of-two scales: shifts and additions",
 }
 INTEGER_BITS = {f"i{bits}": bits for bits in range(2, 9)}
@@ -43,6 +45,8 @@ KEYS: dict[str, tuple[str, ...]] = {
     "dequant": ("weights", "group", "symmetric", "activations", "activation-scale", "method"),
     "lmul": _ADDED,
     "pam": _ADDED,
+    "shift": (),
+    "ternary": ("tables", "span"),
     "binary": ("planes", "group", "outputs", "terms", "tables", "span", "method"),
 }
 # Where a form's default is not that of :class:`Form`.
@@ -97,9 +101,9 @@ class Form:
     activation_scale : str
         Of ``i8`` activations: one scale per ``row`` or per ``group`` of the weight.
     method : str
-        How the codes are chosen: ``rtn`` (dequant) rounds to nearest, ``bcq`` (binary) takes alphas
-        by least squares and signs by the nearest sum in turns (``formats/binary_codes.py``);
-        ``gptq`` goes column by column with error feedback, which needs inputs of a calibration.
+        How the codes are chosen: ``rtn`` rounds to nearest, ``gptq`` column by column with error
+        feedback, which needs inputs of a calibration; ``bcq`` (binary) takes alphas by least
+        squares and signs by the nearest sum in turns (``formats/binary_codes.py``).
     mantissa_bits : int
         lmul, pam: leading mantissa bits of each operand that are kept; 0 keeps all.
     specials : str
@@ -120,10 +124,10 @@ class Form:
     terms : int
         binary: powers of two that a scale is the sum of, 1…3.
     tables : str
-        binary: bits of the entries of tables that partial sums are looked up in
+        binary, ternary: bits of the entries of tables that partial sums are looked up in
         (``formats/tables.py``); ``none`` adds activations themselves.
     span : int
-        binary: inputs whose tables share a power of two, one of :data:`SPANS`.
+        binary, ternary: inputs whose tables share a power of two, one of :data:`SPANS`.
     """
 
     form: str = "exact"
@@ -163,13 +167,16 @@ class Form:
     def check(self, where: str) -> None:
         """Raise a UserError, located at `where`, unless this is a possible form."""
         _known(self.form, FORMS, "form", where)
-        if self.form == "exact":
+        if self.form in ("exact", "shift"):
             return
         if self.form in ("lmul", "pam"):
             self._check_added(where)
             return
         if self.form == "binary":
             self._check_binary(where)
+            return
+        if self.form == "ternary":
+            self._check_tables(where)
             return
         self._check_dequant(where)
 
@@ -232,7 +239,6 @@ class Form:
             )  # fmt: skip
 
     def _check_binary(self, where: str) -> None:
-        _known(self.tables, TABLES, "tables", where)
         _known(self.method, METHODS[self.form], "method", where)
         for key, value, most in (
             ("planes", self.planes, MOST_PLANES), ("terms", self.terms, MOST_TERMS),
@@ -254,15 +260,9 @@ class Form:
                 where=where,
                 hint="128 is usual; 0 means one group for all of K",
             )
-        if self.tables != "none":
-            self._check_tables(where)
-
-    def _check_tables(self, where: str) -> None:
-        if self.span not in SPANS:
-            raise UserError(
-                f"span = {self.span} is not {', '.join(map(str, SPANS[:-1]))} or {SPANS[-1]}",
-                where=where, hint="64 is usual",
-            )  # fmt: skip
+        self._check_tables(where)
+        if self.tables == "none":
+            return
         if self.group in (1, 2):
             raise UserError(
                 f"group = {self.group} is too short for tables, which have 4 inputs", where=where,
@@ -272,6 +272,14 @@ class Form:
             raise UserError(
                 f"group = {self.group} is no multiple of span = {self.span}", where=where,
                 hint="a span lies in one group",
+            )  # fmt: skip
+
+    def _check_tables(self, where: str) -> None:
+        _known(self.tables, TABLES, "tables", where)
+        if self.span not in SPANS:
+            raise UserError(
+                f"span = {self.span} is not {', '.join(map(str, SPANS[:-1]))} or {SPANS[-1]}",
+                where=where, hint="64 is usual",
             )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:

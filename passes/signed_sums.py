@@ -21,6 +21,7 @@ from . import annotations, binary_weights, build, shift_add
 from .binary_weights import Cut, Plan
 from .formats.binary_codes import WORD
 from .integer_products import as_before
+from .weight_rows import WeightRows
 
 KIND = "signed-sums"  # in the facts of ``lowc.product``
 
@@ -31,22 +32,45 @@ def rewrite(module: ir.Module, plan: Plan) -> Any:
     with ir.InsertionPoint(op), op.location:
         cut = Cut(plan)
         made = shifted(module, cut, _partial_sums(module, cut))
-    return replace(plan, made, KIND)
+    return replace(module, plan, made, KIND)
 
 
-def replace(plan: Plan, made: Any, kind: str) -> Any:
-    """Put the product `made` into the place of the old operation; return it."""
-    contraction = plan.found.contraction
+def replace(module: ir.Module, plan: Plan, made: Any, kind: str) -> Any:
+    """Put the product `made` into the place of the old operation; return it.
+
+    The scale of a ternary weight comes after it: one multiplication for each element.
+    """
+    op, value = plan.found.contraction.op, made.results[0]
+    if plan.is_ternary:
+        with ir.InsertionPoint(op), op.location:
+            value = _times(value, binary_weights.load_scale(module, plan))
+    return put(plan.found, made, value, json.dumps(plan.facts(kind)), plan.bits_per_weight)
+
+
+def put(found: WeightRows, made: Any, value: ir.Value, facts: str, bits: float) -> Any:
+    """Put `value`, which follows from the product `made`, into the place of the old operation.
+
+    `facts` are what a kernel must know of the product.  Return `made`.
+    """
+    contraction = found.contraction
     op = contraction.op
     annotations.copy_annotations(op, made)
     with ir.InsertionPoint(op), op.location:
-        annotations.set_text(made, annotations.PRODUCT, json.dumps(plan.facts(kind)))
-        bits = ir.FloatAttr.get(ir.F64Type.get(), plan.bits_per_weight)
-        made.attributes[annotations.BITS] = bits
-        result = as_before(made.results[0], contraction.init)
+        annotations.set_text(made, annotations.PRODUCT, facts)
+        made.attributes[annotations.BITS] = ir.FloatAttr.get(ir.F64Type.get(), bits)
+        result = as_before(value, contraction.init)
     op.operation.results[0].replace_all_uses_with(result)
     op.operation.erase()
     return made
+
+
+def _times(value: ir.Value, scale: ir.Value) -> ir.Value:
+    """Return a tensor times a number."""
+    rank = len(build.shape_of(value))
+    maps = [build.identity_map(rank), build.dims_map(rank, [])]
+    inputs = [value, scale]
+    product = build.elementwise(inputs, ir.F32Type.get(), lambda y, s, _: arith.mulf(y, s), maps)
+    return product.result
 
 
 def _partial_sums(module: ir.Module, cut: Cut) -> ir.Value:

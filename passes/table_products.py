@@ -130,7 +130,7 @@ def rewrite(module: ir.Module, plan: Plan, *, entry_width: int = 8) -> Any:
         entries = _entries(cut, floats, fields, entry_width)
         sums = _looked_up(module, cut, entries)
         made = signed_sums.shifted(module, cut, _scaled(cut, sums, fields))
-    return signed_sums.replace(plan, made, KIND)
+    return signed_sums.replace(module, plan, made, KIND)
 
 
 # -- what depends on the activation ----------------------------------------------------------------

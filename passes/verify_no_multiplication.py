@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 from iree.compiler import ir
 
 from ..errors import InternalError
-from . import annotations, signed_sums, table_products
+from . import annotations, shift_products, signed_sums, table_products
 from .base import Pass
 from .count_operations import operations_of_body
 
-_KINDS = (signed_sums.KIND, table_products.KIND)
+_KINDS = (signed_sums.KIND, table_products.KIND, shift_products.KIND)
 _MULTIPLIES = ("mul", "div", "rem", "math.fma", "math.pow", "math.exp", "math.sqrt")
 
 
@@ -22,7 +22,8 @@ class VerifyNoMultiplication(Pass):
 
     Looked at are the operations that ``lowc-lower-shift-add`` and ``lowc-lower-lut`` make: those
     that are counted for such a product, and those that prepare its tables.  What indices are
-    multiplied by is no data.  It changes nothing.
+    multiplied by is no data, and the scale of ternary weights comes after their product.  It
+    changes nothing.
 
     Before::
 

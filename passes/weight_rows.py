@@ -10,6 +10,7 @@ from iree.compiler import ir
 
 from . import parameters
 from .base import Refusal
+from .build import element_of
 from .contraction import Contraction, Weight, find_weight, match_contraction, simplify_layout
 
 
@@ -57,6 +58,13 @@ class WeightRows:
     def n(self) -> int:
         """The rows of each matrix."""
         return math.prod(self.rows[self.batches :])
+
+
+def too_wide(found: WeightRows) -> str:
+    """Return the type that the product is calculated in if f32 is too short for it, or nothing."""
+    values = (*found.contraction.operands, found.contraction.init)
+    wide = (type_ for type_ in map(element_of, values) if type_.width > 32)
+    return str(next(wide, ""))
 
 
 def find_rows(module: ir.Module, op: Any) -> WeightRows | Refusal:

@@ -6,6 +6,8 @@ bits are the exponent plus 96, so that a term is ``±2^e`` with e in -95…31.
 :func:`project` takes terms greedily, each the power of two that is nearest to what is left in the
 logarithm: from r it takes ``sgn(r) 2^round(log2 |r|)``, so the threshold between 2^n and 2^(n+1) is
 ``2^(n + 1/2)``.  One term is DeepShift's weight, several are additive powers of two (APoT).
+A term below 2^-7 of the first one is dropped: so a sum has 8 significant bits, bf16 holds it
+exactly, and kernels read two bytes where they use the sum and not its terms.
 
 :func:`shift` is the product of an f32 and a term: an integer addition to the exponent field.
 
@@ -30,6 +32,7 @@ Terms = NDArray[np.uint8]
 
 EXPONENT_BIAS = 96
 LOWEST, HIGHEST = 1 - EXPONENT_BIAS, 127 - EXPONENT_BIAS
+WINDOW = 7  # by which the exponent of a number's last term may lie below that of its first
 EXPONENT_MASK, SIGN_MASK = 0x7F, 0x80
 _SQRT_HALF = np.sqrt(0.5)
 
@@ -37,7 +40,7 @@ _SQRT_HALF = np.sqrt(0.5)
 def project(values: ArrayLike, terms: int) -> Terms:
     """Return the terms ``[…, terms]`` of numbers ``[…]``, the first ones the largest.
 
-    What is left below ``2^LOWEST`` is dropped.
+    What is left below ``2^LOWEST``, or below 2^-7 of the first term, is dropped.
 
     Raises
     ------
@@ -47,12 +50,14 @@ def project(values: ArrayLike, terms: int) -> Terms:
     rest = np.asarray(values, np.float64)
     if not np.isfinite(rest).all():
         raise ValueError("the weight holds NaN or infinity")
-    found = []
+    found: list[Terms] = []
+    lowest = np.full(rest.shape, LOWEST)
     for _ in range(terms):
         exponent = _nearest_exponent(rest)
         if (exponent > HIGHEST).any():
             raise ValueError(f"the weight holds numbers beyond 2^{HIGHEST}")
-        is_none = (rest == 0) | (exponent < LOWEST)
+        is_none = (rest == 0) | (exponent < lowest)
+        lowest = np.maximum(lowest, exponent - WINDOW) if not found else lowest
         sign = np.where(rest < 0, SIGN_MASK, 0)
         found.append(np.where(is_none, 0, sign | (exponent + EXPONENT_BIAS)).astype(np.uint8))
         rest = rest - _power(found[-1])
@@ -82,6 +87,18 @@ def scale(x: ArrayLike, exponents: NDArray[Any]) -> NDArray[np.float32]:
     moved = np.where(magnitude < 1 << 23, 0, moved)
     moved = np.where(magnitude >= 0xFF << 23, magnitude, moved)
     return (moved.astype(np.uint32) | (bits & np.uint32(1 << 31))).view(np.float32)
+
+
+def product(x: NDArray[np.float32], terms: Terms) -> NDArray[np.float32]:
+    """Return ``[..., N]`` for rows ``[..., K]`` and one term for each weight ``[N, K]``.
+
+    Shifted activations are added in f32, from the first to the last.
+    """
+    total = np.zeros((*x.shape[:-1], len(terms)), np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        for k in range(x.shape[-1]):
+            total = total + shift(x[..., k, None], terms[:, k])
+    return total
 
 
 def _nearest_exponent(values: NDArray[np.float64]) -> NDArray[Any]:

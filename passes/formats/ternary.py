@@ -8,6 +8,8 @@ so that a product needs additions and subtractions only, and one multiplication 
 mean is over the WHOLE tensor, and a half is rounded to 0, the even one.  The mean is taken in f64
 and rounded to f32 once.
 
+In the kernels of binary codes q is half the sum of two signs (:func:`as_planes`).
+
 Two packings of rows ``[…, K]``:
 
 * 2 bits: byte i holds weights ``4 i + t`` at bit ``2 t``, as ``q + 1``; K is filled up with 0;
@@ -20,9 +22,13 @@ Source: BitLinear of MatMul-free LM (arXiv 2406.02528), which has it from BitNet
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from . import powers
+from .binary_codes import BinaryCodes, Coded
 
 SMALLEST_SCALE = 1e-5
 PER_BYTE = {"bits": 4, "trits": 5}
@@ -45,16 +51,37 @@ def quantize(weight: NDArray[np.float32]) -> Ternary:
     ValueError
         When the weight is empty, or holds NaN or infinity.
     """
+    scale = scale_of(weight)
+    return Ternary(round_by(np.asarray(weight, np.float32), scale), scale)
+
+
+def scale_of(weight: NDArray[Any]) -> np.float32:
+    """Return the scale of a whole weight; raises ValueError as :func:`quantize` does."""
     weight = np.asarray(weight, np.float32)
     if not weight.size:
         raise ValueError("the weight is empty")
     if not np.isfinite(weight).all():
         raise ValueError("the weight holds NaN or infinity")
-    mean = np.abs(weight).mean(dtype=np.float64)
-    scale = np.float32(max(mean, SMALLEST_SCALE))
+    return np.float32(max(np.abs(weight).mean(dtype=np.float64), SMALLEST_SCALE))
+
+
+def round_by(weight: NDArray[np.float32], scale: np.float32) -> NDArray[np.int8]:
+    """Return the codes of a part of a weight with that `scale`."""
     with np.errstate(over="ignore"):
-        codes = np.clip(np.rint(weight / scale), -1, 1)
-    return Ternary(codes.astype(np.int8), scale)
+        return np.clip(np.rint(weight / scale), -1, 1).astype(np.int8)
+
+
+def as_planes(codes: NDArray[np.int8], fmt: BinaryCodes) -> Coded:
+    """Return codes ``[N, K]`` as two planes of signs: half of the sum of both, all terms 2^-1.
+
+    ``1`` is two plus signs, ``-1`` none, and ``0`` one in the first plane.
+    """
+    n, k = codes.shape
+    along_n, along_k = fmt.blocks(n, k)
+    signs = np.ones((n, 2, along_k * fmt.group), np.bool_)
+    signs[:, 0, :k], signs[:, 1, :k] = codes >= 0, codes > 0
+    half = powers.project(0.5, 1)
+    return Coded(signs, np.broadcast_to(half, (along_n, along_k, 2, 1)).copy())
 
 
 def dequantize(ternary: Ternary) -> NDArray[np.float32]:

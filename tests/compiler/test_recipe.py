@@ -93,6 +93,13 @@ def test_recipes_of_shift_add(planes):
     assert first_match(rules, "encoder.0.attention:pv").form.form == "exact"
 
 
+def test_the_ternary_recipe():
+    form = first_match(load_recipe("ternary").rules, "encoder.0.attention.query").form
+    assert (form.form, form.tables, form.to_dict()) == (
+        "ternary", "i8", {"form": "ternary", "tables": "i8", "span": 64},
+    )  # fmt: skip
+
+
 def test_defaults_of_a_form():
     rule = parse_recipe(BINARY, "mine", "mine.toml").rules[0]
     assert (rule.form.group, rule.form.method) == (128, "bcq")

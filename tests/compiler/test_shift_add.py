@@ -13,10 +13,11 @@ from lowc.compiler.frontend import parse_module
 from lowc.errors import InternalError
 from lowc.passes import annotations, build, table_products
 from lowc.passes.base import Refusal
+from lowc.passes.forms import Form
 from lowc.passes.runner import PassFailure, Runner, parse_pipeline
 from lowc.passes.verify_no_multiplication import verify_no_multiplication
 from products.linear import compile_linear, compile_text
-from products.signs import form_of, product, rows_of, same
+from products.signs import form_of, product, rows_of, same, ternary_form
 
 CASES = {
     # name: (n, k, form, m at compile time, rows at run time, element)
@@ -27,6 +28,9 @@ CASES = {
     "block-wise": (24, 90, form_of(3, 8, 3), None, [1, 9], "f32"),
     "blocks that do not fit": (7, 71, form_of(1, 16, 5, 2), 3, [3], "f32"),
     "one group": (5, 33, form_of(4, 0, 1, 1), None, [3], "f32"),
+    "shift": (24, 90, Form("shift"), None, [1, 9], "f32"),
+    "shift, bf16": (7, 71, Form("shift"), 3, [3], "bf16"),
+    "ternary": (24, 90, ternary_form(), None, [1, 9], "f32"),
     "bf16": (16, 70, form_of(2, 64), None, [1, 9], "bf16"),
     "tables": (24, 256, form_of(2, tables="i8"), None, [1, 4, 9], "f32"),
     "tables, one row": (33, 1000, form_of(3, tables="i8"), 1, [1], "f32"),
@@ -34,9 +38,17 @@ CASES = {
     "tables, block-wise": (24, 90, form_of(2, 8, 3, tables="i8"), None, [1, 9], "f32"),
     "tables of 7 bits, odd sizes": (7, 71, form_of(1, 128, 1, 2, "i7", 32), 3, [3], "f32"),
     "tables, one group": (5, 200, form_of(4, 0, 0, 1, "i8", 128), None, [3], "f32"),
+    "ternary tables": (7, 171, ternary_form("i8"), None, [1, 9], "f32"),
     "tables, bf16": (16, 70, form_of(2, 64, tables="i8"), None, [1, 9], "bf16"),
 }  # fmt: skip
-ON_VULKAN = ["row-wise", "block-wise", "tables", "tables of 7 bits, odd sizes"]
+ON_VULKAN = [
+    "shift",
+    "ternary tables",
+    "row-wise",
+    "block-wise",
+    "tables",
+    "tables of 7 bits, odd sizes",
+]
 stock = functools.partial(lowc.compile, kernels=False)
 
 
@@ -47,7 +59,7 @@ def check(case, target, folder):
     weight[0] = 0
     artifact = compile_linear(folder, weight, form, m, target, element, stock)
     (row,) = artifact.report["matmuls"]
-    assert row["form"] == "binary" and "of signs" in row["lowering"], row
+    assert row["form"] == form.form and re.search("of signs|power of two", row["lowering"]), row
     module = lowc.load(artifact)
     given = weight.astype(ml_dtypes.bfloat16).astype("f") if element == "bf16" else weight
     for count in rows:

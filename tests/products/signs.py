@@ -1,7 +1,7 @@
 """Products with binary-coded weights in tests: their forms, and what they must give to the bit."""
 
 import numpy as np
-from lowc.passes.formats import binary_codes, tables
+from lowc.passes.formats import binary_codes, powers, tables, ternary
 from lowc.passes.formats.binary_codes import BinaryCodes
 from lowc.passes.formats.tables import TableFormat
 from lowc.passes.forms import TABLE_BITS, Form, cut_binary
@@ -19,22 +19,41 @@ def form_of(planes, group=128, outputs=1, terms=3, tables="none", span=64):
     return form
 
 
+def ternary_form(tables="none", span=64):
+    """Return a form of ternary weights."""
+    form = Form("ternary", tables=tables, span=span)
+    form.check("test")
+    return form
+
+
 def code(weight, form):
     """Return the coded weight, its format, and that of its tables or None."""
     n, k = weight.shape
     has_tables = form.tables != "none"
-    group, span = cut_binary(k, form.group, form.span if has_tables else None)
+    is_ternary = form.form == "ternary"
+    span = form.span if has_tables else None
+    group, span = cut_binary(k, 0 if is_ternary else form.group, span)
+    table = TableFormat(TABLE_BITS[form.tables], span) if has_tables else None
+    if is_ternary:
+        fmt = BinaryCodes(2, group, n, 1)
+        return ternary.as_planes(ternary.quantize(weight).codes, fmt), fmt, table
     fmt = BinaryCodes(form.planes, group, form.outputs or n, form.terms)
-    coded = binary_codes.encode(weight, fmt)
-    return coded, fmt, TableFormat(TABLE_BITS[form.tables], span) if has_tables else None
+    return binary_codes.encode(weight, fmt), fmt, table
 
 
 def product(x, weight, form):
     """Return ``x . weight^T`` as it is defined."""
+    if form.form == "shift":
+        return powers.product(x, powers.project(weight, 1)[..., 0])
     coded, fmt, table = code(weight, form)
     if table is None:
-        return binary_codes.product(x, coded, fmt)
-    return tables.product(x, coded, fmt, table)
+        sums = binary_codes.product(x, coded, fmt)
+    else:
+        sums = tables.product(x, coded, fmt, table)
+    if form.form == "ternary":
+        with np.errstate(over="ignore"):
+            return sums * ternary.quantize(weight).scale
+    return sums
 
 
 def rows_of(generator, count, k):
