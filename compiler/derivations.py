@@ -242,10 +242,14 @@ def _binary_panels(
 ) -> Iterator[Part]:
     """Binary codes of ``[batch, N, K]`` in the panels of ``formats/key_panels.py``.
 
-    As many columns are in memory at a time as are whole panels and share whole scales.
+    As many columns are in memory at a time as are whole panels and share whole scales; with error
+    feedback more, as its steps are short.
     """
     columns, fmt = derivation["columns"], _binary_format(tensor, derivation)
-    step = math.lcm(columns, fmt.outputs) // fmt.outputs
+    at_once = math.lcm(columns, fmt.outputs)
+    if inputs is not None:
+        at_once *= max(1, BLOCK_ELEMENTS // (at_once * tensor.shape[2]))
+    step = at_once // fmt.outputs
     for coded in _coded(tensor, derivation, inputs, step):
         keys = key_panels.pack_keys(tables.keys(coded), columns, derivation["quads"])
         yield "keys", keys.reshape(-1)

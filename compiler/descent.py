@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..passes.formats import binary_codes, powers
-from ..passes.formats.binary_codes import BinaryCodes, Coded
+from ..passes.formats.binary_codes import BinaryCodes, Coded, Levels
 
 Float = NDArray[np.float64]
 
@@ -68,21 +68,23 @@ def choose_signs(weight: Float, coded: Coded, hessian: Float, fmt: BinaryCodes) 
     """Return the codes with the signs of each column chosen anew, from the first to the last."""
     k = weight.shape[1]
     alpha = _alphas(coded, fmt)
-    signs = coded.signs.copy()
-    value = _values(signs, alpha, fmt, k)
-    slope = (weight - value) @ hessian  # of E, halved
+    # Columns as rows, so that each lies together in memory.
+    value = np.ascontiguousarray(_values(coded.signs, alpha, fmt, k).T)
+    slope = hessian @ (weight.T - value)  # of E, halved
+    patterns = np.empty(value.shape, np.uint8)
     for first in range(0, k, LAZY):
         end = min(first + LAZY, k)
-        moved = np.empty((len(weight), end - first))
+        moved = np.empty((end - first, len(weight)))
         for j in range(first, end):
-            of_group = alpha[:, j // fmt.group]
-            wanted = value[:, j] + slope[:, j] / hessian[j, j]
-            chosen = binary_codes.assign(wanted[:, None], of_group)[:, 0]
-            found = (np.where(chosen, 1.0, -1.0) * of_group).sum(axis=-1)
-            change = found - value[:, j]
-            slope[:, j + 1 : end] -= change[:, None] * hessian[j, j + 1 : end]
-            moved[:, j - first], signs[:, :, j] = change, chosen
-        slope[:, end:] -= moved @ hessian[first:end, end:]
+            if j == first or j % fmt.group == 0:
+                levels = Levels.of(alpha[:, j // fmt.group])
+            wanted = value[j] + slope[j] / hessian[j, j]
+            pattern, found = levels.nearest(wanted[:, None])
+            patterns[j], moved[j - first] = pattern[:, 0], found[:, 0] - value[j]
+            slope[j + 1 : end] -= hessian[j + 1 : end, j, None] * moved[j - first]
+        slope[end:] -= hessian[end:, first:end] @ moved
+    signs = coded.signs.copy()
+    signs[..., :k] = binary_codes.signs_of(patterns, fmt.planes).transpose(1, 2, 0)
     return Coded(signs, coded.terms)
 
 
@@ -108,9 +110,11 @@ def _alphas(coded: Coded, fmt: BinaryCodes) -> Float:
 
 
 def _values(signs: NDArray[np.bool_], alpha: Float, fmt: BinaryCodes, k: int) -> Float:
-    spread = np.repeat(alpha, fmt.group, axis=1)
-    total: Float = (np.where(signs, 1.0, -1.0).transpose(0, 2, 1) * spread).sum(axis=-1)
-    return total[:, :k]
+    total = np.zeros((len(signs), k))
+    for plane in range(fmt.planes):
+        spread = np.repeat(alpha[..., plane], fmt.group, axis=1)[:, :k]
+        total += np.where(signs[:, plane, :k], spread, -spread)
+    return total
 
 
 def _block_errors(weight: Float, coded: Coded, hessian: Float, fmt: BinaryCodes) -> Float:
@@ -138,14 +142,40 @@ def _normal_equations(
     pulled = np.pad(weight @ hessian, ((0, 0), (0, padded - k))).reshape(n, groups, group, 1)
     right = _sum_rows((by_group @ pulled)[..., 0].reshape(n, -1), fmt.outputs)
     size = groups * planes
-    normal = np.empty((len(right), groups, planes, groups, planes))
-    for h in range(groups):
-        columns = slice(h * group, (h + 1) * group)
-        seen = (signed[..., columns] @ full[columns]).reshape(n, planes, groups, group)
-        normal[..., h, :] = _sum_rows(by_group @ seen.transpose(0, 2, 3, 1), fmt.outputs)
-    systems = normal.reshape(-1, size, size)
+    if fmt.outputs == 1:
+        systems = _systems_of_rows(signed, by_group, full)
+    else:
+        systems = _systems_of_blocks(signed, full, fmt)
+    systems = systems.reshape(-1, size, size)
     mean = np.trace(systems, axis1=1, axis2=2) / size
     return systems + 1e-9 * mean[:, None, None] * np.eye(size), right
+
+
+def _systems_of_rows(signed: Float, by_group: Float, hessian: Float) -> Float:
+    """Return ``[N, G, planes, G, planes]``; a group of columns of H at a time, for all rows."""
+    n, groups, planes, group = by_group.shape
+    normal = np.empty((n, groups, planes, groups, planes))
+    for h in range(groups):
+        columns = slice(h * group, (h + 1) * group)
+        seen = (signed[..., columns] @ hessian[columns]).reshape(n, planes, groups, group)
+        normal[..., h, :] = by_group @ seen.transpose(0, 2, 3, 1)
+    return normal
+
+
+def _systems_of_blocks(signed: Float, hessian: Float, fmt: BinaryCodes) -> Float:
+    """Return ``[blocks, G, planes, G, planes]``: signs are multiplied and added up before H is."""
+    n, planes, padded = signed.shape
+    groups = padded // fmt.group
+    normal = np.empty((-(-n // fmt.outputs), groups, planes, groups, planes))
+    cut = (groups, fmt.group, groups, fmt.group)
+    for number, systems in enumerate(normal):
+        rows = signed[number * fmt.outputs : (number + 1) * fmt.outputs]
+        for i in range(planes):
+            for j in range(i, planes):
+                both = (rows[:, i].T @ rows[:, j]) * hessian
+                systems[:, i, :, j] = both.reshape(cut).sum(axis=(1, 3))
+                systems[:, j, :, i] = systems[:, i, :, j].T
+    return normal
 
 
 def _sum_rows(values: Float, outputs: int) -> Float:

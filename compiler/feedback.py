@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..passes.formats import binary_codes, integer, powers
-from ..passes.formats.binary_codes import BinaryCodes, Coded
+from ..passes.formats.binary_codes import BinaryCodes, Coded, Levels
 from ..passes.formats.integer import GroupedInteger, Quantized
 from .descent import descend
 
@@ -117,7 +117,8 @@ def binary(
     n, k = weight.shape
     terms = np.stack(rounding.terms, axis=1)
     signs = np.ones((n, fmt.planes, terms.shape[1] * fmt.group), np.bool_)
-    signs[..., :k] = np.stack(rounding.signs, axis=2)
+    patterns = np.stack(rounding.patterns, axis=1)
+    signs[..., :k] = binary_codes.signs_of(patterns, fmt.planes).transpose(0, 2, 1)
     return descend(weight, Coded(signs, terms), feedback.hessian, fmt, descents)
 
 
@@ -138,20 +139,21 @@ class _Rounding(Protocol):
 def _round_columns(
     weight: NDArray[Any], feedback: Feedback, group: int, rounding: _Rounding
 ) -> None:
-    left = np.array(weight, np.float64)
+    # Columns as rows, so that each lies together in memory.
+    left = np.array(np.asarray(weight).T, np.float64, order="C")
     if not np.isfinite(left).all():
         raise ValueError("the weight holds NaN or infinity")
-    k, upper = left.shape[1], feedback.upper
+    k, upper = len(left), feedback.upper
     for first, end in _blocks(k, group):
-        errors = np.empty((len(left), end - first))
+        errors = np.empty((end - first, left.shape[1]))
         for j in range(first, end):
             if j % group == 0:
                 # All of it is up to date: it lies in this block, or starts with it.
-                rounding.begin(left[:, j : min(j + group, k)])
-            error = (left[:, j] - rounding.take(left[:, j])) / upper[j, j]
-            left[:, j + 1 : end] -= error[:, None] * upper[j, j + 1 : end]
-            errors[:, j - first] = error
-        left[:, end:] -= errors @ upper[first:end, end:]
+                rounding.begin(left[j : min(j + group, k)].T)
+            error = (left[j] - rounding.take(left[j])) / upper[j, j]
+            left[j + 1 : end] -= upper[j, j + 1 : end, None] * error
+            errors[j - first] = error
+        left[end:] -= upper[first:end, end:].T @ errors
 
 
 def _blocks(k: int, group: int) -> Iterator[tuple[int, int]]:
@@ -188,23 +190,21 @@ class _Integers:
 class _Binary:
     fmt: BinaryCodes
     rounds: int
-    signs: list[NDArray[np.bool_]] = field(default_factory=list)
+    patterns: list[NDArray[np.uint8]] = field(default_factory=list)
     terms: list[powers.Terms] = field(default_factory=list)
-    alpha: Float = field(default_factory=lambda: np.empty(0))
+    levels: Levels = field(default_factory=lambda: Levels.of(np.zeros((0, 1))))
 
     def begin(self, columns: Float) -> None:
         one = BinaryCodes(self.fmt.planes, columns.shape[1], self.fmt.outputs, self.fmt.terms)
-        terms = binary_codes.encode(columns, one, self.rounds).terms[:, 0]
-        self.terms.append(terms)
-        self.alpha = powers.values(terms)
+        self.terms.append(binary_codes.encode(columns, one, self.rounds).terms[:, 0])
+        self.levels = Levels.of(powers.values(self.terms[-1]))
 
     def take(self, column: Float) -> Float:
         n, outputs = len(column), self.fmt.outputs
         blocks = np.pad(column, (0, -n % outputs)).reshape(-1, outputs)
-        signs = binary_codes.assign(blocks, self.alpha)
-        value = (np.where(signs, 1.0, -1.0) * self.alpha[:, None]).sum(axis=-1)
-        self.signs.append(signs.reshape(-1, self.fmt.planes)[:n])
-        flat: Float = value.reshape(-1)[:n]
+        patterns, values = self.levels.nearest(blocks)
+        self.patterns.append(patterns.reshape(-1)[:n])
+        flat: Float = values.reshape(-1)[:n]
         return flat
 
 

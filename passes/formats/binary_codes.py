@@ -138,12 +138,45 @@ def assign(blocks: Float, alpha: Float) -> NDArray[np.bool_]:
 
     Between two sums that are equally near the smaller one is taken.
     """
-    order, levels = _levels(alpha)
-    place = np.zeros(blocks.shape, np.uint8)
-    for middle in _middles(levels).T:
-        place += blocks > middle[:, None]
-    chosen = np.take_along_axis(order.astype(np.uint8), place, axis=1)
-    return _patterns(alpha.shape[1])[chosen]
+    return signs_of(Levels.of(alpha).nearest(blocks)[0], alpha.shape[1])
+
+
+@dataclass(frozen=True)
+class Levels:
+    """What blocks can stand for: the ``2^planes`` signed sums of their alphas, in rising order.
+
+    A *pattern* is a choice of signs as an integer; bit i is plane i, 1 means +1.
+    """
+
+    values: Float  # [B, 2^planes]
+    middles: Float  # [B, 2^planes - 1]
+    patterns: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, alpha: Float) -> Levels:
+        """Sort the sums of alphas ``[B, planes]``."""
+        planes = alpha.shape[1]
+        sums = alpha @ _signed_patterns(planes).T
+        order = np.argsort(sums, axis=1, kind="stable")
+        values = np.take_along_axis(sums, order, axis=1)
+        return cls(values, (values[:, 1:] + values[:, :-1]) / 2, order.astype(np.uint8))
+
+    def nearest(self, blocks: Float) -> tuple[NDArray[np.uint8], Float]:
+        """Return the pattern and the value that is nearest to each number of ``[B, L]``.
+
+        Between two that are equally near the smaller one is taken.
+        """
+        place = np.arange(len(blocks), dtype=np.int64)[:, None] * self.values.shape[1]
+        place = np.repeat(place, blocks.shape[1], axis=1)
+        for middle in self.middles.T:
+            place += blocks > middle[:, None]
+        return self.patterns.reshape(-1)[place], self.values.reshape(-1)[place]
+
+
+def signs_of(patterns: NDArray[np.uint8], planes: int) -> NDArray[np.bool_]:
+    """Return patterns ``[…]`` as signs ``[…, planes]``."""
+    found: NDArray[np.bool_] = _patterns(planes)[patterns]
+    return found
 
 
 def decode(coded: Coded, fmt: BinaryCodes, k: int) -> NDArray[np.float32]:
@@ -259,30 +292,20 @@ class _Ranked:
         Return how many weights took each pattern and their sums, ``[B, 2^planes]`` in the order of
         the patterns, and the squared errors ``[B]``.
         """
-        order, levels = _levels(alpha)
-        places = _count_at_most(self.values, _middles(levels))
+        found = Levels.of(alpha)
+        levels = found.values
+        places = _count_at_most(self.values, found.middles)
         places = np.pad(places, ((0, 0), (1, 0)))
         places = np.concatenate([places, self.counts[:, None]], axis=1)
         counts = np.diff(places, axis=1).astype(np.float64)
         sums = np.diff(np.take_along_axis(self.running, places, axis=1), axis=1)
         error = self.squares + (levels * (levels * counts - 2 * sums)).sum(axis=1)
-        by_pattern = np.argsort(order, axis=1)
+        by_pattern = np.argsort(found.patterns, axis=1)
         return (
             np.take_along_axis(counts, by_pattern, axis=1),
             np.take_along_axis(sums, by_pattern, axis=1),
             error,
         )
-
-
-def _levels(alpha: Float) -> tuple[NDArray[np.intp], Float]:
-    """Return the sums ``[B, 2^planes]`` in rising order, and the pattern that each belongs to."""
-    sums = alpha @ np.where(_patterns(alpha.shape[1]), 1.0, -1.0).T
-    order = np.argsort(sums, axis=1, kind="stable")
-    return order, np.take_along_axis(sums, order, axis=1)
-
-
-def _middles(levels: Float) -> Float:
-    return (levels[:, 1:] + levels[:, :-1]) / 2
 
 
 def _count_at_most(values: Float, limits: Float) -> NDArray[np.int64]:
@@ -305,10 +328,10 @@ def _least_squares(counts: Float, sums: Float) -> Float:
     `counts` and `sums` ``[B, 2^planes]`` are those of the weights with each pattern of signs.
     """
     planes = counts.shape[1].bit_length() - 1
-    signs = np.where(_patterns(planes), 1.0, -1.0)
+    signs = _signed_patterns(planes)
     pairs = (signs[:, :, None] * signs[:, None, :]).reshape(-1, planes * planes)
-    normal = (counts @ pairs).reshape(-1, planes, planes)
-    normal += 1e-6 * np.maximum(counts.sum(axis=1), 1)[:, None, None] * np.eye(planes)
+    damping = 1e-6 * np.maximum(counts.sum(axis=1), 1)[:, None, None] * np.eye(planes)
+    normal = (counts @ pairs).reshape(-1, planes, planes) + damping
     right = sums @ signs
     solved: Float = np.linalg.solve(normal, right[..., None])[..., 0]
     return solved
@@ -323,3 +346,7 @@ def _sorted(terms: powers.Terms) -> powers.Terms:
 def _patterns(planes: int) -> NDArray[np.bool_]:
     """Return all signs ``[2^planes, planes]``."""
     return (np.arange(1 << planes)[:, None] >> np.arange(planes) & 1).astype(np.bool_)
+
+
+def _signed_patterns(planes: int) -> Float:
+    return np.where(_patterns(planes), 1.0, -1.0)

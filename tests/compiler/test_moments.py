@@ -183,3 +183,46 @@ def test_calibrations_that_do_not_fit(calibration, what, tmp_path):
         compile_linear(tmp_path, weight(), GPTQ, 1, calibration=calibration)
     assert what in str(caught.value)
     assert not list(tmp_path.glob("*.vmfb"))
+
+
+RULES = """
+[[rules]]
+match = "*"
+form = "dequant"
+weights = "i3"
+group = 32
+symmetric = false
+method = "{method}"
+"""
+
+
+@pytest.mark.slow
+def test_a_model_from_the_command_line(tmp_path, capsys):
+    import torch
+    from lowc.tools.cli import main
+
+    torch.manual_seed(3)
+    first, second = torch.nn.Linear(K, 96), torch.nn.Linear(96, 32)
+    model = torch.nn.Sequential(first, torch.nn.ReLU(), second).eval()
+    torch.export.save(
+        torch.export.export(
+            model, (torch.zeros(4, K),), dynamic_shapes=({0: torch.export.Dim("rows")},)
+        ),
+        tmp_path / "two.pt2",
+    )
+    inputs, unseen = correlated(200), correlated(50, seed=1)
+    np.savez(tmp_path / "inputs.npz", input=inputs[:, None])  # one row for each call
+    errors = []
+    for method in ("rtn", "gptq"):
+        recipe, output = tmp_path / f"{method}.toml", tmp_path / f"{method}.vmfb"
+        recipe.write_text(RULES.format(method=method))
+        options = ["--calibration", str(tmp_path / "inputs.npz")] if method == "gptq" else []
+        arguments = ["compile", str(tmp_path / "two.pt2"), "--recipe", str(recipe), *options]
+        assert main([*arguments, "-o", str(output)]) == 0, capsys.readouterr().err
+        exact = model(torch.from_numpy(unseen)).detach().numpy()
+        errors.append(np.linalg.norm(lowc.load(output)(unseen) - exact))
+    assert "running the calibration" in capsys.readouterr().err
+    assert errors[1] < 0.8 * errors[0]
+    report = ["report", "accuracy", str(tmp_path / "two.pt2"), "--against", "f32"]
+    assert main([*report, "--recipe", str(tmp_path / "gptq.toml")]) == 2
+    assert "needs inputs of a calibration" in capsys.readouterr().err
