@@ -14,7 +14,7 @@ import numpy as np
 
 from ..passes.shadow_matmuls import ShadowMatmuls
 from ..runtime import tree as trees
-from .api import build
+from .api import Calibration, build, check_calibration
 from .recipe import Recipe, load_recipe
 from .target import Target, load_target
 
@@ -71,6 +71,7 @@ def shadow(
     target: str | Target,
     output: Path,
     progress: Callable[[str], object] | None = None,
+    calibration: Calibration | None = None,
 ) -> Artifact:
     """Compile `model` exact, with every matmul beside it in the form that `recipe` gives it.
 
@@ -80,9 +81,10 @@ def shadow(
     Parameters
     ----------
     model : path, ExportedProgram or Model
-        As for :func:`lowc.compile`.
+        As for :func:`lowc.compile`, and so is `calibration`.
     """
     chosen = load_recipe(recipe)
+    check_calibration(chosen, calibration)
     # Elementwise products are no layers: they stay exact, so that layers see exact inputs.
     rules = tuple(rule for rule in chosen.rules if rule.form.of == "matmul")
     return build(
@@ -90,6 +92,7 @@ def shadow(
         dataclasses.replace(chosen, rules=rules),
         load_target(target),
         output,
+        calibration=calibration,
         progress=progress,
         measures=[ShadowMatmuls()],
     )

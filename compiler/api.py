@@ -5,12 +5,14 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from iree.compiler import ir
+from numpy.typing import NDArray
 
 from ..errors import LowcError, UserError
 from ..passes import annotations, instruments
@@ -18,7 +20,6 @@ from ..passes.assign_forms import form_of
 from ..passes.base import Pass, RemarkKind
 from ..passes.count_operations import count
 from ..passes.runner import PassFailure, Runner, format_pipeline
-from ..passes.shadow_matmuls import SUMS
 from ..passes.strip_annotations import StripAnnotations
 from ..runtime import tree as trees
 from ..runtime.manifest import Leaf, Manifest
@@ -30,7 +31,8 @@ from .pipeline import passes_for
 from .recipe import Recipe, load_recipe
 from .target import Target, load_target
 
-STAGES = ("import", "passes", "parameters", "compile")
+Calibration = Iterable[Any] | str | os.PathLike[str]
+STAGES = ("import", "calibration", "passes", "parameters", "compile")
 
 
 def compile(  # noqa: A001  (the name that users expect: lowc.compile)
@@ -38,7 +40,7 @@ def compile(  # noqa: A001  (the name that users expect: lowc.compile)
     recipe: str | os.PathLike[str] | Recipe = "f32",
     target: str | Target = "cpu",
     *,
-    calibration: Iterable[Any] | str | os.PathLike[str] | None = None,
+    calibration: Calibration | None = None,
     output: str | os.PathLike[str] | None = None,
     save_temps: str | os.PathLike[str] | None = None,
     progress: Callable[[str], object] | None = None,
@@ -55,7 +57,8 @@ def compile(  # noqa: A001  (the name that users expect: lowc.compile)
     target : str or Target
         ``cpu``, ``vulkan``, ``cuda``, or one of them with a chip: ``cpu:skylake-avx512``.
     calibration : iterable of input tuples, or path, optional
-        Inputs for methods that look at activations; no built-in method does yet.
+        Inputs for methods that look at activations, such as ``gptq``: what the model takes, once
+        for each call, or a file of stacked inputs (``compiler/calibration.py``).
     output : path, optional
         Where the ``.vmfb`` goes; the ``.irpa`` goes beside it.  Without one, the files live in a
         temporary folder as long as the artifact does.
@@ -74,26 +77,44 @@ def compile(  # noqa: A001  (the name that users expect: lowc.compile)
     Raises
     ------
     UserError
-        The model, recipe or target is at fault, or the machine (a full disk).
+        The model, recipe, target or calibration is at fault, or the machine (a full disk).
     InternalError
         A pass or a tool failed; the message says where the reproducer lies.
     """
     chosen, goal = load_recipe(recipe), load_target(target)
-    if calibration is not None:
-        raise UserError(
-            f"the recipe '{chosen.name}' has no method that uses calibration data",
-            hint="leave calibration out",
-        )
+    check_calibration(chosen, calibration)
     folder = None
     if output is None:
         folder = tempfile.TemporaryDirectory(prefix="lowc-artifact-")
         output = Path(folder.name) / "model.vmfb"
     temps = Path(save_temps) if save_temps is not None else None
     artifact = build(
-        model, chosen, goal, Path(output), temps=temps, progress=progress, kernels=kernels
+        model,
+        chosen,
+        goal,
+        Path(output),
+        calibration=calibration,
+        temps=temps,
+        progress=progress,
+        kernels=kernels,
     )
     artifact._folder = folder  # noqa: SLF001
     return artifact
+
+
+def check_calibration(recipe: Recipe, calibration: Calibration | None) -> None:
+    """Raise a UserError unless `recipe` gets the calibration that it needs, and no other."""
+    if calibration is not None and not recipe.needs_inputs:
+        raise UserError(
+            f"the recipe '{recipe.name}' has no method that uses calibration data",
+            hint="leave calibration out",
+        )
+    if calibration is None and recipe.needs_inputs:
+        raise UserError(
+            f"the recipe '{recipe.name}' has a method that needs inputs of a calibration",
+            hint="--calibration inputs.npz, lowc.compile(…, calibration=[(x,), …]), or "
+            'method = "rtn"',
+        )
 
 
 def build(
@@ -102,6 +123,7 @@ def build(
     target: Target,
     output: Path,
     *,
+    calibration: Calibration | None = None,
     temps: Path | None = None,
     progress: Callable[[str], object] | None = None,
     measures: Sequence[Pass] = (),
@@ -109,12 +131,13 @@ def build(
 ) -> Artifact:
     """Do the work of :func:`compile`.
 
-    `measures` are passes that run when forms are assigned and nothing is rewritten yet; the
-    manifest has what they add to the entry function's results.
+    Without `calibration`, methods that need it do what they can without.  `measures` are passes
+    that run when forms are assigned and nothing is rewritten yet; the manifest has what they add to
+    the entry function's results.
     """
     with staging(output.absolute()) as stage:
         road = _Road(recipe, target, stage, temps, progress or (lambda _stage: None))
-        road.measures, road.kernels = measures, kernels
+        road.measures, road.kernels, road.calibration = measures, kernels, calibration
         artifact = road.travel(model)
         stage.publish()
     return artifact
@@ -128,6 +151,7 @@ class _Road:
         self.progress = progress
         self.measures: Sequence[Pass] = ()
         self.kernels = True
+        self.calibration: Calibration | None = None
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
 
@@ -137,10 +161,11 @@ class _Road:
             self._end("import", begun)
             if _has_float64(imported):
                 self.target = self.target.with_float64()
+            moments = self._moments(imported)
             said, timing = self._passes(imported)
             if not _has_ordered_sums(imported.module):
                 self.target = self.target.with_sums_in_any_order()
-            manifest = self._parameters(imported, said)
+            manifest = self._parameters(imported, said, moments)
             self._backend(imported.module, manifest)
         sizes = {path.name: path.stat().st_size for path in self._files()}
         facts = manifest.report | {
@@ -160,6 +185,19 @@ class _Road:
 
     def _end(self, name: str, begun: float) -> None:
         self.seconds[name] = time.perf_counter() - begun
+
+    def _moments(self, model: Model) -> Mapping[str, NDArray[np.float64]]:
+        if self.calibration is None:
+            return {}
+        from .moments import collect  # it compiles the model too, with this module
+
+        begun = self._begin("calibration")
+        found = collect(model.copy(), self.recipe, self.calibration)
+        self.notes += [
+            f"{name}: rounded without the calibration; {why}" for name, why in found.refused.items()
+        ]
+        self._end("calibration", begun)
+        return found.of
 
     def _passes(self, model: Model) -> tuple[dict[str, Any], instruments.Timing]:
         begun = self._begin("passes")
@@ -189,25 +227,32 @@ class _Road:
     def _elements(self) -> list[Pass | str]:
         return passes_for(self.recipe, self.target, self.measures, kernels=self.kernels)
 
-    def _parameters(self, model: Model, said: dict[str, Any]) -> Manifest:
+    def _parameters(
+        self, model: Model, said: dict[str, Any], moments: Mapping[str, NDArray[np.float64]]
+    ) -> Manifest:
         begun = self._begin("parameters")
         plan = plan_parameters(model.module)
         written = None
         if not plan.is_empty:
-            written = write_parameters(plan, model.tensors, model.source, self.stage.parameters)
+            written = write_parameters(
+                plan, model.tensors, model.source, self.stage.parameters, moments
+            )
         self._end("parameters", begun)
-        measured = json.loads(
-            annotations.text(entry_function(model.module), annotations.SHADOWS) or "[]"
-        )
+        function = entry_function(model.module)
+        measured = {
+            key: json.loads(annotations.text(function, name))
+            for key, name in (("shadows", annotations.SHADOWS), ("moments", annotations.MOMENTS))
+            if annotations.text(function, name)
+        }
         return dataclasses.replace(
-            _with_sums(model.interface, len(measured)) if measured else model.interface,
+            _with_measures(model.interface, function, measured),
             inputs=_with_bounds(model),
             recipe=self.recipe.name,
             target=self.target.name,
             device=self.target.device,
             parameters=written,
             versions=_versions(),
-            report=said | ({"shadows": measured} if measured else {}),
+            report=said | measured,
         )
 
     def _backend(self, module: ir.Module, manifest: Manifest) -> None:
@@ -238,12 +283,13 @@ def _has_float64(model: Model) -> bool:
 
 
 def _has_ordered_sums(module: ir.Module) -> bool:
-    """Whether IREE generates sums of added products: their definition is in the order of K.
+    """Whether IREE generates sums of added or shifted products: their definition has an order.
 
     lowc's kernels add in that order whatever IREE is told.
     """
     return any(
-        op.name.startswith("linalg.") and form_of(op).form in ("lmul", "pam")
+        op.name.startswith("linalg.")
+        and form_of(op).form in ("lmul", "pam", "binary", "ternary", "shift", "lut")
         for op in annotations.matmuls(module)
     )
 
@@ -260,11 +306,25 @@ def _with_bounds(model: Model) -> tuple[Leaf, ...]:
     )
 
 
-def _with_sums(interface: Manifest, rows: int) -> Manifest:
-    """Return the interface with the sums that ``lowc-shadow-matmuls`` measures as last output."""
-    leaf = Leaf(annotations.SHADOWS, (rows, SUMS), "float32")
-    out_tree = {"type": "tuple", "children": [interface.out_tree, trees.LEAF]}
-    return dataclasses.replace(interface, outputs=(*interface.outputs, leaf), out_tree=out_tree)
+def _with_measures(interface: Manifest, function: Any, measured: dict[str, list[Any]]) -> Manifest:
+    """Return the interface with what passes measure as its last outputs.
+
+    ``lowc-shadow-matmuls`` adds one table, ``lowc-collect-moments`` one matrix for each matmul.
+    """
+    names = [annotations.SHADOWS] if "shadows" in measured else []
+    names += [f"{annotations.MOMENTS} {name}" for name, _ in measured.get("moments", [])]
+    if not names:
+        return interface
+    types = [ir.RankedTensorType(type_) for type_ in function.type.results[-len(names) :]]
+    leaves = [
+        Leaf(name, tuple(type_.shape), "float32") for name, type_ in zip(names, types, strict=True)
+    ]
+    children = [interface.out_tree, *[trees.LEAF] * len(leaves)]
+    return dataclasses.replace(
+        interface,
+        outputs=(*interface.outputs, *leaves),
+        out_tree={"type": "tuple", "children": children},
+    )
 
 
 def _versions() -> dict[str, str]:

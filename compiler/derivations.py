@@ -7,7 +7,8 @@ numbers; its parts (codes, scales, zeros) are separate parameters that are calcu
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InternalError, UserError
-from ..passes.formats import integer, panels, small_floats, stored
+from ..passes.formats import (
+    binary_codes,
+    bit_planes,
+    integer,
+    key_panels,
+    panels,
+    powers,
+    small_floats,
+    stored,
+    tables,
+    ternary,
+)
+from . import feedback
+from .feedback import Feedback
 
 BLOCK_ELEMENTS = 1 << 22  # 16 MiB of f32 at a time
 
@@ -42,6 +56,11 @@ class Derivation:
 
     def __getitem__(self, setting: str) -> Any:
         return dict(self.settings)[setting]
+
+    @property
+    def moments(self) -> str:
+        """The matmul whose inputs the codes depend on, or ``""``."""
+        return str(dict(self.settings).get("moments", ""))
 
 
 Part = tuple[str, NDArray[np.uint8]]
@@ -75,12 +94,14 @@ _CASTS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _rtn(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
-    """Integers rounded to nearest, of rows ``[..., K]``: codes, scales and zeros."""
+def _integers(
+    tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
+) -> Iterator[Part]:
+    """Integers of rows ``[..., K]``: codes, scales and zeros."""
     bits, symmetric = derivation["bits"], derivation["symmetric"]
     fmt = integer.GroupedInteger(bits, derivation["group"], symmetric)
     for rows in _row_blocks(tensor):
-        quantized = integer.quantize(rows, fmt)
+        quantized = _round_to_integers(rows, fmt, inputs)
         yield "codes", integer.pack(quantized.codes, bits)
         yield "scales", quantized.scales.reshape(-1).view(np.uint8)
         if quantized.zeros is not None:
@@ -88,7 +109,9 @@ def _rtn(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
             yield "zeros", zeros.view(np.uint8)
 
 
-def _rtn_floats(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
+def _rtn_floats(
+    tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
+) -> Iterator[Part]:
     """Small floats rounded to nearest, of rows ``[..., K]``: codes and scales."""
     fmt = small_floats.SMALL_FLOATS[derivation["format"]]
     for rows in _row_blocks(tensor):
@@ -97,7 +120,9 @@ def _rtn_floats(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
         yield "scales", quantized.scales.reshape(-1).view(np.uint8)
 
 
-def _additive(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
+def _additive(
+    tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
+) -> Iterator[Part]:
     """Patterns of added products, of ``[batch, K, N]``: bits, in panels or as they are, and scales.
 
     One panel of columns is in memory at a time; bits that are not in panels are as a whole, since
@@ -117,17 +142,22 @@ def _additive(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
                 yield "scales", scales.reshape(-1).view(np.uint8)
 
 
-def _integer_panels(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
-    """Integers rounded to nearest, of ``[batch, N, K]``, in the panels of ``formats/panels.py``.
+def _integer_panels(
+    tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
+) -> Iterator[Part]:
+    """Integers of ``[batch, N, K]``, in the panels of ``formats/panels.py``.
 
-    One panel of columns is in memory at a time.
+    One panel of columns is in memory at a time; with error feedback more, as its steps are short.
     """
     bits, columns = derivation["bits"], derivation["columns"]
     fmt = integer.GroupedInteger(bits, derivation["group"], derivation["symmetric"])
     for matrix in tensor:
-        for start in range(0, matrix.shape[0], columns):
-            rows = np.ascontiguousarray(matrix[start : start + columns], np.float32)
-            quantized = integer.quantize(rows, fmt)
+        step = columns
+        if inputs is not None:
+            step *= max(1, BLOCK_ELEMENTS // (columns * matrix.shape[1]))
+        for start in range(0, matrix.shape[0], step):
+            rows = np.ascontiguousarray(matrix[start : start + step], np.float32)
+            quantized = _round_to_integers(rows, fmt, inputs)
             codes = panels.unsigned_codes(quantized, fmt)
             words = panels.pack_panels(codes, bits, columns, panels.zero_code(fmt))
             yield "codes", words.reshape(-1).view(np.uint8)
@@ -138,7 +168,9 @@ def _integer_panels(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Pa
                 yield "zeros", zeros.reshape(-1).view(np.uint8)
 
 
-def _small_float_panels(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
+def _small_float_panels(
+    tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
+) -> Iterator[Part]:
     """Small floats rounded to nearest, of ``[batch, N, K]``, in panels: codes and scales.
 
     One panel of columns is in memory at a time.
@@ -154,13 +186,106 @@ def _small_float_panels(tensor: NDArray[Any], derivation: Derivation) -> Iterato
             yield "scales", scales.reshape(-1).view(np.uint8)
 
 
-def _float_panels(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
+def _float_panels(
+    tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
+) -> Iterator[Part]:
     """Floats of ``[batch, K, N]`` as f32 in panels of columns, a panel at a time."""
     columns = derivation["columns"]
     for matrix in tensor:
         for start in range(0, matrix.shape[1], columns):
             part = np.ascontiguousarray(matrix[:, start : start + columns], np.float32)
             yield "panels", panels.float_panels(part, columns).reshape(-1).view(np.uint8)
+
+
+def _binary(
+    tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
+) -> Iterator[Part]:
+    """Binary codes of ``[batch, N, K]``: signs ``[batch, N, planes, words]``, and terms.
+
+    Terms are ``[batch, blocks along N, G, planes, scale_bytes]``: those of a scale, filled up with
+    terms of zero.  Ternary codes have one scale more for all of them.
+    """
+    missing = derivation["scale_bytes"] - derivation["terms"]
+    step = max(1, BLOCK_ELEMENTS // (tensor.shape[2] * _binary_format(tensor, derivation).outputs))
+    for coded in _coded(tensor, derivation, inputs, step):
+        yield "signs", binary_codes.pack_signs(coded.signs).reshape(-1).view(np.uint8)
+        yield "terms", np.pad(coded.terms, [(0, 0)] * 3 + [(0, missing)]).reshape(-1)
+    if derivation["coding"] == "ternary":
+        yield "scale", np.array([ternary.scale_of(tensor)]).view(np.uint8)
+
+
+def _shift(tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None) -> Iterator[Part]:
+    """Rows ``[..., K]`` as one power of two each, K filled up to whole words with zeros."""
+    missing = -tensor.shape[-1] % 4
+    for rows in _row_blocks(tensor):
+        terms = powers.project(rows, 1)[..., 0]
+        yield "terms", np.pad(terms, [(0, 0), (0, missing)]).reshape(-1)
+
+
+def _bit_planes(
+    tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
+) -> Iterator[Part]:
+    """Integers of rows ``[..., K]`` in planes of bits: signs, halves of scales, bipolar zeros."""
+    fmt = integer.GroupedInteger(derivation["bits"], derivation["group"], derivation["symmetric"])
+    for rows in _row_blocks(tensor):
+        quantized = _round_to_integers(rows, fmt, inputs)
+        words = binary_codes.pack_signs(bit_planes.signs(quantized, fmt))
+        yield "signs", words.reshape(-1).view(np.uint8)
+        yield "scales", bit_planes.halves(quantized).reshape(-1).view(np.uint8)
+        if quantized.zeros is not None:
+            zeros = bit_planes.zeros(quantized, fmt).astype("<i4")
+            yield "zeros", zeros.reshape(-1).view(np.uint8)
+
+
+def _binary_panels(
+    tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
+) -> Iterator[Part]:
+    """Binary codes of ``[batch, N, K]`` in the panels of ``formats/key_panels.py``.
+
+    As many columns are in memory at a time as are whole panels and share whole scales; with error
+    feedback more, as its steps are short.
+    """
+    columns, fmt = derivation["columns"], _binary_format(tensor, derivation)
+    at_once = math.lcm(columns, fmt.outputs)
+    if inputs is not None:
+        at_once *= max(1, BLOCK_ELEMENTS // (at_once * tensor.shape[2]))
+    step = at_once // fmt.outputs
+    for coded in _coded(tensor, derivation, inputs, step):
+        keys = key_panels.pack_keys(tables.keys(coded), columns, derivation["quads"])
+        yield "keys", keys.reshape(-1)
+        scales = np.repeat(powers.values(coded.terms), fmt.outputs, axis=0)[: len(coded.signs)]
+        yield "scales", key_panels.pack_scales(scales, columns).reshape(-1).view(np.uint8)
+
+
+def _binary_format(tensor: NDArray[Any], derivation: Derivation) -> binary_codes.BinaryCodes:
+    planes, group, terms = (derivation[key] for key in ("planes", "group", "terms"))
+    outputs = derivation["outputs"] or tensor.shape[1]
+    return binary_codes.BinaryCodes(planes, group, outputs, terms)
+
+
+def _coded(
+    tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None, step: int
+) -> Iterator[binary_codes.Coded]:
+    """Yield the codes of ``[batch, N, K]``, `step` blocks of outputs of a matrix at a time."""
+    fmt = _binary_format(tensor, derivation)
+    is_ternary = derivation["coding"] == "ternary"
+    scale = ternary.scale_of(tensor) if is_ternary else None
+    rows_at_once = step * fmt.outputs
+    for matrix in tensor:
+        for start in range(0, len(matrix), rows_at_once):
+            rows = np.ascontiguousarray(matrix[start : start + rows_at_once], np.float32)
+            if scale is not None:
+                yield ternary.as_planes(ternary.round_by(rows, scale), fmt)
+            elif inputs is None:
+                yield binary_codes.encode(rows, fmt, derivation["rounds"])
+            else:
+                yield feedback.binary(rows, inputs, fmt, derivation["rounds"])
+
+
+def _round_to_integers(
+    rows: NDArray[np.float32], fmt: integer.GroupedInteger, inputs: Feedback | None
+) -> integer.Quantized:
+    return integer.quantize(rows, fmt) if inputs is None else feedback.integers(rows, inputs, fmt)
 
 
 def _row_blocks(tensor: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
@@ -172,34 +297,48 @@ def _row_blocks(tensor: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
         yield np.ascontiguousarray(rows[start : start + step], dtype=np.float32)
 
 
-METHODS: dict[str, Callable[[NDArray[Any], Derivation], Iterator[Part]]] = {
-    "rtn": _rtn,
+METHODS: dict[str, Callable[[NDArray[Any], Derivation, Feedback | None], Iterator[Part]]] = {
+    "rtn": _integers,
+    "gptq": _integers,
     "rtn-floats": _rtn_floats,
     "additive": _additive,
     "integer-panels": _integer_panels,
     "small-float-panels": _small_float_panels,
     "float-panels": _float_panels,
+    "binary": _binary,
+    "bit-planes": _bit_planes,
+    "shift": _shift,
+    "binary-panels": _binary_panels,
 }
 
 
-def derive(tensor: NDArray[Any], derivation: Derivation) -> Iterator[Part]:
+def derive(
+    tensor: NDArray[Any],
+    derivation: Derivation,
+    moments: Mapping[str, NDArray[np.float64]] | None = None,
+) -> Iterator[Part]:
     """Yield ``(part, bytes)`` pairs; the blocks of one part follow each other in memory order.
 
     Parameters
     ----------
     tensor : ndarray
         The source as it is stored; may be memory-mapped, any float type.
+    moments : mapping, optional
+        ``X^T X`` of the inputs of matmuls, by name.  A weight whose matmul is not among them is
+        rounded as without inputs.
 
     Raises
     ------
     UserError
-        When the weight cannot be quantised (NaN or infinity in it).
+        When the weight cannot be quantised (NaN or infinity in it, or in the inputs).
     """
     if derivation.kind not in METHODS:
         raise InternalError(f"the derivation '{derivation.kind}' is unknown")
     laid_out = apply_layout(tensor, json.loads(derivation.layout))
+    measured = (moments or {}).get(derivation.moments)
     try:
-        yield from METHODS[derivation.kind](laid_out, derivation)
+        inputs = None if measured is None else Feedback.of(measured)
+        yield from METHODS[derivation.kind](laid_out, derivation, inputs)
     except ValueError as error:
         raise UserError(
             f"the weight cannot be stored anew: {error}", where=f"parameter '{derivation.source}'"

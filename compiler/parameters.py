@@ -11,7 +11,7 @@ import math
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +27,7 @@ from ..errors import InternalError, UserError
 from ..passes import annotations
 from ..passes.parameters import parameter_key
 from ..runtime.manifest import Parameters
-from .derivations import Derivation, derive
+from .derivations import Derivation, Part, derive
 from .program import Tensor
 
 ALIGNMENT = 64
@@ -77,9 +77,15 @@ def _bytes_of(op: Any) -> int:
 
 
 def write_parameters(
-    plan: Plan, tensors: dict[str, Tensor], source: Path | None, output: Path
+    plan: Plan,
+    tensors: dict[str, Tensor],
+    source: Path | None,
+    output: Path,
+    moments: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> Parameters:
     """Write the archive `output`; return its name, size and hash.
+
+    `moments` are those of the inputs of matmuls, for derivations that want them.
 
     Raises
     ------
@@ -105,7 +111,8 @@ def write_parameters(
                 start, size = spool.append(np.ascontiguousarray(_view(tensor, source)))
                 spool.entries.append((key, start, size))
         for derivation, parts in plan.derived.items():
-            _spool_derived(spool, _find(tensors, derivation.source), source, derivation, parts)
+            stored = _view(_find(tensors, derivation.source), source)
+            _spool_derived(spool, derive(stored, derivation, moments), derivation, parts)
         spool.flush()
         spooled = rt.FileHandle.wrap_fd(spool.file.fileno())
         for key, start, size in spool.entries:
@@ -163,14 +170,13 @@ def _view(tensor: Tensor, source: Path) -> NDArray[Any]:
 
 def _spool_derived(
     spool: "_Spool",
-    tensor: Tensor,
-    source: Path,
+    made: Iterator[Part],
     derivation: Derivation,
     parts: dict[str, tuple[str, int]],
 ) -> None:
     places = {part: spool.allocate(size) for part, (_, size) in parts.items()}
     written = dict.fromkeys(parts, 0)
-    for part, data in derive(_view(tensor, source), derivation):
+    for part, data in made:
         if part not in parts:  # nothing reads it any more
             continue
         spool.write_at(places[part] + written[part], data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from ..passes.assign_forms import AssignForms
 from ..passes.base import Pass
@@ -11,11 +12,14 @@ from ..passes.count_operations import CountOperations
 from ..passes.forms import rules_to_text
 from ..passes.fuse_dequant import FuseDequant
 from ..passes.lower_lmul import LowerLmul
+from ..passes.lower_lut import LowerLut
 from ..passes.lower_pam import LowerPam
+from ..passes.lower_shift_add import LowerShiftAdd
 from ..passes.name_matmuls import NameMatmuls
 from ..passes.outline_kernels import OutlineKernels
 from ..passes.quantize_activations import QuantizeActivations
 from ..passes.quantize_weights import QuantizeWeights
+from ..passes.verify_no_multiplication import VerifyNoMultiplication
 from .backend import vector_unit
 from .recipe import Recipe
 from .target import Target
@@ -29,18 +33,23 @@ def passes_for(
     `measures` run when forms are assigned and nothing is rewritten yet.  Without `kernels` every
     product is left to stock code generation.
     """
+    # Vulkan's code generator has no 4-bit elements, and looks up wrong bytes.
+    packing: Literal["bits", "words"] = "words" if target.backend == "vulkan" else "bits"
     return [
         # Names come from locations, which native passes may drop: first of all.
         NameMatmuls(),
         AssignForms(rules=rules_to_text(recipe.rules)),
         *measures,
         # Weights change before shapes do: the layout of a weight is still readable.
-        QuantizeWeights(packing="words" if target.backend == "vulkan" else "bits"),
+        QuantizeWeights(packing=packing),
         QuantizeActivations(),
         LowerLmul(),
         LowerPam(),
+        LowerShiftAdd(),
+        LowerLut(packing=packing),
         # Products of the same activation prepare it once, and are to be counted so.
         "cse",
+        VerifyNoMultiplication(),
         # Operations are counted where they still stand as linalg: a kernel hides them.
         CountOperations(),
         OutlineKernels(unit=vector_unit(target) if kernels else "none"),

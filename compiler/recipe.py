@@ -34,6 +34,11 @@ class Recipe:
     rules: tuple[Rule, ...]
     description: str = ""
 
+    @property
+    def needs_inputs(self) -> bool:
+        """Whether a method of it depends on what matmuls read: it needs a calibration."""
+        return any(rule.form.needs_inputs for rule in self.rules)
+
 
 def built_in_names() -> list[str]:
     """Return the names of the recipes that come with lowc."""

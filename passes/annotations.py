@@ -10,14 +10,17 @@ attribute                    on           meaning
 ``lowc.lowering = "…"``      contraction  what became of it, and why, for the report
 ``lowc.bits = 5.0``          contraction  stored bits per weight, scales counted
 ``lowc.operations = "{…}"``  linalg …     its scalar operations by kind, and bits moved; module: sum
-``lowc.product = "{…}"``     contraction  how patterns are added, or integers multiplied (JSON);
-                                          element-wise also its operations as exported
+``lowc.product = "{…}"``     contraction  how patterns or signed sums are added, integers multiplied
+                                          or sums looked up (JSON); element-wise also its operations
+                                          as exported
 ``lowc.tile = "…"``          contraction  the tile that its kernel was generated for
 ``lowc.part = "name"``       generic      its operations count for the matmul of that name
-``lowc.prepared = "0"``      generic      it prepares an operand of such a product, less this much
+``lowc.prepared = "0"``      generic      it prepares an operand of such a product, less this much,
+                                          or is a step to ``tables``
 ``lowc.derivation = {…}``    util.global  how its bytes follow from another parameter
 ``lowc.index_bounds = "…"``  func.func    [argument, size] of inputs that index a table
 ``lowc.shadows = "[…]"``     func.func    names of the matmuls that its last result measures
+``lowc.moments = "[…]"``     func.func    [matmul, weight] of the last results, moments of inputs
 ============================ ============ =========================================================
 """
 
@@ -43,6 +46,7 @@ TILE = "lowc.tile"
 DERIVATION = "lowc.derivation"
 INDEX_BOUNDS = "lowc.index_bounds"
 SHADOWS = "lowc.shadows"
+MOMENTS = "lowc.moments"
 MATMUL_ATTRIBUTES = (MATMUL, KIND, SHAPE, FORM, LOWERING, BITS, OPERATIONS, PRODUCT, TILE)
 
 

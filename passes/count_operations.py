@@ -13,7 +13,8 @@ from . import annotations
 from .base import Pass, RemarkKind
 from .contraction import defining, indexing_maps
 
-# Inside of bodies: what is no arithmetic on data.  Reading a table is counted in bits.
+# Inside of bodies: what is no arithmetic on data.  Reading a table is counted in bits; but where
+# the table was made for the product (``lowc.prepared``), it is read once, and look-ups in it count.
 _FREE = {
     "arith.bitcast", "arith.constant", "cf.assert", "linalg.index", "linalg.yield", "scf.if",
     "scf.yield", "tensor.dim", "tensor.extract", "tensor.yield",
@@ -106,10 +107,11 @@ class CountOperations(Pass):
     Every linalg operation on tensors, and every elementwise one of ``arith`` and ``math``, gets the
     number of its scalar operations by kind: its iterations times what its body does once.  A kind
     is the operation and the type of its operand; a product of extended bytes is one of bytes.
-    Bitcasts, constants and index arithmetic are none; ``math.fma`` is two; what is not known counts
-    under its own name.  Bits are the sizes of operands and results, each once for the operation: an
-    upper bound, as fusion keeps some out of memory.  Where a matmul is several operations, the last
-    one has what all of them count.
+    Bitcasts, constants and index arithmetic are none; ``math.fma`` is two; reading a table that was
+    made of an activation is a ``lookup``; what is not known counts under its own name.  Bits are
+    the sizes of operands and results, each once for the operation: an upper bound, as fusion keeps
+    some out of memory.  Where a matmul is several operations, the last one has what all of them
+    count.
 
     A size that is only known at run time counts as 1 (``"dynamic": true``).  What depends on
     parameters alone is done when the module is loaded (``"once": true``).  The module gets the sum
@@ -319,12 +321,17 @@ class _Count:
 
     def _of_body(self, op: Any, iterations: int, dynamic: bool) -> Tally:
         tally = Tally(dynamic=dynamic)
+        tables: dict[ir.Value, None] = {}
         for inner in _inside(op):
-            if inner.name == "tensor.extract":
+            if _is_look_up(inner):
+                tables[inner.operands[0]] = None
+            elif inner.name == "tensor.extract":
                 bits = iterations * _width(inner.results[0].type)
                 is_weight = self._origin(inner.operands[0]) in (_Origin.PARAMETER, _Origin.STORED)
                 tally.weight_bits += bits if is_weight else 0
                 tally.read_bits += 0 if is_weight else bits
+        for table in tables:
+            self._read(tally, table)
         for kind, number in operations_of_body(op).items():
             tally.operations[kind] += number * iterations
         return tally
@@ -359,6 +366,8 @@ def operations_of_body(op: Any) -> Counter[str]:
 
 def _kinds(op: Any) -> tuple[str, ...]:
     """Return the kinds of scalar operations that `op` is."""
+    if _is_look_up(op):
+        return (f"lookup.{op.results[0].type}",)
     if op.name in _FREE:
         return ()
     types = [*(value.type for value in op.operands), *(value.type for value in op.results)]
@@ -374,6 +383,14 @@ def _kinds(op: Any) -> tuple[str, ...]:
     if name == "math.fma":
         return f"mulf{suffix}", f"addf{suffix}"
     return (f"{name}{suffix}",)
+
+
+def _is_look_up(op: Any) -> bool:
+    """Whether `op` reads a table that an activation was prepared as."""
+    if op.name != "tensor.extract":
+        return False
+    table = defining(op.operands[0])
+    return table is not None and annotations.PREPARED in table.attributes
 
 
 def _extended_width(value: ir.Value) -> int:

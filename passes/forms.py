@@ -20,13 +20,21 @@ FORMS = {
     "dequant": "weights in few bits, made floats again inside the product",
     "lmul": "each multiplication is one integer addition of bit patterns, with an offset (L-Mul)",
     "pam": "each multiplication is one integer addition of bit patterns (piecewise affine)",
+    "lut": "integer weights bit by bit, by look-up in tables of sums of activations",
+    "shift": "weights that are powers of two: shifts and additions (DeepShift, ShiftAddViT)",
+    "ternary": "weights of -1, 0 and 1 with one scale: additions, and a multiplication at the end",
+    "binary": "weights as sums of planes of signs with power-of-two scales: shifts and additions",
 }
 INTEGER_BITS = {f"i{bits}": bits for bits in range(2, 9)}
 FLOAT_BITS = {"f8E4M3FN": 8, "f8E5M2": 8, "f4E2M1": 4, "nf4": 4}
 WEIGHT_BITS = {**INTEGER_BITS, **FLOAT_BITS}
 ACTIVATIONS = ("f32", "i8")
 ACTIVATION_SCALES = ("row", "group")
-METHODS = ("rtn",)
+METHODS = {"dequant": ("rtn", "gptq"), "binary": ("bcq", "gptq"), "lut": ("rtn", "gptq")}
+TABLE_BITS = {"i6": 6, "i7": 7, "i8": 8}
+TABLES = ("none", *TABLE_BITS)
+SPANS = (16, 32, 64, 128)
+MOST_PLANES, MOST_TERMS = 4, 3
 SPECIALS = ("finite", "full")
 CARRIERS = ("f32", "bf16", "f16", "f8E4M3FN", "f8E5M2")
 MANTISSA_BITS = {"f32": 23, "bf16": 7, "f16": 10, "f8E4M3FN": 3, "f8E5M2": 2}
@@ -38,6 +46,15 @@ KEYS: dict[str, tuple[str, ...]] = {
     "dequant": ("weights", "group", "symmetric", "activations", "activation-scale", "method"),
     "lmul": _ADDED,
     "pam": _ADDED,
+    "lut": ("weights", "group", "symmetric", "tables", "span", "method"),
+    "shift": (),
+    "ternary": ("tables", "span"),
+    "binary": ("planes", "group", "outputs", "terms", "tables", "span", "method"),
+}
+# Where a form's default is not that of :class:`Form`.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "binary": {"group": 128, "method": "bcq"},
+    "lut": {"group": 128},
 }
 
 # IREE's code generator cannot load a part of a vector of 4-bit elements (seen in 3.13): a group is
@@ -49,6 +66,22 @@ def round_up_group(size: int) -> int:
     """Return the smallest group that code can be generated for and that holds `size` weights."""
     multiple = SHORT_GROUP if size <= LONG_GROUP else LONG_GROUP
     return -(-size // multiple) * multiple
+
+
+# Signs are read from words of 32: a group of binary codes is a part of a word, or whole words.
+_WORD = 32
+
+
+def cut_binary(k: int, group: int, span: int | None) -> tuple[int, int]:
+    """Return group and span for a binary-coded weight whose sums are over `k`.
+
+    `group` 0 is all of K.  One group for all of K, or more, is filled up to whole spans (`span`
+    None is for none) if there are several, else to whole words.
+    """
+    unit = max(span, _WORD) if span is not None and k > span else _WORD
+    whole = -(-k // unit) * unit
+    group = min(group or whole, whole)
+    return group, min(span or group, group)
 
 
 @dataclass(frozen=True)
@@ -64,6 +97,7 @@ class Form:
         (lmul, pam; empty leaves it in f32).
     group : int
         Weights along K that share one scale: 16, 32, 48 or a multiple of 64; 0 means all of K.
+        binary, lut: 1, 2, 4, 8, 16 or a multiple of 32.
     symmetric : bool
         Without a zero point, if true.
     activations : str
@@ -72,7 +106,9 @@ class Form:
     activation_scale : str
         Of ``i8`` activations: one scale per ``row`` or per ``group`` of the weight.
     method : str
-        How the codes are chosen; ``rtn`` rounds to nearest.
+        How the codes are chosen: ``rtn`` rounds to nearest, ``gptq`` column by column with error
+        feedback, which needs inputs of a calibration; ``bcq`` (binary) takes alphas by least
+        squares and signs by the nearest sum in turns (``formats/binary_codes.py``).
     mantissa_bits : int
         lmul, pam: leading mantissa bits of each operand that are kept; 0 keeps all.
     specials : str
@@ -86,6 +122,17 @@ class Form:
         lmul, pam: the format that the sum is rounded to after each addition.
     of : str
         lmul, pam: which multiplications; ``elementwise`` rules apply to those outside matmuls.
+    planes : int
+        binary: planes of signs, 1…4.
+    outputs : int
+        binary: output channels that share scales; 0 means all of N.
+    terms : int
+        binary: powers of two that a scale is the sum of, 1…3.
+    tables : str
+        binary, ternary, lut: bits of the entries of tables that partial sums are looked up in
+        (``formats/tables.py``); ``none`` adds activations themselves.
+    span : int
+        binary, ternary, lut: inputs whose tables share a power of two, one of :data:`SPANS`.
     """
 
     form: str = "exact"
@@ -101,6 +148,11 @@ class Form:
     carrier: str = "f32"
     accumulate: str = "f32"
     of: str = "matmul"
+    planes: int = 0
+    outputs: int = 1
+    terms: int = 3
+    tables: str = "i8"
+    span: int = 64
 
     @property
     def bits(self) -> int:
@@ -112,13 +164,27 @@ class Form:
         """Whether codes are numbers, not patterns of a float format or places in a table."""
         return self.weights in INTEGER_BITS
 
+    @property
+    def needs_inputs(self) -> bool:
+        """Whether the codes depend on what the matmul reads, not on its weight alone."""
+        return self.method == "gptq"
+
     def check(self, where: str) -> None:
         """Raise a UserError, located at `where`, unless this is a possible form."""
         _known(self.form, FORMS, "form", where)
-        if self.form == "exact":
+        if self.form in ("exact", "shift"):
             return
         if self.form in ("lmul", "pam"):
             self._check_added(where)
+            return
+        if self.form == "binary":
+            self._check_binary(where)
+            return
+        if self.form == "ternary":
+            self._check_tables(where)
+            return
+        if self.form == "lut":
+            self._check_lut(where)
             return
         self._check_dequant(where)
 
@@ -126,7 +192,7 @@ class Form:
         _known(self.weights, WEIGHT_BITS, "weights", where)
         _known(self.activations, ACTIVATIONS, "activations", where)
         _known(self.activation_scale, ACTIVATION_SCALES, "activation-scale", where)
-        _known(self.method, METHODS, "method", where)
+        _known(self.method, METHODS[self.form], "method", where)
         if not self.has_integer_weights and not self.symmetric:
             raise UserError(
                 f"weights = '{self.weights}' have no zero point", where=where,
@@ -136,6 +202,11 @@ class Form:
             raise UserError(
                 f"activations = 'i8' need integer weights, not '{self.weights}'", where=where,
                 hint="activations = \"f32\", or integer weights such as 'i4'",
+            )  # fmt: skip
+        if not self.has_integer_weights and self.method == "gptq":
+            raise UserError(
+                f"method = 'gptq' needs integer weights, not '{self.weights}'", where=where,
+                hint="method = \"rtn\", or integer weights such as 'i4'",
             )  # fmt: skip
         if self.activations == "f32" and self.activation_scale != "row":
             raise UserError(
@@ -173,6 +244,64 @@ class Form:
             raise UserError(
                 "weights, gain and accumulate are about sums of products", where=where,
                 hint='leave them out where of = "elementwise"',
+            )  # fmt: skip
+
+    def _check_binary(self, where: str) -> None:
+        _known(self.method, METHODS[self.form], "method", where)
+        for key, value, most in (
+            ("planes", self.planes, MOST_PLANES), ("terms", self.terms, MOST_TERMS),
+        ):  # fmt: skip
+            if not 1 <= value <= most:
+                raise UserError(
+                    f"{key} = {value} is not 1 to {most}", where=where,
+                    hint="2 and 3 planes of signs and 3 terms are the paper's",
+                )  # fmt: skip
+        if self.outputs < 0:
+            raise UserError(
+                f"outputs = {self.outputs} is negative", where=where,
+                hint="1 is a scale for each output channel; 0 means one for all of N",
+            )  # fmt: skip
+        self._check_tables(where)
+        self._check_sign_groups(where)
+
+    def _check_lut(self, where: str) -> None:
+        _known(self.weights, ("i2", "i3", "i4"), "weights", where)
+        _known(self.method, METHODS[self.form], "method", where)
+        self._check_tables(where)
+        if self.tables == "none":
+            raise UserError(
+                "tables = 'none' is no look-up", where=where,
+                hint='tables = "i8", or form = "dequant"',
+            )  # fmt: skip
+        self._check_sign_groups(where)
+
+    def _check_sign_groups(self, where: str) -> None:
+        is_part = self.group in (1, 2, 4, 8, 16)
+        if self.group < 0 or (not is_part and self.group % _WORD):
+            raise UserError(
+                f"group = {self.group} is not 1, 2, 4, 8, 16 or a multiple of {_WORD}",
+                where=where,
+                hint="128 is usual; 0 means one group for all of K",
+            )
+        if self.tables == "none":
+            return
+        if self.group in (1, 2):
+            raise UserError(
+                f"group = {self.group} is too short for tables, which have 4 inputs", where=where,
+                hint='tables = "none", or a group of 4 or more',
+            )  # fmt: skip
+        if self.group % min(self.span, self.group or self.span):
+            raise UserError(
+                f"group = {self.group} is no multiple of span = {self.span}", where=where,
+                hint="a span lies in one group",
+            )  # fmt: skip
+
+    def _check_tables(self, where: str) -> None:
+        _known(self.tables, TABLES, "tables", where)
+        if self.span not in SPANS:
+            raise UserError(
+                f"span = {self.span} is not {', '.join(map(str, SPANS[:-1]))} or {SPANS[-1]}",
+                where=where, hint="64 is usual",
             )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
@@ -221,7 +350,7 @@ class Rule:
             raise UserError(
                 "the rule has no 'form'", where=where, hint="known: " + ", ".join(FORMS)
             )
-        form = Form(**values)
+        form = Form(**{**DEFAULTS.get(values["form"], {}), **values})
         form.check(where)
         allowed = {"form", *(key.replace("-", "_") for key in KEYS[form.form])}
         extra = [key.replace("_", "-") for key in values if key not in allowed]

@@ -133,7 +133,7 @@ def rewrite(plan: Plan) -> Any:
         made = _Builder(plan).product()
         notes.copy_annotations(op, made)
         notes.set_text(made, notes.PRODUCT, json.dumps(_facts(plan)))
-        result = _as_before(made.results[0], contraction.init)
+        result = as_before(made.results[0], contraction.init)
     op.operation.results[0].replace_all_uses_with(result)
     op.operation.erase()
     return made
@@ -152,7 +152,7 @@ def _facts(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _as_before(value: ir.Value, init: ir.Value) -> ir.Value:
+def as_before(value: ir.Value, init: ir.Value) -> ir.Value:
     """Return the f32 sum in the type of `init`, and `init` added unless it is zeros."""
     element = build.element_of(init)
     if element != build.element_of(value):
@@ -174,7 +174,7 @@ class _Builder:
         self.x_dims = [place[d] for d in dims_of(contraction.maps[found.activation])]
         weight_map = contraction.maps[1 - found.activation]
         self.w_dims = [place[d] for d in dims_of(weight_map)]
-        self.x = _as_f32(contraction.operands[found.activation])
+        self.x = as_f32(contraction.operands[found.activation])
         self.codes, self.scales, *zeros = found.inputs
         self.zeros = zeros[0] if zeros else None
         self.per_row = plan.form.activation_scale == "row"
@@ -321,7 +321,8 @@ class _Builder:
 # -- scalars of activations ------------------------------------------------------------------------
 
 
-def _as_f32(value: ir.Value) -> ir.Value:
+def as_f32(value: ir.Value) -> ir.Value:
+    """Return a tensor of floats in f32."""
     f32 = ir.F32Type.get()
     if build.element_of(value) == f32:
         return value

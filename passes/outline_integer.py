@@ -10,19 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from iree.compiler import ir
-from iree.compiler.dialects import arith
 
-from . import add_operands, annotations, build, epilogues, integer_products, parameters
+from . import annotations, dispatch_records, epilogues, integer_products
 from .base import Refusal
-from .contraction import defining, simplify_layout
 from .epilogues import Chain
 from .formats import panels
 from .integer_products import IntegerProduct
-from .kernels import executable, tiles
+from .kernels import tiles
 from .kernels.integer_dot import IntegerDot
 from .kernels.integer_matmul import IntegerMatmul
 from .kernels.integer_rows import IntegerRows
-from .matrices import from_matrices, to_matrices
 
 
 @dataclass(frozen=True)
@@ -69,69 +66,20 @@ def match(op: Any, unit: str) -> Plan | Refusal:
 
 
 def rewrite(module: ir.Module, plan: Plan) -> None:
-    """Declare the kernels, store the weight in panels, dispatch, and bring the result back."""
+    """Dispatch to the kernels, with the weight in panels."""
     product, kernel = plan.product, plan.kernel
-    op, matrices = product.op, product.matrices
-    chain = plan.chain if isinstance(plan.chain, Chain) else None
-    with ir.InsertionPoint(op if chain is None else chain.ops[-1]), op.location:
-        rows = build.collapse(to_matrices(product.activation, matrices, "rows"), [[0, 1], [2]])
-        records = _rounded(module, rows, kernel.rows)
-        m = build.index(kernel.m) if kernel.m is not None else _rows_of_each(rows, kernel)
-        opened = [m] if kernel.m is None else []
-        extra = []
-        if chain is not None:
-            known = {"batch": kernel.batch, "m": kernel.m, "n": kernel.n, "one": 1}
-            extra = epilogues.tensors(chain, {"m": m}, known)
-        executable.declare(
-            module, kernel.name, [True] * kernel.inputs + [False], len(opened),
-            kernel.translation, kernel.emit,
-        )  # fmt: skip
-        shape = [kernel.batch, build.DYNAMIC if kernel.m is None else kernel.m, kernel.n]
-        call = executable.dispatch(
-            kernel.name, kernel.grid(m), opened, [records, *_weight(module, plan), *extra],
-            build.tensor_type(shape, ir.F32Type.get()), opened,
-        )  # fmt: skip
-        annotations.copy_annotations(op, call)
-        call.attributes[annotations.BITS] = ir.FloatAttr.get(
-            ir.F64Type.get(), product.bits_per_weight
-        )
-        if chain is None:
-            result = from_matrices(call.results[0], matrices, op)
-            op.operation.results[0].replace_all_uses_with(result)
-        else:
-            epilogues.replace(chain, call.results[0])
-    op.operation.erase()
-
-
-def _rounded(module: ir.Module, rows: ir.Value, kernel: IntegerRows) -> ir.Value:
-    """Dispatch to the kernel that rounds f32 ``[m, K]``; return its records."""
-    count = build.dim(rows, 0)
-    opened = [count] if kernel.m is None else []
-    executable.declare(
-        module, kernel.name, [True, False], len(opened), kernel.translation, kernel.emit
-    )
-    shape = [build.DYNAMIC if kernel.m is None else kernel.m, kernel.words]
-    type_ = build.tensor_type(shape, ir.IntegerType.get_signless(32))
-    call = executable.dispatch(kernel.name, kernel.grid(count), opened, [rows], type_, opened)
-    records: ir.Value = call.results[0]
-    return records
-
-
-def _rows_of_each(rows: ir.Value, kernel: IntegerMatmul) -> ir.Value:
-    return arith.divui(build.dim(rows, 0), build.index(kernel.batch))
+    chain = dispatch_records.as_chain(plan.chain)
+    with ir.InsertionPoint(product.op), product.op.location:
+        weight = _weight(module, plan)
+    bits = product.bits_per_weight
+    dispatch_records.replace(module, product, kernel.rows, kernel, weight, bits, chain)
 
 
 def _weight(module: ir.Module, plan: Plan) -> list[ir.Value]:
     """Load the weight's codes, scales and zeros as the kernel reads them."""
     product, kernel, columns = plan.product, plan.kernel, plan.kernel.tile.columns
-    stored = add_operands.derivation_of(product.codes)
-    # Only the model's weight has the K that it had before it was cut into groups.
-    shape = [kernel.batch, kernel.n, -1]
-    layout = simplify_layout([*json.loads(stored["layout"]), ["reshape", shape]])
     derivation = {
         "kind": "integer-panels",
-        "source": stored["source"],
-        "layout": json.dumps(layout, separators=(",", ":")),
         "bits": product.bits,
         "group": product.group,
         "symmetric": product.symmetric,
@@ -145,14 +93,6 @@ def _weight(module: ir.Module, plan: Plan) -> list[ir.Value]:
         ("scales", values, ir.F32Type.get()),
         *([] if kernel.symmetric else [("zeros", values, i8)]),
     ]
-    symbol = ir.FlatSymbolRefAttr(defining(product.codes).attributes["global"]).value
-    holder = parameters.find_global(module, symbol)
-    stem = f"{symbol.removesuffix('.codes')}.p{columns}"
-    found = []
-    for part, dims, element in parts:
-        type_ = build.tensor_type(dims, element)
-        name = parameters.derived_global(
-            module, holder, f"{stem}.{part}", type_, {**derivation, "part": part}
-        )
-        found.append(build.load_global(name, type_))
-    return found
+    # Only the model's weight has the K that it had before it was cut into groups.
+    shape = [kernel.batch, kernel.n, -1]
+    return dispatch_records.load_weight(module, product.codes, shape, derivation, parts)

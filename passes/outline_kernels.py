@@ -10,7 +10,14 @@ from typing import Any, ClassVar, Literal
 
 from iree.compiler import ir
 
-from . import annotations, outline_additive, outline_dequant, outline_float, outline_integer
+from . import (
+    annotations,
+    outline_additive,
+    outline_dequant,
+    outline_float,
+    outline_integer,
+    outline_tables,
+)
 from .base import Pass, Refusal, RemarkKind
 from .epilogues import Chain
 
@@ -19,6 +26,7 @@ FAMILIES: tuple[Any, ...] = (
     outline_float,
     outline_dequant,
     outline_integer,
+    outline_tables,
 )
 
 
@@ -26,10 +34,12 @@ FAMILIES: tuple[Any, ...] = (
 class OutlineKernels(Pass):
     """Replace matrix products by dispatches to a generated kernel.
 
-    There are four families: sums of added products (``lmul``, ``pam``), of which some also run on
+    There are five families: sums of added products (``lmul``, ``pam``), of which some also run on
     GPUs; products of f32; products of f32 and a weight in few bits; products of 8-bit activations
-    and a weight of integers, whose activation is rounded by a kernel of its own.  The first are bit
-    for bit what the portable form computes; f32 sums of the others come in another order.
+    and a weight of integers, whose activation is rounded by a kernel of its own; and products of
+    f32 and a binary-coded weight by look-up, whose tables are made by a kernel of their own.  The
+    first are bit for bit what the portable form computes; f32 sums of the others come in another
+    order.
 
     A kernel reads the right operand in panels: a weight is stored so (a new derivation), an
     activation is packed by the kernel, or ahead of it by one ``linalg.generic``.  Below is an added

@@ -1,5 +1,6 @@
 """``lowc-quantize-weights``: store weights in few bits, make them floats where they are used."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,29 +13,16 @@ from . import annotations, build, parameters
 from .assign_forms import form_of
 from .base import Pass, Refusal, RemarkKind
 from .code_values import code_of_word, code_value
-from .contraction import (
-    Contraction,
-    Weight,
-    dims_of,
-    find_weight,
-    match_contraction,
-    simplify_layout,
-)
+from .contraction import dims_of
 from .formats.integer import element_bits
 from .forms import Form, round_up_group
+from .weight_rows import WeightRows, find_rows
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What the rewrite needs: the contraction, its weight in ``[batch…, free…, K]`` order."""
+class Plan(WeightRows):
+    """What the rewrite needs: the contraction, its weight in rows, and how K is cut into groups."""
 
-    contraction: Contraction
-    weight: Weight
-    source: str
-    layout: tuple[Any, ...]
-    rows: tuple[int, ...]
-    row_dims: tuple[int, ...]
-    k: int
     group: int
     groups: int
 
@@ -95,46 +83,15 @@ class QuantizeWeights(Pass):
 
 def match(module: ir.Module, op: Any, form: Form, *, words: bool = False) -> Plan | Refusal:
     """Describe how the weight of `op` would be quantised, or say why not.  Changes nothing."""
-    found = match_contraction(op)
+    found = find_rows(module, op)
     if isinstance(found, Refusal):
         return found
-    weight = find_weight(found)
-    if isinstance(weight, Refusal):
-        return weight
-    holder = parameters.find_global(module, weight.symbol)
-    source = parameters.parameter_key(holder) if holder is not None else None
-    if source is None:
-        return Refusal(f"the global '{weight.symbol}' is no parameter, or the model writes to it")
-    if len(found.k) != 1:
-        return Refusal(f"it sums over {len(found.k)} dimensions")
-    if not isinstance(weight.element, (ir.F32Type, ir.F16Type, ir.BF16Type, ir.F64Type)):
-        return Refusal(f"the weight is of type {weight.element}")
-    k_loop = found.k[0]
-    if k_loop not in weight.dims:
-        return Refusal("the weight does not have the summed dimension")
-    order = [*(d for d in weight.dims if d in found.batch)]
-    order += [d for d in weight.dims if d not in found.batch and d != k_loop]
-    order += [k_loop]
-    axes = [weight.dims.index(d) for d in order]
-    shape = [weight.shape[axis] for axis in axes]
-    if 0 in shape:
-        return Refusal("the weight is empty")
-    layout = simplify_layout([*weight.layout, ["transpose", axes]])
-    k = shape[-1]
     # One group for all of K is padded like the last of several: whole vectors of codes.
-    whole = round_up_group(k)
+    whole = round_up_group(found.k)
     group = min(form.group or whole, whole)
-    plan = Plan(
-        contraction=found,
-        weight=weight,
-        source=source,
-        layout=layout,
-        rows=tuple(shape[:-1]),
-        row_dims=tuple(order[:-1]),
-        k=k,
-        group=group,
-        groups=-(-k // group),
-    )
+    parts = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
+    plan = Plan(**parts, group=group, groups=-(-found.k // group))
+    k, weight = found.k, found.weight
     bits, stored = _bits_per_weight(plan, form, words=words), parameters.stored_bits(module, weight)
     if bits >= stored:
         return Refusal(f"K = {k} is too short: {bits:.3g} bits a weight where {stored} are stored")
@@ -225,6 +182,7 @@ def _load_part(
 ) -> ir.Value:  # fmt: skip
     type_ = build.tensor_type(shape, element)
     kind = f"{form.weights}g{plan.group}" + ("" if form.symmetric else "z")
+    kind += "" if form.method == "rtn" else f".{form.method}"
     layout = json.dumps(plan.layout, separators=(",", ":"))
     # Two uses of one weight in different layouts are two derived parameters.
     view = "" if not plan.layout else f".{parameters.layout_name(layout)}"
@@ -238,6 +196,8 @@ def _load_part(
         }
     else:
         derivation |= {"kind": f"{form.method}-floats", "format": form.weights}
+    if form.needs_inputs:
+        derivation["moments"] = annotations.text(plan.contraction.op, annotations.MATMUL)
     if words:
         kind += "w"
     holder = parameters.find_global(module, plan.weight.symbol)

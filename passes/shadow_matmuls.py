@@ -11,6 +11,7 @@ from . import annotations, build
 from .assign_forms import form_of
 from .base import Pass, Refusal, RemarkKind
 from .forms import Form
+from .more_results import called_functions, end_of, function_around, return_too
 from .quantize_weights import convert
 
 SUMS = 3  # of squared differences, of squared exact values, of differences times exact values
@@ -55,7 +56,7 @@ class ShadowMatmuls(Pass):
 
     def run(self, module: ir.Module, remark: Callable[..., None]) -> None:
         """Clone, measure, and make all originals exact."""
-        called = _called(module)
+        called = called_functions(module)
         sums: dict[str, list[tuple[str, ir.Value]]] = {}
         for op in annotations.matmuls(module):
             if form_of(op).form == "exact":
@@ -63,12 +64,12 @@ class ShadowMatmuls(Pass):
             name = annotations.text(op, annotations.MATMUL)
             found = match(op, called)
             if isinstance(found, Refusal):
-                _make_exact(op, f"exact (not measured: {found.reason})")
+                make_exact(op, f"exact (not measured: {found.reason})")
                 remark(RemarkKind.REFUSED, op, name, f"not measured: {found.reason}")
                 continue
             # The clone comes first: where a name stands twice, reports take the first.
             clone = op.operation.clone(ip=ir.InsertionPoint(op))
-            _make_exact(op, "exact (what its form is compared with)")
+            make_exact(op, "exact (what its form is compared with)")
             with ir.InsertionPoint.after(op), op.location:
                 row = _sums(clone.results[0], op.operation.results[0])
             sums.setdefault(found, []).append((name, row))
@@ -87,26 +88,11 @@ def match(op: Any, called: Iterable[str]) -> str | Refusal:
     result = op.operation.results[0].type
     if not isinstance(ir.RankedTensorType(result).element_type, ir.FloatType):
         return Refusal(f"its result is {result}, no floats")
-    function = op.operation.parent
-    if function.operation.name != "func.func":
-        return Refusal(f"it is inside {function.operation.name}")
-    if len(function.regions[0].blocks) != 1:
-        return Refusal("its function has several blocks")
-    name = annotations.text(function, "sym_name")
-    if "sym_visibility" in function.attributes or name in called:
-        return Refusal(f"other functions call '{name}'")
-    return name
+    return function_around(op, called)
 
 
-def _called(module: ir.Module) -> set[str]:
-    return {
-        ir.FlatSymbolRefAttr(op.attributes["callee"]).value
-        for op in annotations.operations(module)
-        if op.name == "func.call"
-    }
-
-
-def _make_exact(op: Any, why: str) -> None:
+def make_exact(op: Any, why: str) -> None:
+    """Take the form of a matmul away; `why` is for the report."""
     op.attributes[annotations.FORM] = annotations.to_attribute(Form().to_dict(), op.context)
     annotations.set_text(op, annotations.LOWERING, why)
 
@@ -162,23 +148,13 @@ def _zeros(shape: list[int], dynamic: list[ir.Value] | None = None) -> ir.Value:
 
 def _return_too(function: Any, measured: list[tuple[str, ir.Value]]) -> None:
     """Add the sums, one row each, to what `function` returns, and their names to its attributes."""
-    block = function.regions[0].blocks[0]
-    end = block.operations[len(block.operations) - 1].operation
+    end = end_of(function)
     f32 = ir.F32Type.get(function.context)
     with ir.InsertionPoint(end), end.location:
         table = build.empty([len(measured), SUMS], f32)
         for index, (_, row) in enumerate(measured):
             table = _insert_row(row, table, index)
-        ir.Operation.create("func.return", operands=[*end.operands, table])
-    end.erase()
-    results = [*function.type.results, table.type]
-    function.attributes["function_type"] = ir.TypeAttr.get(
-        ir.FunctionType.get(function.type.inputs, results, function.context)
-    )
-    if "res_attrs" in function.attributes:
-        kept = [*ir.ArrayAttr(function.attributes["res_attrs"])]
-        with function.context:
-            function.attributes["res_attrs"] = ir.ArrayAttr.get([*kept, ir.DictAttr.get({})])
+    return_too(function, [table])
     function.attributes[annotations.SHADOWS] = annotations.json_attribute(
         [name for name, _ in measured], function.context
     )

@@ -26,8 +26,8 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "compiler": (
         {".", "passes", "runtime", "compiler"},
         {
-            "iree.compiler", "iree.runtime", "ml_dtypes", "numpy", "safetensors", "sympy", "torch",
-            "torch_mlir",
+            "iree.compiler", "iree.runtime", "ml_dtypes", "numpy", "safetensors", "scipy", "sympy",
+            "torch", "torch_mlir",
         },
     ),
     "tools": (
@@ -44,6 +44,7 @@ HEAVY = {
     "matplotlib",
     "onnxruntime",
     "openvino",
+    "scipy",
     "sympy",
     "tokenizers",
     "torch",

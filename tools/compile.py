@@ -14,6 +14,7 @@ from . import output
 
 STAGES = {
     "import": "importing the model",
+    "calibration": "running the calibration",
     "passes": "running passes",
     "parameters": "writing parameters",
     "compile": "generating code with iree-compile",

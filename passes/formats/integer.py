@@ -66,23 +66,35 @@ def quantize(weight: Float, fmt: GroupedInteger) -> Quantized:
     if not np.isfinite(weight).all():
         raise ValueError("the weight holds NaN or infinity")
     cut = grouped(np.asarray(weight, np.float32), fmt.group)
-    kind = np.int8 if fmt.symmetric else np.uint8
+    scales, zeros = ranges(cut, fmt)
+    return Quantized(
+        round_to_codes(cut, scales, zeros, fmt),
+        scales,
+        None if fmt.symmetric else zeros.astype(np.uint8),
+    )
+
+
+def ranges(cut: Float, fmt: GroupedInteger) -> tuple[Float, Float]:
+    """Return scales and zero points ``[...]`` (f32) of groups ``[..., g]``; 0 if symmetric."""
     if fmt.symmetric:
         scales = np.abs(cut).max(axis=-1) / np.float32(fmt.highest)
-        zeros = np.zeros_like(scales)
-    else:
-        low = np.minimum(cut.min(axis=-1), np.float32(0))
-        high = np.maximum(cut.max(axis=-1), np.float32(0))
-        # Halved before the difference, so that the range of a large f32 cannot overflow.
-        half = np.float32(fmt.highest) * np.float32(0.5)
-        scales = (high * np.float32(0.5) - low * np.float32(0.5)) / half
-        zeros = np.clip(np.rint(-low / _divisor(scales)), 0, fmt.highest)
+        return scales.astype(np.float32), np.zeros_like(scales)
+    low = np.minimum(cut.min(axis=-1), np.float32(0))
+    high = np.maximum(cut.max(axis=-1), np.float32(0))
+    # Halved before the difference, so that the range of a large f32 cannot overflow.
+    half = np.float32(fmt.highest) * np.float32(0.5)
+    scales = ((high * np.float32(0.5) - low * np.float32(0.5)) / half).astype(np.float32)
+    return scales, np.clip(np.rint(-low / _divisor(scales)), 0, fmt.highest)
+
+
+def round_to_codes(
+    cut: Float, scales: Float, zeros: Float, fmt: GroupedInteger
+) -> NDArray[np.int8] | NDArray[np.uint8]:
+    """Return the codes of groups ``[..., g]`` with scales and zero points ``[...]``."""
     codes = np.rint(cut / _divisor(scales)[..., None])
     codes += zeros[..., None]
     np.clip(codes, fmt.lowest, fmt.highest, out=codes)
-    return Quantized(
-        codes.astype(kind), scales.astype(np.float32), None if fmt.symmetric else zeros.astype(kind)
-    )
+    return codes.astype(np.int8 if fmt.symmetric else np.uint8)
 
 
 def dequantize(quantized: Quantized, k: int) -> Float:

@@ -123,6 +123,11 @@ def broadcast_scalar(lanes: int, source: ir.Value, at: Sequence[ir.Value]) -> ir
     return vector.broadcast(vector_type(lanes, scalar.type), scalar)
 
 
+def as_floats(bits: ir.Value, lanes: int) -> ir.Value:
+    """Return i32 patterns as f32."""
+    return vector.bitcast(vector_type(lanes, ir.F32Type.get()), bits)
+
+
 def multiply_add(a: ir.Value, b: ir.Value, total: ir.Value) -> ir.Value:
     """Return ``a * b + total``, rounded once where the processor can, else twice.
 

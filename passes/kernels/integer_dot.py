@@ -88,7 +88,7 @@ class IntegerDot:
         if self.strategy == "lanes" or group * LARGEST >= 2**15:
             return arith.muli(zeros, sums)
         # Both fit 16 bits, the zeros' upper halves are 0: one multiplication of shorts.
-        return _multiply_shorts(self.isa.lanes, zeros, sums)
+        return multiply_shorts(self.isa.lanes, zeros, sums)
 
     def activation(self, source: ir.Value, at: Sequence[ir.Value]) -> list[ir.Value]:
         """Broadcast a quad of activations that begins at word `at` of `source`."""
@@ -169,7 +169,7 @@ class Accumulator:
             self._add_shorts(place, held, emit.splat(lanes, emit.integer(16), 1))
 
     def _add_shorts(self, place: int, a: ir.Value, b: ir.Value) -> None:
-        product = _multiply_shorts(self.dot.isa.lanes, a, b)
+        product = multiply_shorts(self.dot.isa.lanes, a, b)
         self.sums[place] = arith.addi(self.sums[place], product)
 
     def _multiply_bytes(self, codes: ir.Value, quad: ir.Value) -> ir.Value:
@@ -182,7 +182,7 @@ class Accumulator:
         return vector.bitcast(emit.vector_type(self.dot.isa.lanes * 4, emit.integer(8)), value)
 
 
-def _multiply_shorts(lanes: int, a: ir.Value, b: ir.Value) -> ir.Value:
+def multiply_shorts(lanes: int, a: ir.Value, b: ir.Value) -> ir.Value:
     """Return the sum of two products of 16 bits in each 32-bit lane."""
     name = "llvm.x86.avx512.pmaddw.d.512" if lanes == 16 else "llvm.x86.avx2.pmadd.wd"
     shorts = emit.vector_type(lanes * 2, emit.integer(16))

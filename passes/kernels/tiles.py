@@ -150,6 +150,36 @@ def panels_together(isa: Isa, strategy: str, rows: int, vectors: int, groups: in
     return max(1, min(most, height * width // (rows * vectors)))
 
 
+def choose_tables(
+    isa: Isa, batch: int, m: int | None, n: int, planes: int, folded: int, words: int
+) -> Tile:
+    """Return the tile for binary-coded weights, `words` of 32 bits in a column.
+
+    `folded` entries are added in bytes.  So many keys of each plane are in registers while rows
+    share them, and so many tables of a row; a row has two registers of sums for each plane.  LLVM
+    starts all four quads of a round early, so what is widened takes three registers for each sum.
+    """
+    others = folded * (1 + planes) + 3 * (4 // folded)
+    most = max(1, min(STREAMED_ROWS, (isa.registers - others) // (2 * planes)))
+    rows = most if m is None else -(-m // -(-m // most))
+    group, chunk = _cut(isa, batch, m, n, words, rows, TABLE_VECTORS)
+    panels = -(-n // (TABLE_VECTORS * isa.lanes))
+    if panels * batch < 2 * WORKGROUPS:
+        group = 1
+    if m is not None and m <= rows:
+        group = min(panels, max(1, panels * batch // STREAMS))
+    return Tile(isa.lanes, rows, TABLE_VECTORS, words, group, chunk)
+
+
+def tables_together(isa: Isa, rows: int, planes: int) -> int:
+    """Return how many panels a kernel of look-ups reads side by side for so few `rows`."""
+    if rows > 1 or isa.registers < 32:
+        return 1
+    return max(1, min(MOST_TOGETHER // 2, 8 // (2 * planes)))
+
+
+TABLE_VECTORS = 4  # a register of bytes becomes four of f32
+
 # Strategy → (rows, vectors) of 16 registers and of 32.
 _INTEGER_TILES = {
     "vnni": ((4, 2), (12, 2)),

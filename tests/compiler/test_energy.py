@@ -65,7 +65,7 @@ PRICES = {
     "maxsi.i32": (0.1, "guard"), "minui.i32": (0.1, "guard"), "maximumf.f32": (0.1, "guard"),
     "cmp.bf16": (0.05, "guard"), "select.i32": (0, "guard"), "andi.i32": (0, "guard"),
     "ori.i1": (0, "guard"), "xori.i32": (0, "guard"), "shli.i32": (0.1, "guard"),
-    "shrui.i32": (0.1, "guard"),
+    "shrui.i32": (0.1, "guard"), "lookup.i8": (0.37, "core"),
 }  # fmt: skip
 
 
@@ -78,7 +78,17 @@ def test_the_default_table(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["extf.bf16", "sitofp.i32", "math.exp.f32", "divf.f32", "addi.i64", "mulf.f64", "x.y"]
+    "kind",
+    [
+        "extf.bf16",
+        "sitofp.i32",
+        "math.exp.f32",
+        "divf.f32",
+        "addi.i64",
+        "mulf.f64",
+        "x.y",
+        "lookup.i32",
+    ],
 )
 def test_what_has_no_published_price_has_none(kind: str) -> None:
     table = energy.load_table()
@@ -93,7 +103,7 @@ def test_memory_of_the_default_table() -> None:
 
 def test_every_reason_of_the_default_table_is_reachable() -> None:
     table = energy.load_table()
-    kinds = ["extf.f16", "math.exp.f32", "addi.i64"]
+    kinds = ["extf.f16", "math.exp.f32", "addi.i64", "lookup.i32"]
     assert {table.why_unpriced(kind) for kind in kinds} == {reason for _, reason in table.reasons}
 
 

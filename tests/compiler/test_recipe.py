@@ -6,6 +6,8 @@ from lowc.compiler.recipe import built_in_names, load_recipe, parse_recipe
 from lowc.passes.forms import Form, Rule, first_match, rules_from_text, rules_to_text
 
 GOOD = '[[rules]]\nmatch = "*"\nform = "dequant"\nweights = "i4"\n'
+BINARY = '[[rules]]\nmatch = "*"\nform = "binary"\nplanes = 2\n'
+LUT = '[[rules]]\nmatch = "*"\nform = "lut"\nweights = "i4"\n'
 MISTAKES = {
     "not TOML": ("rules = [", "not valid TOML", ""),
     "no rules": ('description = "x"\n', "no [[rules]]", ""),
@@ -28,6 +30,13 @@ MISTAKES = {
     "a zero point of floats": (
         GOOD.replace("i4", "nf4") + "symmetric = false\n", "weights = 'nf4' have no zero point", "'i4'",
     ),
+    "error feedback of floats": (
+        GOOD.replace("i4", "nf4") + 'method = "gptq"\n',
+        "method = 'gptq' needs integer weights, not 'nf4'", 'method = "rtn"',
+    ),
+    "an unknown method": (
+        GOOD + 'method = "gptk"\n', "method = 'gptk' is unknown", "did you mean 'gptq'?",
+    ),
     "i8 activations with float weights": (
         GOOD.replace("i4", "f8E4M3FN") + 'activations = "i8"\n',
         "activations = 'i8' need integer weights, not 'f8E4M3FN'", 'activations = "f32"',
@@ -40,6 +49,28 @@ MISTAKES = {
         GOOD + 'activations = "i8"\nactivation-scale = "rows"\n',
         "activation-scale = 'rows' is unknown", "did you mean 'row'?",
     ),
+    "no planes": (BINARY.replace("planes = 2", ""), "planes = 0 is not 1 to 4", "paper"),
+    "too many planes": (BINARY.replace("2", "5"), "planes = 5 is not 1 to 4", ""),
+    "too many terms": (BINARY + "terms = 4\n", "terms = 4 is not 1 to 3", ""),
+    "negative outputs": (BINARY + "outputs = -1\n", "outputs = -1 is negative", "all of N"),
+    "a group that is no part of a word": (BINARY + "group = 48\n", "group = 48 is not 1, 2", "128"),
+    "a negative group of signs": (BINARY + "group = -32\n", "group = -32 is not 1, 2", ""),
+    "unknown tables": (BINARY + 'tables = "i9"\n', "tables = 'i9' is unknown", "'i"),
+    "a span of no tables": (BINARY + "span = 48\n", "span = 48 is not 16, 32, 64 or 128", "64"),
+    "a group shorter than a table": (BINARY + "group = 2\n", "group = 2 is too short", "none"),
+    "a span in two groups": (BINARY + "group = 96\n", "group = 96 is no multiple of span = 64", ""),
+    "rounded to nearest signs": (BINARY + 'method = "rtn"\n', "method = 'rtn' is unknown", "bcq"),
+    "look-up of nothing": (LUT + 'tables = "none"\n', "tables = 'none' is no look-up", "dequant"),
+    "look-up of 8 bits": (LUT.replace("i4", "i8"), "weights = 'i8' is unknown", "i4"),
+    "look-up in short groups": (LUT + "group = 2\n", "group = 2 is too short", ""),
+    "binary codes of look-up": (LUT + 'method = "bcq"\n', "method = 'bcq' is unknown", "rtn"),
+    "ternary tables": (
+        '[[rules]]\nmatch = "*"\nform = "ternary"\ntables = "i4"\n', "tables = 'i4' is unknown", "'i",
+    ),
+    "planes of powers": (
+        '[[rules]]\nmatch = "*"\nform = "shift"\nplanes = 2\n', "takes no 'planes'", "",
+    ),
+    "weights of signs": (BINARY + 'weights = "i4"\n', "takes no 'weights'", "planes"),
     "a rule is no table": ("rules = [1]\n", "a rule is a table", ""),
 }  # fmt: skip
 
@@ -63,6 +94,38 @@ def test_recipes_of_integer_products(name, bits, scale):
     form = first_match(rules, "encoder.0.attention.query").form
     assert (form.bits, form.activations, form.activation_scale) == (bits, "i8", scale)
     assert first_match(rules, "encoder.0.attention:pv").form.form == "exact"
+
+
+@pytest.mark.parametrize("planes", [2, 3, 4])
+def test_recipes_of_shift_add(planes):
+    rules = load_recipe(f"shiftadd-{planes}").rules
+    form = first_match(rules, "encoder.0.attention.query").form
+    assert (form.form, form.planes, form.terms, form.tables) == ("binary", planes, 3, "i8")
+    assert first_match(rules, "encoder.0.attention:pv").form.form == "exact"
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_recipes_of_look_up(bits):
+    rules = load_recipe(f"lut-{bits}").rules
+    form = first_match(rules, "encoder.0.attention.query").form
+    assert (form.form, form.bits, form.tables, form.symmetric) == ("lut", bits, "i8", False)
+    assert first_match(rules, "encoder.0.attention:pv").form.form == "exact"
+
+
+def test_the_ternary_recipe():
+    form = first_match(load_recipe("ternary").rules, "encoder.0.attention.query").form
+    assert (form.form, form.tables, form.to_dict()) == (
+        "ternary", "i8", {"form": "ternary", "tables": "i8", "span": 64},
+    )  # fmt: skip
+
+
+def test_defaults_of_a_form():
+    rule = parse_recipe(BINARY, "mine", "mine.toml").rules[0]
+    assert (rule.form.group, rule.form.method) == (128, "bcq")
+    assert parse_recipe(GOOD, "mine", "mine.toml").rules[0].form.group == 32
+    # Without tables no span has to fit.
+    text = BINARY + 'tables = "none"\ngroup = 96\n'
+    assert parse_recipe(text, "mine", "mine.toml").rules[0].form.group == 96
 
 
 @pytest.mark.parametrize("name", MISTAKES)

@@ -244,3 +244,30 @@ def test_a_tally_survives_json() -> None:
     assert math.isclose(tally.bits, 6)
     with pytest.raises(KeyError):
         Tally.from_dict({"operations": {}})
+
+
+def test_reading_a_table_that_was_made_is_a_look_up() -> None:
+    tally = counted("""
+func.func @main(%i: tensor<6xi32>, %u: tensor<100xf16>) -> tensor<6xf16> {
+  %e = tensor.empty() : tensor<100xf16>
+  %t = linalg.generic {indexing_maps = [affine_map<(i) -> (i)>, affine_map<(i) -> (i)>],
+      iterator_types = ["parallel"], lowc.prepared = "tables"}
+      ins(%u : tensor<100xf16>) outs(%e : tensor<100xf16>) {
+  ^bb0(%a: f16, %b: f16):
+    %n = arith.negf %a : f16
+    linalg.yield %n : f16
+  } -> tensor<100xf16>
+  %o = tensor.empty() : tensor<6xf16>
+  %y = linalg.generic {indexing_maps = [affine_map<(i) -> (i)>, affine_map<(i) -> (i)>],
+      iterator_types = ["parallel"]}
+      ins(%i : tensor<6xi32>) outs(%o : tensor<6xf16>) {
+  ^bb0(%a: i32, %b: f16):
+    %j = arith.index_cast %a : i32 to index
+    %v = tensor.extract %t[%j] : tensor<100xf16>
+    linalg.yield %v : f16
+  } -> tensor<6xf16>
+  return %y : tensor<6xf16>
+}""")
+    assert tally.operations == {"negf.f16": 100, "lookup.f16": 6}
+    # The table is made and read once, whatever is looked up in it.
+    assert tally.read_bits == 16 * 100 + 32 * 6 + 16 * 100

@@ -52,14 +52,20 @@ def linear_text(m, n, k, element="f32"):
 
 def compile_linear(folder, weight, form, m, target="cpu", element="f32", compiler=None, **options):
     """Compile ``x . weight^T`` with every matmul in `form`; return the artifact."""
+    text = linear_text(m, *weight.shape, element)
+    return compile_text(folder, text, weight, form, target, element, compiler, **options)
+
+
+def compile_text(folder, text, weight, form, target="cpu", element="f32", compiler=None, **options):
+    """Compile a module with the parameter ``w`` and every matmul in `form`; return the artifact."""
     compiler = compiler or lowc.compile
-    n, k = weight.shape
     source = folder / "weights.bin"
     source.write_bytes(weight.astype(ELEMENTS[element]).tobytes())
-    imported = model_of_module(parse_module(linear_text(m, n, k, element), "test"))
+    imported = model_of_module(parse_module(text, "test"))
     dtype = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}[element]
     size = source.stat().st_size
-    tensor = Tensor("w", dtype, (n, k), (k, 1), 0, 0, size, is_parameter=True)
+    strides = tuple(math.prod(weight.shape[axis + 1 :]) for axis in range(weight.ndim))
+    tensor = Tensor("w", dtype, weight.shape, strides, 0, 0, size, is_parameter=True)
     model = Model(imported.module, imported.interface, {"w": tensor}, source, [])
     recipe = Recipe("test", (Rule("*", form),))
     return compiler(model, recipe, target, output=folder / "linear.vmfb", **options)
@@ -96,6 +102,7 @@ def shape_bytes(shape, bits):
 __all__ = [
     "Form",
     "compile_linear",
+    "compile_text",
     "integer_product",
     "linear_text",
     "shape_bytes",

@@ -110,6 +110,18 @@ def test_added_products_match_their_definition(capsys, options):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("form", "error"),
+    [("shiftadd-2", 0.5), ("ternary", 0.7), ("lut-4", 0.2), ("shift", 0.3)],
+)
+def test_products_of_signs_match_their_definition(capsys, form, error):
+    options = ["--form", form, "--shape", "3x70x192", "--against", "torch", "--blocks", "1"]
+    (product,) = bench(capsys, *options)["products"]
+    (row,) = (row for row in product["rows"] if row["name"].startswith("lowc"))
+    assert row["definition_error"] < 1e-5 and error / 8 < row["error"] < error
+
+
+@pytest.mark.slow
 def test_rotated_weights_come_from_files_of_their_own(capsys, monkeypatch):
     monkeypatch.setattr(machine, "last_level_cache_bytes", lambda: 1 << 14)
     record = bench(capsys, *SHAPE, "--rotate", "--against", "torch,onnxruntime,openvino")

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ...errors import InternalError
 from ...passes.forms import MANTISSA_BITS, Form
+from . import sign_forms
 from .products import Float, Product
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Sample:
     """Rows and columns of one matrix of the batch, and the operands that lead to them.
 
     ``x`` is [rows, K], ``w`` [K, columns]; the whole product where it is small.  Of two activations
-    ``w`` is the right one, and nothing is stored.
+    ``w`` is the right one, and nothing is stored; of a weight, ``weight`` is all of it, ``[N, K]``.
     """
 
     batch: int
@@ -37,6 +38,7 @@ class Sample:
     x: Float
     w: Float
     has_weight: bool = True
+    weight: Float | None = None
 
     @classmethod
     def of(cls, product: Product) -> Sample:
@@ -51,7 +53,7 @@ class Sample:
             left, right = left[-1], right[-1].T
         return cls(
             shape.batch - 1, chosen_rows, chosen_columns, left[chosen_rows],
-            right[chosen_columns].T, product.has_weight,
+            right[chosen_columns].T, product.has_weight, right if product.has_weight else None,
         )  # fmt: skip
 
     def take(self, result: ArrayLike) -> Double:
@@ -73,6 +75,8 @@ def definition(form: Form, sample: Sample) -> Double:
 
         return activations.product(*_integers(form, sample))
     form = _applied(form, sample)
+    if form.form in sign_forms.FORMS and sample.has_weight:
+        return sign_forms.definition(form, sample)
     w = _stored(form, sample.w)
     if form.form in ("exact", "dequant"):
         return sample.x.astype(np.float64) @ w.astype(np.float64)
@@ -107,7 +111,10 @@ def rounding(form: Form, sample: Sample) -> float:
 
         return float(np.linalg.norm(activations.rounding(*_integers(form, sample))))
     form, k = _applied(form, sample), sample.w.shape[0]
-    magnitude = np.abs(sample.x).astype(np.float64) @ np.abs(_stored(form, sample.w))
+    if form.form in sign_forms.FORMS and sample.has_weight:
+        magnitude = sign_forms.magnitude(form, sample)
+    else:
+        magnitude = np.abs(sample.x).astype(np.float64) @ np.abs(_stored(form, sample.w))
     unit = 2.0 ** -(MANTISSA_BITS[form.accumulate] + 1)
     return float(2 * (k + 2) * unit * np.linalg.norm(magnitude))
 

@@ -121,7 +121,7 @@ def _rule(given: dict[str, Any]) -> Rule:
     has_zeros, has_gain = chosen.pop("zero-points", None), chosen.pop("gain")
     data = _base(chosen.pop("form")) | chosen
     if has_zeros is not None:
-        if data["form"] != "dequant":
+        if data["form"] not in ("dequant", "lut"):
             raise UserError(f"form '{data['form']}' takes no zero points", where=where)
         data["symmetric"] = not has_zeros
     if has_gain:

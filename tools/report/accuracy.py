@@ -59,11 +59,12 @@ class Result:
 @click.option(
     "--threads", type=click.IntRange(min=0), default=0, help="Threads; 0 means all cores."
 )
+@click.option("--calibration", metavar="FILE", help="Other inputs, for recipes that need them.")
 @click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw .png, .svg, …")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with all layers.")
 def accuracy_command(
     model: Path, recipes: tuple[str, ...], inputs: Path | None, target: str, against: str,
-    rank: bool, top: int, threads: int, plot: Path | None, as_json: bool,
+    rank: bool, top: int, threads: int, calibration: str | None, plot: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Say how far recipes move the outputs of MODEL (.pt2), and which layers they damage.
 
@@ -79,7 +80,7 @@ def accuracy_command(
     output.remark(f"importing {model}")
     with open_model(model) as imported, tempfile.TemporaryDirectory(prefix="lowc-") as folder:
         calls, about = _inputs(imported, inputs)
-        study = Study(imported, target, Path(folder), threads or None, calls)
+        study = Study(imported, target, Path(folder), threads or None, calls, calibration)
         expected = study.pytorch(model) if against == "torch" else study.outputs(_exact())
         results = [study.result(recipe, name, expected, rank) for name, recipe in chosen.items()]
     if plot is not None:
@@ -100,9 +101,11 @@ class Study:
     """One model, some calls, and what modules make of them."""
 
     def __init__(
-        self, model: Model, target: str, folder: Path, threads: int | None, calls: list[list[Any]]
-    ) -> None:
+        self, model: Model, target: str, folder: Path, threads: int | None,
+        calls: list[list[Any]], calibration: str | None = None,
+    ) -> None:  # fmt: skip
         self.model, self.target, self.folder, self.calls = model, target, folder, calls
+        self.calibration = calibration
         self.threads = threads if target.partition(":")[0] == "cpu" else None
 
     def pytorch(self, path: Path) -> list[list[Any]]:
@@ -124,7 +127,10 @@ class Study:
 
         output.remark(f"{recipe.name}: compiling")
         place = self.folder / "model.vmfb"
-        artifact = compile_model(self.model.copy(), recipe, self.target, output=place)
+        given = self.calibration if recipe.needs_inputs else None
+        artifact = compile_model(
+            self.model.copy(), recipe, self.target, calibration=given, output=place
+        )
         output.remark(f"{recipe.name}: running {len(self.calls)} calls")
         module = load(artifact, threads=self.threads, verify=False)
         return [call(module, inputs) for inputs in self.calls]
@@ -138,7 +144,8 @@ class Study:
             return []
         output.remark(f"{recipe.name}: compiling with each layer measured")
         place = self.folder / "shadow.vmfb"
-        artifact = shadow(self.model.copy(), recipe, self.target, place)
+        given = self.calibration if recipe.needs_inputs else None
+        artifact = shadow(self.model.copy(), recipe, self.target, place, calibration=given)
         output.remark(f"{recipe.name}: measuring layers")
         return layer_errors(load(artifact, threads=self.threads, verify=False), self.calls)
 

@@ -1,0 +1,270 @@
+"""What CPU matmuls of prepared rows have in common: bindings, loops, and storing of results.
+
+An activation's rows come as records that another dispatch wrote; a weight comes in panels of
+columns.  The loops, from the outside: workgroups over batches, chunks of rows and groups of panels;
+blocks of rows; panels of columns, one by one or some side by side.  What happens for a block of
+rows and some panels is a kernel's own: :meth:`RecordBody.add_products`, which adds to totals in a
+scratch buffer.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+from iree.compiler import ir
+from iree.compiler.dialects import arith
+
+from . import emit
+from .epilogue import Epilogue, finish_rows
+from .executable import Interface
+from .tiles import AHEAD_BYTES, STREAMED_ROWS, Tile
+
+
+class RecordMatmul(ABC):
+    """``C[batch, m, n]`` of records of rows and a weight in panels.
+
+    Bindings: records, the weight's :attr:`weights`, what the epilogue reads, and C.
+
+    Attributes
+    ----------
+    batch : int
+        How many weights there are; rows of each follow one another.
+    m, n : int or None, int
+        Rows of each, None where they are known only at run time, and columns.
+    tile : Tile
+        Register tile and cut of the work; its `k_block` is not used.
+    epilogue : Epilogue or None
+        What is done to the sums before they are stored; its inputs are bound before C.
+    """
+
+    batch: int
+    m: int | None
+    n: int
+    tile: Tile
+    epilogue: Epilogue | None
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """A symbol that two kernels share only if they are the same."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Say which kernel it is."""
+
+    @abstractmethod
+    def emit(self, interface: Interface) -> None:
+        """Build the kernel's function at the current place."""
+
+    @property
+    @abstractmethod
+    def record_words(self) -> int:
+        """Words of 32 bits of a record."""
+
+    @property
+    @abstractmethod
+    def weights(self) -> list[tuple[list[int], int]]:
+        """Shape behind ``[batch, panels]`` and width of each tensor of the weight.
+
+        Integers, but for the width 0: those are f32.
+        """
+
+    @abstractmethod
+    def together(self, rows: int) -> int:
+        """Return how many panels are read side by side for a block of `rows`."""
+
+    @property
+    def panels(self) -> int:
+        """Panels of columns."""
+        return -(-self.n // self.tile.columns)
+
+    def is_whole(self, panels: int) -> bool:
+        """Whether every workgroup has a multiple of `panels`."""
+        return self.tile.panels % panels == 0 and self.panels % panels == 0
+
+    @property
+    def sums(self) -> list[int]:
+        """Rows and columns of the largest tiles."""
+        heights = self.tile.heights(self.m)
+        return [max(heights), max(map(self.together, heights)) * self.tile.columns]
+
+    @property
+    def inputs(self) -> int:
+        """How many bindings are only read."""
+        return self.operands + (0 if self.epilogue is None else len(self.epilogue.inputs))
+
+    @property
+    def operands(self) -> int:
+        """How many of them are records and the weight."""
+        return 1 + len(self.weights)
+
+    @property
+    def translation(self) -> str:
+        """How IREE goes on from the kernel's body."""
+        return "#iree_codegen.translation_info<pipeline = #iree_cpu.pipeline<Default>>"
+
+    def grid(self, m: ir.Value) -> list[ir.Value]:
+        """Return the workgroups along x, y and z; `m` is the number of rows of one batch."""
+        chunks = arith.ceildivui(m, emit.index(self.tile.row_chunk))
+        return [
+            emit.index(-(-self.panels // self.tile.panels)),
+            arith.muli(chunks, emit.index(self.batch)),
+            emit.index(1),
+        ]
+
+
+class RecordBody(ABC):
+    """The function of one kernel while it is being built."""
+
+    p: ir.Value  # the first panel
+    vectors: int  # of all panels side by side
+    at: list[ir.Value]  # rows
+    records: list[ir.Value]  # theirs, in all batches
+    places: list[tuple[int, int]]  # (row, vector)
+
+    def __init__(self, kernel: RecordMatmul, interface: Interface) -> None:
+        self.shape, self.tile, self.lanes = kernel, kernel.tile, kernel.tile.lanes
+        self.f32, self.i32 = ir.F32Type.get(), emit.integer(32)
+        self.m = emit.index(kernel.m) if kernel.m is not None else interface.constant(0)
+        self._bind(interface)
+        self.group, number = interface.workgroup(0), interface.workgroup(1)
+        chunks = arith.ceildivui(self.m, emit.index(self.tile.row_chunk))
+        self.item, self.chunk = arith.divui(number, chunks), arith.remui(number, chunks)
+        self.totals = emit.scratch(kernel.sums, self.f32)
+
+    # -- hooks -------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def add_products(self) -> None:
+        """Add the products of the records and the panels to the totals of all places."""
+
+    def finished(self, total: ir.Value, r: int) -> ir.Value:
+        """Return a total of row `r` as the epilogue gets it."""
+        return total
+
+    # -- buffers -----------------------------------------------------------------------------------
+
+    def _bind(self, interface: Interface) -> None:
+        kernel = self.shape
+        opened = [self.m] if kernel.m is None else []
+        m = ir.ShapedType.get_dynamic_size() if kernel.m is None else kernel.m
+        # Records of all batches follow one another.
+        count = m if kernel.m is None else kernel.batch * kernel.m
+        record = emit.buffer_type([count, kernel.record_words], self.i32)
+        all_rows = [arith.muli(self.m, emit.index(kernel.batch))] if opened else []
+        self.a = interface.buffer(0, record, all_rows, is_input=True)
+        head = [kernel.batch, kernel.panels]
+        self.weights = [
+            interface.buffer(
+                i + 1,
+                emit.buffer_type([*head, *shape], emit.integer(width) if width else self.f32),
+                [],
+                is_input=True,
+            )
+            for i, (shape, width) in enumerate(kernel.weights)
+        ]
+        known = {"batch": kernel.batch, "m": m, "n": kernel.n, "one": 1}
+        self.extra = [
+            interface.buffer(
+                kernel.operands + i,
+                emit.buffer_type(
+                    [known[size] for size in given.sizes], ir.Type.parse(given.element)
+                ),
+                opened if given.kind == "full" else [],
+                is_input=True,
+            )
+            for i, given in enumerate(kernel.epilogue.inputs if kernel.epilogue else ())
+        ]
+        result = emit.buffer_type([kernel.batch, m, kernel.n], self.f32)
+        self.c = interface.buffer(kernel.inputs, result, opened, is_input=False)
+
+    # -- loops -------------------------------------------------------------------------------------
+
+    def emit(self) -> None:
+        """Build the loops at the current place."""
+        first = arith.muli(self.group, emit.index(self.tile.panels))
+        count = emit.index(self.shape.panels)
+        last = arith.minui(arith.addi(first, emit.index(self.tile.panels)), count)
+        start = arith.muli(self.chunk, emit.index(self.tile.row_chunk))
+        stop = arith.minui(arith.addi(start, emit.index(self.tile.row_chunk)), self.m)
+        for rows in self.tile.heights(self.shape.m):
+            left = arith.subi(stop, start)
+            full = arith.muli(arith.divui(left, emit.index(rows)), emit.index(rows))
+            end = arith.addi(start, full)
+            emit.each(start, end, rows, self._row_block(rows, first, last))
+            start = end
+
+    def _row_block(self, rows: int, first: ir.Value, last: ir.Value) -> Callable[[ir.Value], None]:
+        together = self.shape.together(rows)
+
+        def block(m: ir.Value) -> None:
+            start = first
+            if together > 1:
+                whole = emit.index(together)
+                full = arith.muli(arith.divui(arith.subi(last, first), whole), whole)
+                start = arith.addi(first, full)
+                emit.each(first, start, together, lambda p: self._tile(m, rows, p, together))
+            if together == 1 or not self.shape.is_whole(together):
+                emit.each(start, last, 1, lambda p: self._tile(m, rows, p, 1))
+
+        return block
+
+    def _tile(self, m: ir.Value, rows: int, p: ir.Value, together: int) -> None:
+        """Build the results of `rows` rows and of as many panels as go `together`."""
+        self.p, self.vectors = p, together * self.tile.vectors
+        self.ahead_bytes = AHEAD_BYTES // together
+        self.at = [arith.addi(m, emit.index(r)) for r in range(rows)]
+        base = arith.muli(self.item, self.m)
+        self.records = [arith.addi(base, row) for row in self.at]
+        self.places = [(r, v) for r in range(rows) for v in range(self.vectors)]
+        zero = emit.splat(self.lanes, self.f32, 0.0)
+        for r, v in self.places:
+            emit.store(zero, self.totals, self.total(r, v))
+        self.add_products()
+        self._store(m, rows)
+
+    def _store(self, m: ir.Value, rows: int) -> None:
+        column = arith.muli(self.p, emit.index(self.tile.columns))
+        epilogue = self.shape.epilogue
+        for r, v in self.places:
+            total = emit.load(self.lanes, self.totals, self.total(r, v))
+            total = self.finished(total, r)
+            at = arith.addi(column, emit.index(v * self.lanes))
+            place, mask = [self.item, self.at[r], at], self._mask(at)
+            if epilogue is not None and not epilogue.is_long:
+                total = epilogue.apply(total, self.extra, place, mask)
+            emit.store(total, self.c, place, mask)
+        if epilogue is not None and epilogue.is_long:
+            vectors = range(self.vectors)
+            masks = [self._mask(arith.addi(column, emit.index(v * self.lanes))) for v in vectors]
+            block = (m, arith.addi(m, emit.index(rows)))
+            finish_rows(epilogue, self.c, self.extra, self.item, block, column, masks, self.lanes)
+
+    # -- what kernels use --------------------------------------------------------------------------
+
+    def fetch(self, source: ir.Value, at: Sequence[ir.Value], axis: int, ahead: int) -> None:
+        """Ask for what is read later, if so few rows use it that memory is the limit."""
+        if len(self.at) <= STREAMED_ROWS:
+            place = list(at)
+            place[axis] = arith.addi(place[axis], emit.index(ahead))
+            emit.prefetch(source, place)
+
+    def panel(self, v: int) -> tuple[ir.Value, int]:
+        """Return the panel of the tile's `v`-th vector of columns, and which one of it that is."""
+        number, vector = divmod(v, self.tile.vectors)
+        return (arith.addi(self.p, emit.index(number)) if number else self.p), vector
+
+    def record_scalar(self, r: int, place: ir.Value) -> ir.Value:
+        """Return the f32 at word `place` of a row's record in all lanes."""
+        bits = emit.broadcast_scalar(self.lanes, self.a, [self.records[r], place])
+        return emit.as_floats(bits, self.lanes)
+
+    def total(self, r: int, v: int) -> list[ir.Value]:
+        """Return where a place's total stands."""
+        return [emit.index(r), emit.index(v * self.lanes)]
+
+    def _mask(self, column: ir.Value) -> ir.Value | None:
+        if self.shape.n % self.tile.columns == 0:
+            return None
+        return emit.mask_of(self.lanes, arith.subi(emit.index(self.shape.n), column))

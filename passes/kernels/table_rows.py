@@ -1,0 +1,249 @@
+"""Tables of sums of activations: the dispatch before a product by look-up.
+
+A row becomes a record of words of 32 bits, which one dispatch writes and the next reads::
+
+    tables, 16 bytes for each quad: entries with 2^(bits-1) added, so that none is negative
+    scales, f32: a power of two for each span; NaN where the span holds NaN or infinity
+
+The definition is :func:`..formats.tables.quantize`.  A table is one vector of 16 f32, an entry in
+each lane; multiplying by a sign is exact, so a fused multiply-add rounds as an addition does.
+Adding 1.5 * 2^23 rounds an f32 to an integer, to even where it lies between two, and leaves it in
+the low bits; what is added to entries is even, and is part of that number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from iree.compiler import ir
+from iree.compiler.dialects import arith, scf, vector
+
+from ..formats.activations import MAGNITUDE_MASK
+from ..formats.floats import F32, bits_of
+from ..formats.tables import ENTRIES, QUAD, SMALLEST_MAXIMUM, TableFormat
+from . import emit
+from .executable import Interface
+from .tiles import Isa
+
+QUADS = 512  # of a workgroup, at most: a few microseconds
+WORDS = ENTRIES // 4  # of a table
+MANTISSA_BITS = 23
+EXPONENT_BIAS = 127
+INFINITY = 0x7F800000
+NAN = 0x7FC00000
+ROUNDING = 1.5 * 2.0**MANTISSA_BITS
+SMALLEST = int(bits_of(SMALLEST_MAXIMUM, F32))  # compared as a pattern
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """``f32 [m, k]`` → records ``i32 [m, words]``.
+
+    Attributes
+    ----------
+    m : int or None
+        Rows; None where they are known only at run time.
+    k : int
+        Length of a row.
+    format : TableFormat
+        Bits of an entry, and inputs that share a scale.
+    isa : Isa
+        The vector unit.
+    """
+
+    m: int | None
+    k: int
+    format: TableFormat
+    isa: Isa
+
+    @property
+    def spans(self) -> int:
+        """How many scales a row has."""
+        return -(-self.k // self.format.span)
+
+    @property
+    def quads(self) -> int:
+        """Tables of a span."""
+        return self.format.span // QUAD
+
+    @property
+    def bias(self) -> int:
+        """What is added to entries."""
+        return 1 << (self.format.bits - 1)
+
+    @property
+    def folded(self) -> int:
+        """How many entries a byte can hold the sum of."""
+        return 256 >> self.format.bits
+
+    @property
+    def first_scale(self) -> int:
+        """The word of a record where the scales begin."""
+        return self.spans * self.quads * WORDS
+
+    @property
+    def words(self) -> int:
+        """Words of a record: whole cache lines, so that all begin on one."""
+        return -(-(self.first_scale + self.spans) // 16) * 16
+
+    @property
+    def span_chunk(self) -> int:
+        """Spans of a workgroup."""
+        return min(self.spans, max(1, QUADS // self.quads))
+
+    @property
+    def name(self) -> str:
+        """A symbol that two kernels share only if they are the same."""
+        m = "d" if self.m is None else str(self.m)
+        return f"tables_{m}x{self.k}i{self.format.bits}s{self.format.span}v{self.isa.lanes}"
+
+    @property
+    def translation(self) -> str:
+        """How IREE goes on from the kernel's body."""
+        return "#iree_codegen.translation_info<pipeline = #iree_cpu.pipeline<Default>>"
+
+    def grid(self, m: ir.Value) -> list[ir.Value]:
+        """Return the workgroups along x, y and z."""
+        return [emit.index(-(-self.spans // self.span_chunk)), m, emit.index(1)]
+
+    def emit(self, interface: Interface) -> None:
+        """Build the kernel's function at the current place."""
+        _Body(self, interface).emit()
+
+
+class _Body:
+    def __init__(self, kernel: TableRows, interface: Interface) -> None:
+        self.kernel = kernel
+        self.f32, self.i32 = ir.F32Type.get(), emit.integer(32)
+        known = kernel.m is not None
+        m = emit.index(kernel.m) if kernel.m is not None else interface.constant(0)
+        rows = kernel.m if kernel.m is not None else ir.ShapedType.get_dynamic_size()
+        opened = [] if known else [m]
+        source = emit.buffer_type([rows, kernel.k], self.f32)
+        target = emit.buffer_type([rows, kernel.words], self.i32)
+        self.source = interface.buffer(0, source, opened, is_input=True)
+        self.target = interface.buffer(1, target, opened, is_input=False)
+        self.first = arith.muli(interface.workgroup(0), emit.index(kernel.span_chunk))
+        self.row = interface.workgroup(1)
+        self.floats = emit.scratch([kernel.quads, ENTRIES], self.f32)
+        self.signs = [_signs(t) for t in range(QUAD)]
+
+    def emit(self) -> None:
+        kernel, span = self.kernel, self.kernel.format.span
+        whole = kernel.k // span
+        last = arith.addi(self.first, emit.index(kernel.span_chunk))
+
+        def full(s: ir.Value) -> None:
+            start = arith.muli(s, emit.index(span))
+
+            def element(q: ir.Value, t: int) -> ir.Value:
+                k = arith.addi(arith.addi(start, arith.muli(q, emit.index(QUAD))), emit.index(t))
+                return emit.broadcast_scalar(ENTRIES, self.source, [self.row, k])
+
+            self._span(s, element)
+
+        emit.each(self.first, arith.minui(last, emit.index(whole)), 1, full)
+        if kernel.k % span:
+            is_here = arith.cmpi(arith.CmpIPredicate.ugt, last, emit.index(whole))
+            with ir.InsertionPoint(scf.IfOp(is_here).then_block):
+                self._rest(emit.index(whole), kernel.k % span)
+                scf.YieldOp([])
+
+    def _rest(self, s: ir.Value, length: int) -> None:
+        """Build the tables of the last span, of which `length` elements exist, from a copy."""
+        span, lanes = self.kernel.format.span, self.kernel.isa.lanes
+        copy = emit.scratch([-(-span // lanes) * lanes], self.f32)
+        start = arith.muli(s, emit.index(span))
+
+        def move(i: ir.Value) -> None:
+            mask = emit.mask_of(lanes, arith.subi(emit.index(length), i))
+            at = [self.row, arith.addi(start, i)]
+            emit.store(emit.load(lanes, self.source, at, mask), copy, [i])
+
+        emit.each(emit.index(0), emit.index(span), lanes, move)
+
+        def element(q: ir.Value, t: int) -> ir.Value:
+            k = arith.addi(arith.muli(q, emit.index(QUAD)), emit.index(t))
+            return emit.broadcast_scalar(ENTRIES, copy, [k])
+
+        self._span(s, element)
+
+    def _span(self, s: ir.Value, element: Callable[[ir.Value, int], ir.Value]) -> None:
+        """Write the tables of a span and its scale; ``element(q, t)`` is in all lanes."""
+        quads = emit.index(self.kernel.quads)
+        zero = emit.splat(ENTRIES, self.i32, 0)
+        rounding = emit.splat(ENTRIES, self.f32, ROUNDING + self.kernel.bias)
+
+        def sums(q: ir.Value, most: ir.Value) -> Sequence[ir.Value]:
+            table = arith.mulf(element(q, 0), self.signs[0])
+            for t in range(1, QUAD):
+                table = vector.fma(element(q, t), self.signs[t], table)
+            emit.store(table, self.floats, [q, emit.index(0)])
+            bits = vector.bitcast(zero.type, table)
+            magnitude = arith.andi(bits, emit.splat(ENTRIES, self.i32, MAGNITUDE_MASK))
+            return [arith.maxui(most, magnitude)]
+
+        (most,) = emit.loop(emit.index(0), quads, emit.index(1), sums, [zero])
+        largest = vector.reduction(self.i32, vector.CombiningKind.MAXUI, most)
+        scale, reciprocal, has_entries = self._scale(largest)
+        at = arith.addi(emit.index(self.kernel.first_scale), s)
+        emit.store_scalar(scale, self.target, [self.row, at])
+        first = arith.muli(s, emit.index(self.kernel.quads * WORDS))
+        choice = scf.IfOp(has_entries, has_else=True)
+        with ir.InsertionPoint(choice.then_block):
+            inverse = vector.broadcast(emit.vector_type(ENTRIES, self.f32), reciprocal)
+            self._tables(first, lambda q: vector.fma(self._floats(q), inverse, rounding))
+            scf.YieldOp([])
+        with ir.InsertionPoint(choice.else_block):
+            self._tables(first, lambda q: rounding)
+            scf.YieldOp([])
+
+    def _scale(self, largest: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Return 2^e as a pattern, 2^-e, and whether entries can be other than 0."""
+        bits, largest_entry = self.kernel.format.bits, self.kernel.format.largest
+        mantissa = arith.andi(largest, self._int((1 << MANTISSA_BITS) - 1))
+        # amax = m 2^x with m in [1/2, 1) fits L 2^e, e = x - (bits - 1), if m <= L / 2^(bits-1).
+        most = (largest_entry << (MANTISSA_BITS + 2 - bits)) - (1 << MANTISSA_BITS)
+        is_more = arith.cmpi(arith.CmpIPredicate.ugt, mantissa, self._int(most))
+        field = arith.shrui(largest, self._int(MANTISSA_BITS))
+        field = arith.subi(field, self._int(bits - 2))
+        field = arith.addi(field, arith.extui(self.i32, is_more))
+        shift = self._int(MANTISSA_BITS)
+        inverse = arith.shli(arith.subi(self._int(2 * EXPONENT_BIAS), field), shift)
+        is_small = arith.cmpi(arith.CmpIPredicate.ult, largest, self._int(SMALLEST))
+        is_broken = arith.cmpi(arith.CmpIPredicate.uge, largest, self._int(INFINITY))
+        scale = arith.select(is_small, self._int(0), arith.shli(field, shift))
+        scale = arith.select(is_broken, self._int(NAN), scale)
+        true = arith.constant(emit.integer(1), 1)
+        has_entries = arith.xori(arith.ori(is_small, is_broken), true)
+        return scale, arith.bitcast(self.f32, inverse), has_entries
+
+    def _floats(self, q: ir.Value) -> ir.Value:
+        found: ir.Value = emit.load(ENTRIES, self.floats, [q, emit.index(0)])
+        return found
+
+    def _tables(self, first: ir.Value, entries: Callable[[ir.Value], ir.Value]) -> None:
+        """Store the tables of a span, from word `first` on; entries are low bytes of f32."""
+        lowest = [4 * key for key in range(ENTRIES)]
+
+        def table(q: ir.Value) -> None:
+            data = vector.bitcast(emit.vector_type(4 * ENTRIES, emit.integer(8)), entries(q))
+            words = vector.bitcast(
+                emit.vector_type(WORDS, self.i32), vector.shuffle(data, data, lowest)
+            )
+            at = arith.addi(first, arith.muli(q, emit.index(WORDS)))
+            emit.store(words, self.target, [self.row, at])
+
+        emit.each(emit.index(0), emit.index(self.kernel.quads), 1, table)
+
+    def _int(self, value: int) -> ir.Value:
+        return arith.constant(self.i32, value)
+
+
+def _signs(t: int) -> ir.Value:
+    """Return +1 in the lanes of keys with bit `t`, -1 in the others."""
+    type_ = emit.vector_type(ENTRIES, ir.F32Type.get())
+    values = [1.0 if key >> t & 1 else -1.0 for key in range(ENTRIES)]
+    attributes = [ir.FloatAttr.get(ir.F32Type.get(), value) for value in values]
+    return arith.constant(type_, ir.DenseElementsAttr.get(attributes, type_))
