@@ -28,11 +28,19 @@ RANDOM_CALLS = 4
 
 @dataclass(frozen=True)
 class Result:
-    """What one recipe does: to the outputs (None if none holds floats), and to each layer."""
+    """What one recipe does: to the outputs (None if none holds floats), and to each layer.
+
+    ``bits_per_weight`` is the mean over all weights of rewritten matmuls, scales counted;
+    ``picojoules`` those of a call's arithmetic and guards; ``bits_per_token`` what the model needs
+    for its own next input, if asked for.
+    """
 
     recipe: str
     outputs: OutputErrors | None
     layers: list[LayerError]
+    bits_per_weight: float | None = None
+    picojoules: float | None = None
+    bits_per_token: float | None = None
 
 
 @click.command("accuracy")
@@ -54,6 +62,10 @@ class Result:
     "--rank", is_flag=True, help="Outputs of any shape are embeddings, not only 2-D ones."
 )
 @click.option(
+    "--next-token", is_flag=True,
+    help="MODEL is a language model: also say how many bits its next input token costs.",
+)  # fmt: skip
+@click.option(
     "--top", type=click.IntRange(min=0), default=12, show_default=True, help="Layers in the text."
 )
 @click.option(
@@ -64,7 +76,8 @@ class Result:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with all layers.")
 def accuracy_command(
     model: Path, recipes: tuple[str, ...], inputs: Path | None, target: str, against: str,
-    rank: bool, top: int, threads: int, calibration: str | None, plot: Path | None, as_json: bool,
+    rank: bool, next_token: bool, top: int, threads: int, calibration: str | None,
+    plot: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Say how far recipes move the outputs of MODEL (.pt2), and which layers they damage.
 
@@ -81,8 +94,10 @@ def accuracy_command(
     with open_model(model) as imported, tempfile.TemporaryDirectory(prefix="lowc-") as folder:
         calls, about = _inputs(imported, inputs)
         study = Study(imported, target, Path(folder), threads or None, calls, calibration)
-        expected = study.pytorch(model) if against == "torch" else study.outputs(_exact())
-        results = [study.result(recipe, name, expected, rank) for name, recipe in chosen.items()]
+        study.rank, study.next_token = rank, next_token
+        expected = study.pytorch(model) if against == "torch" else study.outputs(_exact()).outputs
+        exact = study.bits_per_token(expected)
+        results = [study.result(recipe, name, expected) for name, recipe in chosen.items()]
     if plot is not None:
         draw(plot, lambda figure: fill(figure, results, against), size(results))
         output.remark(f"drawn into {plot}")
@@ -90,15 +105,28 @@ def accuracy_command(
         recorded = [_finite(asdict(result)) for result in results]
         output.result_json(
             new_record(
-                model=model.name, target=target, against=against, inputs=about, recipes=recorded
+                model=model.name, target=target, against=against, inputs=about,
+                bits_per_token=exact, recipes=recorded,
             )
-        )
+        )  # fmt: skip
         return
     _print(results, model.name, about["text"], against, top)
+    if exact is not None:
+        output.result(f"\nbits per token of {against}: {exact:.4f}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The outputs per call, and the report of the module that made them."""
+
+    outputs: list[list[Any]]
+    report: dict[str, Any]
 
 
 class Study:
     """One model, some calls, and what modules make of them."""
+
+    rank = next_token = False
 
     def __init__(
         self, model: Model, target: str, folder: Path, threads: int | None,
@@ -119,8 +147,8 @@ class Study:
             for inputs in self.calls
         ]
 
-    def outputs(self, recipe: Recipe) -> list[list[Any]]:
-        """Return the outputs under `recipe`, per call."""
+    def outputs(self, recipe: Recipe) -> Run:
+        """Return the outputs under `recipe`, per call, and the report of its module."""
         from ...compiler.accuracy import call
         from ...compiler.api import compile as compile_model
         from ...runtime.module import load
@@ -133,7 +161,18 @@ class Study:
         )
         output.remark(f"{recipe.name}: running {len(self.calls)} calls")
         module = load(artifact, threads=self.threads, verify=False)
-        return [call(module, inputs) for inputs in self.calls]
+        return Run([call(module, inputs) for inputs in self.calls], artifact.report)
+
+    def bits_per_token(self, outputs: list[list[Any]]) -> float | None:
+        """Return what the next token costs by `outputs`; None if nobody asked."""
+        from ...compiler.next_token import NextToken
+
+        if not self.next_token:
+            return None
+        found = NextToken()
+        for inputs, values in zip(self.calls, outputs, strict=True):
+            found.add(inputs, values)
+        return found.mean
 
     def layers(self, recipe: Recipe) -> list[LayerError]:
         """Return the damage that `recipe` does to each layer, worst first."""
@@ -149,14 +188,35 @@ class Study:
         output.remark(f"{recipe.name}: measuring layers")
         return layer_errors(load(artifact, threads=self.threads, verify=False), self.calls)
 
-    def result(self, recipe: Recipe, name: str, expected: list[list[Any]], rank: bool) -> Result:
+    def result(self, recipe: Recipe, name: str, expected: list[list[Any]]) -> Result:
         """Return what `recipe` does to outputs and layers."""
         from ...compiler.accuracy import Comparison
 
-        comparison = Comparison(rank=rank)
-        for found, wanted in zip(self.outputs(recipe), expected, strict=True):
+        comparison = Comparison(rank=self.rank)
+        run = self.outputs(recipe)
+        for found, wanted in zip(run.outputs, expected, strict=True):
             comparison.add(found, wanted)
-        return Result(name, comparison.errors(), self.layers(recipe))
+        return Result(
+            name, comparison.errors(), self.layers(recipe), _bits_per_weight(run.report),
+            _picojoules(run.report), self.bits_per_token(run.outputs),
+        )  # fmt: skip
+
+
+def _bits_per_weight(report: dict[str, Any]) -> float | None:
+    """Return the mean over the weights of all matmuls that are not exact."""
+    total = weights = 0.0
+    for row in report["matmuls"]:
+        batch, _m, n, k = (row["shape"].split("x") + [""] * 4)[:4]
+        if row["form"] == "exact" or row["bits_per_weight"] is None or "?" in (batch, n, k):
+            continue
+        size = int(batch) * int(n) * int(k)
+        total, weights = total + size * row["bits_per_weight"], weights + size
+    return total / weights if weights else None
+
+
+def _picojoules(report: dict[str, Any]) -> float | None:
+    found = report.get("energy", {}).get("picojoules")
+    return None if found is None else float(found["arithmetic"] + found["guards"])
 
 
 def _exact() -> Recipe:
@@ -222,9 +282,11 @@ def _finite(value: Any) -> Any:
 def _print(results: list[Result], model: str, inputs: str, against: str, top: int) -> None:
     output.result(f"{model}, {inputs}, errors against {against}")
     headers = ["mean cosine", "min cosine", "rank correlation", "relative L2", "max |error|"]
+    headers += ["bits / weight", "energy"]
+    headers += ["bits / token"] if any(result.bits_per_token for result in results) else []
     output.table(
         ["recipe", *headers],
-        [[result.recipe, *_output_cells(result.outputs)] for result in results],
+        [[result.recipe, *_output_cells(result.outputs), *_costs(result)] for result in results],
         right=headers,
     )
     for result in results:
@@ -258,3 +320,12 @@ def _output_cells(errors: OutputErrors | None) -> list[str]:
         "-" if rank is None else f"{rank:.5f}", f"{errors.relative_l2:.2e}",
         f"{errors.max_abs:.2e}",
     ]  # fmt: skip
+
+
+def _costs(result: Result) -> list[str]:
+    from ...compiler.energy import joules_text
+
+    bits, joules, token = result.bits_per_weight, result.picojoules, result.bits_per_token
+    cells = ["-" if bits is None else f"{bits:.2f}"]
+    cells.append("-" if joules is None else joules_text(joules))
+    return cells if token is None else [*cells, f"{token:.4f}"]
