@@ -77,7 +77,7 @@ def build(shape: Shape) -> torch.nn.Module:
     import torch
     from torch import nn
 
-    class Block(nn.Module):
+    class Block(nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             width = shape.width
@@ -96,7 +96,7 @@ def build(shape: Shape) -> torch.nn.Module:
             hidden: torch.Tensor = self.down(nn.functional.gelu(self.up(self.after(x))))
             return x + hidden
 
-    class Gpt(nn.Module):
+    class Gpt(nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.bytes = nn.Embedding(BYTES, shape.width)
@@ -140,7 +140,7 @@ def train(
         logits = model(tokens[:, :-1])
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         loss_value = float(loss.detach()) / math.log(2)

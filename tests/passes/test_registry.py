@@ -58,7 +58,9 @@ def test_every_pass_file_is_registered() -> None:
 
 
 def test_every_ir_test_is_of_a_pass() -> None:
-    tests = {path.stem for path in (ROOT / "tests/filecheck/passes").glob("*.mlir")}
+    # What a pass does to one family of products may have a file of its own: PASS.family.mlir.
+    files = (ROOT / "tests/filecheck/passes").glob("*.mlir")
+    tests = {path.name.partition(".")[0] for path in files}
     assert tests == {name.removeprefix(PREFIX) for name in NAMES}
 
 
