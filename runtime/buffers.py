@@ -70,8 +70,8 @@ def upload(array: np.ndarray, dtype: str, device: Device) -> Any:
 def download(view: Any, dtype: str, device: Device, *, copy: bool = False) -> np.ndarray:
     """Return the values of a ``HalBufferView`` as an array of type `dtype`.
 
-    On a device that shares the host's memory the array is that memory, which it keeps alive; small
-    arrays, and all when `copy` is true, are copies.
+    On a CPU the array is the device's memory, which it keeps alive; small arrays, those of a GPU,
+    whose memory goes with the device, and all when `copy` is true, are copies.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def download(view: Any, dtype: str, device: Device, *, copy: bool = False) -> np
     if not _is_mappable(buffer):
         buffer = _staged(buffer, device)
     flat: np.ndarray = buffer.map().asarray((buffer.byte_length(),), _BYTE)[:size]
-    if copy or size < COPY_BELOW:
+    if copy or device.is_gpu or size < COPY_BELOW:
         flat = flat.copy()
     return flat.view(kind.numpy).reshape(shape)
 

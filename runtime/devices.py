@@ -45,8 +45,11 @@ _HINTS = {
 _SOFTWARE = re.compile(r"llvmpipe|lavapipe|swiftshader", re.IGNORECASE)
 
 _lock = threading.Lock()
-# Held by their modules alone: an open device has threads, and those of a software GPU never rest.
-_opened: WeakValueDictionary[tuple[str, int | None, int], Device] = WeakValueDictionary()
+_Key = tuple[str, int | None, int]
+# A thread pool stays: arrays that a module returned lie in memory of its device.
+_pools: dict[_Key, Device] = {}
+# A GPU is held by its modules and arrays alone: the threads of a software one never rest.
+_gpus: WeakValueDictionary[_Key, Device] = WeakValueDictionary()
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,11 @@ class Device:
     threads: int
     hal: Any
     driver: Any
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether it is opened for as long as it is held."""
+        return self.kind in _HINTS
 
     def __repr__(self) -> str:
         return f"<device {self.name}: {self.description}>"
@@ -123,7 +131,7 @@ def list_devices() -> list[DeviceInfo]:
 def open_device(name: str = CPU, *, threads: int | None = None) -> Device:
     """Open the device called `name`, or return it if it is open.
 
-    It stays open, with its thread pool, as long as somebody holds it.
+    A GPU stays open as long as somebody holds it, a thread pool as long as the process lives.
 
     Parameters
     ----------
@@ -148,12 +156,14 @@ def open_device(name: str = CPU, *, threads: int | None = None) -> Device:
     # A fork does not copy threads, so a device is of use only in the process that opened it.
     key = (name, threads, os.getpid())
     with _lock:
-        device = _opened.get(key)
-        if device is None:
-            is_gpu = kind in _HINTS
-            device = _open_gpu(kind, identity) if is_gpu else _open_cpu(kind, threads)
-            _opened[key] = device
-        return device
+        if kind in _HINTS:
+            gpu = _gpus.get(key)
+            if gpu is None:
+                gpu = _gpus[key] = _open_gpu(kind, identity)
+            return gpu
+        if key not in _pools:
+            _pools[key] = _open_cpu(kind, threads)
+        return _pools[key]
 
 
 def _check_threads(kind: str, threads: int | None) -> None:

@@ -47,28 +47,24 @@ def test_unknown_names() -> None:
 
 
 def test_the_same_name_gives_the_same_device() -> None:
-    held = open_device("cpu")
-    assert held is open_device("cpu")
+    assert open_device("cpu") is open_device("cpu")
 
 
-_KIND = pytest.param("vulkan", marks=pytest.mark.vulkan)
-
-
-@pytest.mark.parametrize("name", ["cpu", "cpu-sync", _KIND])
-def test_a_device_that_nobody_holds_ends_its_threads(name: str) -> None:
-    script = f"""
+@pytest.mark.vulkan
+def test_a_gpu_that_nobody_holds_ends_its_threads() -> None:
+    script = """
 import gc, os
 from lowc.runtime.devices import list_devices, open_device
 list_devices()  # what drivers start and keep
 before = len(os.listdir("/proc/self/task"))
-device = open_device({name!r})
+device = open_device("vulkan")
 during = len(os.listdir("/proc/self/task"))
 del device
 gc.collect()
 print(during - before, len(os.listdir("/proc/self/task")) - before)
 """
     during, after = map(int, python(script).split())
-    assert during > 0 or name == "cpu-sync"
+    assert during > 0
     assert after == 0
     assert open_device("cpu-sync") is not open_device("cpu")
 

@@ -206,10 +206,11 @@ def _bits_per_weight(report: dict[str, Any]) -> float | None:
     """Return the mean over the weights of all matmuls that are not exact."""
     total = weights = 0.0
     for row in report["matmuls"]:
-        batch, _m, n, k = (row["shape"].split("x") + [""] * 4)[:4]
-        if row["form"] == "exact" or row["bits_per_weight"] is None or "?" in (batch, n, k):
+        # [batch x] M x N x K; only N and K, and a batch, count weights.
+        *batch, _m, n, k = row["shape"].split("x")
+        if row["form"] == "exact" or row["bits_per_weight"] is None or "?" in (*batch, n, k):
             continue
-        size = int(batch) * int(n) * int(k)
+        size = math.prod(map(int, (*batch, n, k)))
         total, weights = total + size * row["bits_per_weight"], weights + size
     return total / weights if weights else None
 
