@@ -104,7 +104,7 @@ def compile(  # noqa: A001  (the name that users expect: lowc.compile)
 
 def check_calibration(recipe: Recipe, calibration: Calibration | None) -> None:
     """Raise a UserError unless `recipe` gets the calibration that it needs, and no other."""
-    if calibration is not None and not recipe.needs_inputs:
+    if calibration is not None and not recipe.takes_inputs:
         raise UserError(
             f"the recipe '{recipe.name}' has no method that uses calibration data",
             hint="leave calibration out",

@@ -35,8 +35,13 @@ class Recipe:
     description: str = ""
 
     @property
+    def takes_inputs(self) -> bool:
+        """Whether a method of it uses what matmuls read, where there is a calibration."""
+        return any(rule.form.takes_inputs for rule in self.rules)
+
+    @property
     def needs_inputs(self) -> bool:
-        """Whether a method of it depends on what matmuls read: it needs a calibration."""
+        """Whether a method of it is nothing without a calibration."""
         return any(rule.form.needs_inputs for rule in self.rules)
 
 

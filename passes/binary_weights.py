@@ -264,7 +264,7 @@ def load_part(
         steps = [*found.layout]  # it is [batch, N, K] already
     layout = json.dumps(simplify_layout(steps), separators=(",", ":"))
     derivation = {"part": part, "source": found.source, "layout": layout, **_coding(plan)}
-    if plan.form.needs_inputs:
+    if plan.form.takes_inputs:
         derivation["moments"] = annotations.text(found.contraction.op, annotations.MATMUL)
     # Two uses of one weight in different layouts are two derived parameters.
     view = f".{parameters.layout_name(layout)}" if found.layout else ""

@@ -66,7 +66,7 @@ class CollectMoments(Pass):
                 continue
             name = annotations.text(op, annotations.MATMUL)
             make_exact(op, "exact (its inputs are measured)")
-            if not form.needs_inputs:
+            if not form.takes_inputs:
                 continue
             inputs = match(op, called)
             if isinstance(inputs, Refusal):

@@ -30,7 +30,7 @@ FLOAT_BITS = {"f8E4M3FN": 8, "f8E5M2": 8, "f4E2M1": 4, "nf4": 4}
 WEIGHT_BITS = {**INTEGER_BITS, **FLOAT_BITS}
 ACTIVATIONS = ("f32", "i8")
 ACTIVATION_SCALES = ("row", "group")
-METHODS = {"dequant": ("rtn", "gptq"), "binary": ("bcq", "gptq"), "lut": ("rtn", "gptq")}
+METHODS = {"dequant": ("rtn", "gptq"), "binary": ("auto", "bcq", "gptq"), "lut": ("rtn", "gptq")}
 TABLE_BITS = {"i6": 6, "i7": 7, "i8": 8}
 TABLES = ("none", *TABLE_BITS)
 SPANS = (16, 32, 64, 128)
@@ -53,7 +53,7 @@ KEYS: dict[str, tuple[str, ...]] = {
 }
 # Where a form's default is not that of :class:`Form`.
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "binary": {"group": 128, "method": "bcq"},
+    "binary": {"group": 128, "method": "auto"},
     "lut": {"group": 128},
 }
 
@@ -108,7 +108,8 @@ class Form:
     method : str
         How the codes are chosen: ``rtn`` rounds to nearest, ``gptq`` column by column with error
         feedback, which needs inputs of a calibration; ``bcq`` (binary) takes alphas by least
-        squares and signs by the nearest sum in turns (``formats/binary_codes.py``).
+        squares and signs by the nearest sum in turns (``formats/binary_codes.py``); ``auto``
+        (binary) is ``gptq`` where there is a calibration, else ``bcq``.
     mantissa_bits : int
         lmul, pam: leading mantissa bits of each operand that are kept; 0 keeps all.
     specials : str
@@ -165,8 +166,13 @@ class Form:
         return self.weights in INTEGER_BITS
 
     @property
+    def takes_inputs(self) -> bool:
+        """Whether the codes depend on what the matmul reads, where a calibration tells it."""
+        return self.method in ("gptq", "auto")
+
+    @property
     def needs_inputs(self) -> bool:
-        """Whether the codes depend on what the matmul reads, not on its weight alone."""
+        """Whether the codes cannot be chosen from the weight alone."""
         return self.method == "gptq"
 
     def check(self, where: str) -> None:

@@ -196,7 +196,7 @@ def _load_part(
         }
     else:
         derivation |= {"kind": f"{form.method}-floats", "format": form.weights}
-    if form.needs_inputs:
+    if form.takes_inputs:
         derivation["moments"] = annotations.text(plan.contraction.op, annotations.MATMUL)
     if words:
         kind += "w"

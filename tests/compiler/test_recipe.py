@@ -100,7 +100,9 @@ def test_recipes_of_integer_products(name, bits, scale):
 def test_recipes_of_shift_add(planes):
     rules = load_recipe(f"shiftadd-{planes}").rules
     form = first_match(rules, "encoder.0.attention.query").form
-    assert (form.form, form.planes, form.terms, form.tables) == ("binary", planes, 3, "i8")
+    tables = "i8" if planes == 4 else "i7"
+    assert (form.form, form.planes, form.terms, form.tables) == ("binary", planes, 3, tables)
+    assert (form.group, form.span, form.method) == (128, 128, "auto")
     assert first_match(rules, "encoder.0.attention:pv").form.form == "exact"
 
 
@@ -115,13 +117,13 @@ def test_recipes_of_look_up(bits):
 def test_the_ternary_recipe():
     form = first_match(load_recipe("ternary").rules, "encoder.0.attention.query").form
     assert (form.form, form.tables, form.to_dict()) == (
-        "ternary", "i8", {"form": "ternary", "tables": "i8", "span": 64},
+        "ternary", "i7", {"form": "ternary", "tables": "i7", "span": 128},
     )  # fmt: skip
 
 
 def test_defaults_of_a_form():
     rule = parse_recipe(BINARY, "mine", "mine.toml").rules[0]
-    assert (rule.form.group, rule.form.method) == (128, "bcq")
+    assert (rule.form.group, rule.form.method) == (128, "auto")
     assert parse_recipe(GOOD, "mine", "mine.toml").rules[0].form.group == 32
     # Without tables no span has to fit.
     text = BINARY + 'tables = "none"\ngroup = 96\n'

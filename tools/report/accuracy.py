@@ -155,7 +155,7 @@ class Study:
 
         output.remark(f"{recipe.name}: compiling")
         place = self.folder / "model.vmfb"
-        given = self.calibration if recipe.needs_inputs else None
+        given = self.calibration if recipe.takes_inputs else None
         artifact = compile_model(
             self.model.copy(), recipe, self.target, calibration=given, output=place
         )
@@ -183,7 +183,7 @@ class Study:
             return []
         output.remark(f"{recipe.name}: compiling with each layer measured")
         place = self.folder / "shadow.vmfb"
-        given = self.calibration if recipe.needs_inputs else None
+        given = self.calibration if recipe.takes_inputs else None
         artifact = shadow(self.model.copy(), recipe, self.target, place, calibration=given)
         output.remark(f"{recipe.name}: measuring layers")
         return layer_errors(load(artifact, threads=self.threads, verify=False), self.calls)
