@@ -107,7 +107,7 @@ class Plan:
         facts = {"kind": kind, "planes": fmt.planes, "group": fmt.group}
         facts |= {"outputs": fmt.outputs, "terms": fmt.terms}
         if self.entry_bits:
-            facts |= {"entry_bits": self.entry_bits, "span": self.span}
+            facts |= {"entry_bits": self.entry_bits, "span": self.span, "k": self.found.k}
         return facts
 
 

@@ -92,14 +92,15 @@ def match(op: Any) -> TableProduct | Refusal:
     looked_up = defining(_unshaped(scaled.operands[0]))
     maxima = defining(defining(scaled.operands[1]).operands[0])
     floats = defining(_unshaped(maxima.operands[0]))
-    activation = _unshaped(floats.operands[0])
-    pad = defining(activation)
-    if pad is not None and pad.name == "tensor.pad":
-        activation = pad.operands[0]
-    signs = _unshaped(looked_up.operands[0])
+    # One reshape cuts it into quads; what is before that belongs to the model, reshapes and pads.
+    activation = defining(floats.operands[0]).operands[0]
     rows = dims_of(indexing_maps(scaled)[1])
+    size = facts.pop("k")
+    if build.shape_of(activation)[rows.index(k)] != size:
+        activation = defining(activation).operands[0]
+    signs = _unshaped(looked_up.operands[0])
     columns = dims_of(indexing_maps(looked_up)[0])[: len(build.shape_of(signs)) - 2]
-    sizes = [*build.shape_of(op.results[0]), build.shape_of(activation)[rows.index(k)]]
+    sizes = [*build.shape_of(op.results[0]), size]
     batch = tuple(d for d in range(k) if d in rows and d in columns)
     matrices = Matrices(
         batch_loops=batch,

@@ -138,3 +138,30 @@ def test_what_follows_is_done_by_the_kernel_and_tables_are_shared(tmp_path):
     assert "+ bias" in lowerings[0] or "+ bias" in lowerings[1], lowerings
     assert all("look-up kernel" in text for text in lowerings)
     np.testing.assert_allclose(found(x.numpy()), stock(x.numpy()), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("k", [30, 32, 33, 64])
+def test_the_reshapes_and_pads_of_a_model_are_no_part_of_the_product(k, tmp_path):
+    import torch
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = torch.nn.Linear(k, 40)
+
+        def forward(self, x):
+            heads = x.reshape(2, 6, 4, 20).transpose(1, 2).reshape(2, 24, 20)
+            return self.fc(torch.nn.functional.pad(heads, (0, k - 20)))
+
+    torch.manual_seed(0)
+    x = torch.randn(2, 6, 80)
+    program = torch.export.export(Model(), (x,))
+    recipe = Recipe("mine", (Rule("*", form_of(2, 32, tables="i8", span=32)),))
+    found = []
+    for kernels in (True, False):
+        place = tmp_path / f"{kernels}.vmfb"
+        artifact = lowc.compile(program, recipe, output=place, kernels=kernels)
+        (row,) = artifact.report["matmuls"]
+        assert ("look-up kernel" in row["lowering"]) == kernels, row
+        found.append(lowc.load(artifact)(x.numpy()))
+    np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-5)
