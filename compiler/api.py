@@ -113,7 +113,7 @@ def check_calibration(recipe: Recipe, calibration: Calibration | None) -> None:
         raise UserError(
             f"the recipe '{recipe.name}' has a method that needs inputs of a calibration",
             hint="--calibration inputs.npz, lowc.compile(…, calibration=[(x,), …]), or "
-            'method = "rtn"',
+            'method = "rtn" (form binary: "auto")',
         )
 
 
@@ -289,6 +289,8 @@ def _has_ordered_sums(module: ir.Module) -> bool:
     """
     return any(
         op.name.startswith("linalg.")
+        # A product that was refused its form is as the model has it.
+        and annotations.PRODUCT in op.attributes
         and form_of(op).form in ("lmul", "pam", "binary", "ternary", "shift", "lut")
         for op in annotations.matmuls(module)
     )

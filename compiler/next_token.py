@@ -29,13 +29,12 @@ class NextToken:
     def add(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
         """Take the flat inputs and outputs of one call.
 
-        Tokens ``[…, T]`` are the first integer input for which a float output ``[…, T, V]`` is
-        there.
+        Tokens ``[…, T]`` are the integer input for which a float output ``[…, T, V]`` is there.
 
         Raises
         ------
         UserError
-            There is no such pair, or a token lies outside the vocabulary V.
+            There is no such pair or more than one, or a token lies outside the vocabulary V.
         """
         tokens, logits = _pair(inputs, outputs)
         if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < logits.shape[-1]:
@@ -61,12 +60,17 @@ def next_token_bits(logits: Array, tokens: Array) -> Array:
 
 def _pair(inputs: Sequence[Any], outputs: Sequence[Any]) -> tuple[Array, Array]:
     floats = [np.asarray(value) for value in outputs if np.asarray(value).dtype.kind in "fV"]
-    for value in map(np.asarray, inputs):
-        if value.dtype.kind not in "iu" or not value.ndim:
-            continue
-        for logits in floats:
-            if logits.shape[:-1] == value.shape:
-                return value, logits
+    found = [
+        (value, logits)
+        for value in map(np.asarray, inputs)
+        if value.dtype.kind in "iu" and value.ndim
+        for logits in floats
+        if logits.shape[:-1] == value.shape
+    ]
+    if len(found) > 1:
+        raise UserError("several inputs or outputs could be the tokens and their logits")
+    if found:
+        return found[0]
     raise UserError(
         "no output has logits for each token of an input",
         hint="bits of the next token need tokens [..., T] and an output [..., T, vocabulary]",

@@ -70,7 +70,7 @@ class Plan:
     @property
     def fmt(self) -> BinaryCodes:
         """The format of each matrix of the weight."""
-        outputs = self.form.outputs or self.found.n
+        outputs = min(self.form.outputs or self.found.n, self.found.n)
         return BinaryCodes(self.form.planes, self.group, outputs, self.form.terms)
 
     @property

@@ -1,5 +1,6 @@
 """``lowc-collect-moments``: sum up what the inputs of matmuls say about rounding their weights."""
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -101,7 +102,10 @@ def match(op: Any, called: Iterable[str]) -> Inputs | Refusal:
         return Refusal(f"it sums over {len(found.k)} dimensions")
     if any(loop in found.batch for loop in weight.dims):
         return Refusal("each batch has a weight of its own")
-    return _inputs(found, weight.position, weight.symbol, function)
+    # Uses of one weight share a sum only where they see it alike: not of W and of its transpose.
+    seen = [weight.layout, weight.dims.index(found.k[0])] if found.k[0] in weight.dims else []
+    key = f"{weight.symbol} {json.dumps(seen, separators=(',', ':'))}"
+    return _inputs(found, weight.position, key, function)
 
 
 def _inputs(found: Contraction, position: int, symbol: str, function: str) -> Inputs | Refusal:

@@ -101,7 +101,8 @@ def load_weight(
     }
     symbol = ir.FlatSymbolRefAttr(defining(given).attributes["global"]).value
     holder = parameters.find_global(module, symbol)
-    stem = f"{symbol.rpartition('.')[0]}.p{derivation['columns']}"
+    filled = f".q{derivation['quads']}" if "quads" in derivation else ""
+    stem = f"{symbol.rpartition('.')[0]}{filled}.p{derivation['columns']}"
     found = []
     for part, dims, element in parts:
         type_ = build.tensor_type(list(dims), element)

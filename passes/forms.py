@@ -60,6 +60,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 # IREE's code generator cannot load a part of a vector of 4-bit elements (seen in 3.13): a group is
 # a whole number of vectors, of 16 elements where it is short and of 64 where it is long.
 SHORT_GROUP, LONG_GROUP = 16, 64
+LARGEST_SIZE = 1 << 31  # of a dimension; more fits no attribute
 
 
 def round_up_group(size: int) -> int:
@@ -258,13 +259,15 @@ class Form:
             ("planes", self.planes, MOST_PLANES), ("terms", self.terms, MOST_TERMS),
         ):  # fmt: skip
             if not 1 <= value <= most:
+                said = f"{key} = {value} is not 1 to {most}"
                 raise UserError(
-                    f"{key} = {value} is not 1 to {most}", where=where,
+                    said if value or key != "planes" else "the rule has no 'planes'", where=where,
                     hint="2 and 3 planes of signs and 3 terms are the paper's",
                 )  # fmt: skip
-        if self.outputs < 0:
+        if not 0 <= self.outputs < LARGEST_SIZE:
+            what = "negative" if self.outputs < 0 else "no size of a weight"
             raise UserError(
-                f"outputs = {self.outputs} is negative", where=where,
+                f"outputs = {self.outputs} is {what}", where=where,
                 hint="1 is a scale for each output channel; 0 means one for all of N",
             )  # fmt: skip
         self._check_tables(where)

@@ -77,13 +77,13 @@ class OutlineKernels(Pass):
         """Outline every sum that there is a kernel for; say why not for the others."""
         for op in annotations.matmuls(module):
             family = next((family for family in FAMILIES if family.takes(op)), None)
-            if family is None:
+            if family is None and not annotations.text(op, annotations.PRODUCT):
                 continue
             name = annotations.text(op, annotations.MATMUL)
             plan: Any = Refusal("lowc's kernels are off")
             if self.unit != "none":
-                plan = family.match(op, self.unit)
-            if isinstance(plan, Refusal):
+                plan = family.match(op, self.unit) if family else Refusal("no kernel of this form")
+            if family is None or isinstance(plan, Refusal):
                 why = f"stock code generation ({plan.reason})"
                 annotations.add_text(op, annotations.LOWERING, why)
                 remark(RemarkKind.REFUSED, op, name, f"no kernel: {plan.reason}")

@@ -55,6 +55,12 @@ def test_what_is_no_language_model_is_refused(tokens, logits, said):
         NextToken().add([tokens], [logits])
 
 
+def test_two_inputs_that_could_be_tokens_are_refused():
+    tokens = np.ones((1, 4), np.int64)
+    with pytest.raises(UserError, match="several inputs"):
+        NextToken().add([tokens, tokens], [np.zeros((1, 4, 2), np.float32)])
+
+
 def test_one_token_has_no_next_one():
     found = NextToken()
     found.add([np.zeros((3, 1), np.int64)], [np.zeros((3, 1, 2), np.float32)])

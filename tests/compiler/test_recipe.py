@@ -49,7 +49,7 @@ MISTAKES = {
         GOOD + 'activations = "i8"\nactivation-scale = "rows"\n',
         "activation-scale = 'rows' is unknown", "did you mean 'row'?",
     ),
-    "no planes": (BINARY.replace("planes = 2", ""), "planes = 0 is not 1 to 4", "paper"),
+    "no planes": (BINARY.replace("planes = 2", ""), "the rule has no 'planes'", "paper"),
     "too many planes": (BINARY.replace("2", "5"), "planes = 5 is not 1 to 4", ""),
     "too many terms": (BINARY + "terms = 4\n", "terms = 4 is not 1 to 3", ""),
     "negative outputs": (BINARY + "outputs = -1\n", "outputs = -1 is negative", "all of N"),

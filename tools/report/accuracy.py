@@ -90,6 +90,8 @@ def accuracy_command(
     from ...compiler.frontend import open_model
 
     chosen = _named(recipes)
+    if calibration and not any(recipe.takes_inputs for recipe in chosen.values()):
+        raise UserError("no recipe has a method that uses calibration data", hint="leave it out")
     output.remark(f"importing {model}")
     with open_model(model) as imported, tempfile.TemporaryDirectory(prefix="lowc-") as folder:
         calls, about = _inputs(imported, inputs)
@@ -206,11 +208,11 @@ def _bits_per_weight(report: dict[str, Any]) -> float | None:
     """Return the mean over the weights of all matmuls that are not exact."""
     total = weights = 0.0
     for row in report["matmuls"]:
-        # [batch x] M x N x K; only N and K, and a batch, count weights.
-        *batch, _m, n, k = row["shape"].split("x")
-        if row["form"] == "exact" or row["bits_per_weight"] is None or "?" in (*batch, n, k):
+        # … x M x N x K: rows of activations may be several sizes, a weight has the last two.
+        n, k = row["shape"].split("x")[-2:]
+        if row["form"] == "exact" or row["bits_per_weight"] is None or "?" in (n, k):
             continue
-        size = math.prod(map(int, (*batch, n, k)))
+        size = int(n) * int(k)
         total, weights = total + size * row["bits_per_weight"], weights + size
     return total / weights if weights else None
 
