@@ -17,6 +17,7 @@ attribute                    on           meaning
 ``lowc.part = "name"``       generic      its operations count for the matmul of that name
 ``lowc.prepared = "0"``      generic      it prepares an operand of such a product, less this much,
                                           or is a step to ``tables``
+``lowc.filled``              tensor.pad   fills K up to whole groups: no part of the model
 ``lowc.derivation = {…}``    util.global  how its bytes follow from another parameter
 ``lowc.index_bounds = "…"``  func.func    [argument, size] of inputs that index a table
 ``lowc.shadows = "[…]"``     func.func    names of the matmuls that its last result measures
@@ -43,6 +44,7 @@ PRODUCT = "lowc.product"
 PART = "lowc.part"
 PREPARED = "lowc.prepared"
 TILE = "lowc.tile"
+FILLED = "lowc.filled"
 DERIVATION = "lowc.derivation"
 INDEX_BOUNDS = "lowc.index_bounds"
 SHADOWS = "lowc.shadows"

@@ -98,7 +98,7 @@ def match(op: Any) -> IntegerProduct | Refusal:
         return Refusal("its codes are stored in words")
     activation = defining(defining(dots.operands[0]).operands[0]).operands[0]
     pad = defining(activation)
-    if pad is not None and pad.name == "tensor.pad":
+    if pad is not None and notes.FILLED in pad.attributes:
         activation = pad.operands[0]
     codes = defining(dots.operands[1]).operands[0]  # behind its barrier
     k = len(build.shape_of(op.results[0]))

@@ -13,7 +13,7 @@ from . import annotations, build, parameters
 from .assign_forms import form_of
 from .base import Pass, Refusal, RemarkKind
 from .code_values import code_of_word, code_value
-from .contraction import dims_of
+from .contraction import defining, dims_of
 from .formats.integer import element_bits
 from .forms import Form, round_up_group
 from .weight_rows import WeightRows, find_rows
@@ -217,6 +217,7 @@ def _contraction(plan: Plan, weight: ir.Value) -> Any:
     missing = plan.groups * plan.group - plan.k
     if missing:
         other = build.pad_end(other, k_axis, missing)
+        defining(other).attributes[annotations.FILLED] = ir.UnitAttr.get()
     weight_map = build.dims_map(loops, [*plan.row_dims, found.k[0]])
     inputs, maps = [other, weight], [other_map, weight_map]
     if position == 0:

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lowc.compiler.frontend import parse_module
+from lowc.compiler.recipe import Recipe
 from lowc.passes import annotations, build, integer_products
 from lowc.passes.base import Refusal
+from lowc.passes.forms import Rule
 from lowc.passes.runner import Runner, parse_pipeline
 from products.linear import Form, compile_linear, integer_product
 
@@ -213,3 +215,30 @@ def test_other_products_are_not():
         assert isinstance(integer_products.match(op), Refusal)
     _model, _op, found = described(words="{packing=words}")
     assert isinstance(found, Refusal) and "words" in found.reason
+
+
+@pytest.mark.parametrize("k", [32, 40])
+def test_a_pad_of_the_model_stays_in_the_model(k, tmp_path):
+    """K of 40 is filled up by lowc besides."""
+    import torch
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = torch.nn.Linear(k, 24)
+
+        def forward(self, x):
+            return self.fc(torch.nn.functional.pad(x, (0, k - 20)))
+
+    torch.manual_seed(0)
+    x = torch.randn(6, 20)
+    program = torch.export.export(Model(), (x,))
+    recipe = Recipe("mine", (Rule("*", form_of("i4", 32)),))
+    found = []
+    for kernels in (True, False):
+        place = tmp_path / f"{kernels}.vmfb"
+        artifact = lowc.compile(program, recipe, output=place, kernels=kernels)
+        (row,) = artifact.report["matmuls"]
+        assert ("integer kernel" in row["lowering"]) == kernels, row
+        found.append(lowc.load(artifact)(x.numpy()))
+    np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-6)
