@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -46,6 +47,17 @@ class Setup:
     def group(self) -> int:
         """Weights that share a scale: a group of all of K is as long as K."""
         return min(self.form.group or self.product.shape.k, self.product.shape.k)
+
+    def with_integers(self) -> Setup:
+        """Return the same product over integers of as many bits, for those who know no other codes.
+
+        Planes of signs, of form ``binary`` or ``ternary``, are taken as bits, and activations are
+        rounded to 8 bits.
+        """
+        form = self.form
+        bits = 2 if form.form == "ternary" else form.planes
+        given = Form("dequant", f"i{bits}", form.group, symmetric=False, activations="i8")
+        return dataclasses.replace(self, rule=dataclasses.replace(self.rule, form=given))
 
     @cached_property
     def quantized(self) -> Quantized:

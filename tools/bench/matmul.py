@@ -27,8 +27,15 @@ from .record import new_record
     help=f"One of {', '.join(FORMS)}, or a built-in recipe such as w4a8, whose last rule counts.",
 )  # fmt: skip
 @click.option("--weights", help="Storage of the weight: i2 … i8, nf4 (dequant), bf16, f8E4M3FN …")
-@click.option("--group", type=int, help="dequant: weights that share a scale.")
-@click.option("--zero-points/--symmetric", default=None, help="dequant: with zero points or none.")
+@click.option("--group", type=int, help="dequant, binary, lut: weights that share a scale.")
+@click.option(
+    "--zero-points/--symmetric", default=None, help="dequant, lut: with zero points or none."
+)
+@click.option("--planes", type=int, help="binary: planes of signs, bits of a weight.")
+@click.option("--outputs", type=int, help="binary: output channels that share scales.")
+@click.option("--terms", type=int, help="binary: powers of two that a scale is the sum of.")
+@click.option("--tables", help="binary, ternary, lut: none, or entries of i6, i7, i8.")
+@click.option("--span", type=int, help="binary, ternary, lut: inputs whose tables share a scale.")
 @click.option("--activations", help="dequant: f32, or i8 for integer products.")
 @click.option("--activation-scale", help="dequant: a scale per row or group of i8 activations.")
 @click.option("--mantissa-bits", type=int, help="lmul, pam: leading bits that are kept.")
@@ -176,9 +183,10 @@ def _stem(rule: Rule, shapes: list[Shape], rotate: bool) -> str:
     bits = f"m{form.mantissa_bits}" if form.mantissa_bits else ""
     place = str(shapes[0]) if len(shapes) == 1 else f"{len(shapes)}-shapes"
     activations = "a8" if form.activations == "i8" else ""
-    group = f"g{form.group}" if form.form == "dequant" else ""
+    group = f"g{form.group}" if form.form in ("dequant", "binary", "lut") else ""
+    planes = f"{form.planes}-{form.tables}" if form.form == "binary" else ""
     parts = (
-        "matmul", form.form, form.weights, activations, group, bits, place,
+        "matmul", form.form, form.weights, planes, activations, group, bits, place,
         "rotated" if rotate else "",
     )  # fmt: skip
     return "-".join(part for part in parts if part)

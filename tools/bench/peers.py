@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ...compiler.recipe import load_recipe
 from ...compiler.target import Target, load_target
 from ...errors import LowcError, UserError
 from ...passes.forms import Form, Rule
@@ -26,6 +27,8 @@ from .products import F32_BYTES, Float, Product
 
 def contenders(setup: Setup, name: str) -> Iterator[Contender | tuple[str, str]]:
     """Yield what the peer `name` offers for the form, or a name and why it does not take part."""
+    if setup.form.form in SIGN_FORMS and name in LIBRARIES:
+        setup = setup.with_integers()
     offers = [offer for offer in PEERS[name] if offer.takes(setup.form)]
     if not offers:
         yield name, f"it has nothing for the form '{setup.form.form}' with these weights"
@@ -84,8 +87,19 @@ def _best_stock(setup: Setup, name: str) -> Contender:
     return dataclasses.replace(contender, lowering=f"flags {best}, the best of {tried}")
 
 
+def _own_integers(setup: Setup, name: str) -> Contender:
+    """Return lowc's product of 4-bit weights and 8-bit activations: what other forms replace."""
+    rule = load_recipe("w4a8").rules[-1]
+    return _compiled(setup, name, rule, load_target(setup.target), kernels=True)
+
+
 def _always(form: Form) -> bool:
     return True
+
+
+# Forms that no library has; those with as many bits stand beside them.
+SIGN_FORMS = ("binary", "ternary")
+LIBRARIES = ("onnxruntime", "openvino", "llama.cpp")
 
 
 # Name on the command line → what it offers.
@@ -97,12 +111,16 @@ PEERS: dict[str, tuple[Offer, ...]] = {
     "llama.cpp": peers_ggml.OFFERS,
     "iree": (Offer("iree", _always, _best_stock),),
     "iree-form": (Offer("iree", _always, _stock),),
+    "w4a8": (Offer("lowc:w4a8", _always, _own_integers),),
 }
 
 
 def _label(form: Form) -> str:
     activations = "a8" if form.activations == "i8" else ""
-    return "-".join(part for part in (form.form, form.weights, activations) if part)
+    planes = str(form.planes) if form.form == "binary" else ""
+    tables = form.tables if form.form in SIGN_FORMS else ""
+    parts = (form.form, form.weights, planes, tables, activations)
+    return "-".join(part for part in parts if part)
 
 
 def _compiled(setup: Setup, name: str, rule: Rule, target: Target, *, kernels: bool) -> Contender:
