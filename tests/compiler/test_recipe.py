@@ -100,7 +100,7 @@ def test_recipes_of_integer_products(name, bits, scale):
 def test_recipes_of_shift_add(planes):
     rules = load_recipe(f"shiftadd-{planes}").rules
     form = first_match(rules, "encoder.0.attention.query").form
-    tables = "i8" if planes == 4 else "i7"
+    tables = {2: "i6", 3: "i7", 4: "i8"}[planes]
     assert (form.form, form.planes, form.terms, form.tables) == ("binary", planes, 3, tables)
     assert (form.group, form.span, form.method) == (128, 128, "auto")
     assert first_match(rules, "encoder.0.attention:pv").form.form == "exact"
