@@ -23,7 +23,7 @@ from ..passes.runner import PassFailure, Runner, format_pipeline
 from ..passes.strip_annotations import StripAnnotations
 from ..runtime import tree as trees
 from ..runtime.manifest import Leaf, Manifest
-from . import backend, report
+from . import backend, call_time, report
 from .artifact import Artifact, Staging, embed_manifest, staging
 from .frontend import Model, entry_function, open_model
 from .parameters import plan_parameters, write_parameters
@@ -250,6 +250,7 @@ class _Road:
             recipe=self.recipe.name,
             target=self.target.name,
             device=self.target.device,
+            serial_microseconds=call_time.serial_microseconds(said["energy"]),
             parameters=written,
             versions=_versions(),
             report=said | measured,

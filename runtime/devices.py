@@ -5,7 +5,8 @@
 ``cpu-sync``              the calling thread only (``local-sync``)
 ``vulkan``, ``cuda``      the first device of that kind, hardware before software
 ``vulkan://X``            that device: its number in the list, path or UUID
-``auto``                  the device that the module was compiled for
+``auto``                  the device that the module was compiled for; of ``cpu`` and
+                          ``cpu-sync`` the faster one (:mod:`.short_calls`)
 ========================  =========================================================
 """
 
@@ -152,7 +153,7 @@ def open_device(name: str = CPU, *, threads: int | None = None) -> Device:
     if kind not in DRIVERS:
         known = [*DRIVERS, "vulkan://ID", "cuda://ID"]
         raise UserError(f"unknown device '{name}'", hint=nearest(name, known))
-    _check_threads(kind, threads)
+    check_threads(kind, threads)
     # A fork does not copy threads, so a device is of use only in the process that opened it.
     key = (name, threads, os.getpid())
     with _lock:
@@ -166,7 +167,8 @@ def open_device(name: str = CPU, *, threads: int | None = None) -> Device:
         return _pools[key]
 
 
-def _check_threads(kind: str, threads: int | None) -> None:
+def check_threads(kind: str, threads: int | None) -> None:
+    """Raise a UserError unless a device of that kind takes that many threads."""
     if threads is None:
         return
     if kind != CPU:

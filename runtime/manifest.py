@@ -57,7 +57,11 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything that loading and calling a module needs to know; see the module docstring."""
+    """Everything that loading and calling a module needs to know; see the module docstring.
+
+    ``serial_microseconds`` is about how long one thread takes for a call, None where it is not
+    known.
+    """
 
     inputs: tuple[Leaf, ...]
     outputs: tuple[Leaf, ...]
@@ -71,6 +75,7 @@ class Manifest:
     device: str = ""
     entry_point: str = ENTRY_POINT
     has_state: bool = False
+    serial_microseconds: float | None = None
     parameters: Parameters | None = None
     versions: dict[str, str] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
@@ -121,6 +126,9 @@ class Manifest:
             raise ValueError("trees and leaves differ in number")
         if self.parameters is not None and "/" in self.parameters.file.replace("\\", "/"):
             raise ValueError("the parameter file is not beside the module")
+        estimate = self.serial_microseconds
+        if estimate is not None and not (isinstance(estimate, int | float) and estimate >= 0):
+            raise ValueError("the estimate of a call's time is no time")
 
 
 def _leaf(data: dict[str, Any]) -> Leaf:

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import iree.runtime as rt
+import numpy as np
 
 from ..errors import InternalError, UserError
 from . import tree as trees
 from .binding import Binder
 from .buffers import DeviceArray, download, upload
 from .convert import array_of, check_bound, to_array
-from .devices import AUTO, CPU, Device, open_device
-from .dtypes import name_of
+from .devices import AUTO, CPU, CPU_SYNC, Device, check_threads, open_device
+from .dtypes import data_type, name_of
 from .failures import IREE_ERRORS, short, start_error
 from .manifest import RESET_POINT, Leaf, Manifest
 from .parameters import check_archive, parameters_module
 from .scheduling import without_preemption
 from .shapes import ShapeChecker
+from .short_calls import devices_to_try, fastest
 from .signature import Signature
 from .vmfb import artifact_path, check_file, read_module
 
@@ -37,11 +38,13 @@ def load(
     artifact : str, os.PathLike, or object with ``path``
         The ``.vmfb``, or what :func:`lowc.compile` returned.
     device : str
-        ``auto`` (what the module was compiled for), or a name as in :mod:`lowc.runtime.devices`.
+        ``auto`` (what the module was compiled for; of a CPU the calling thread alone, where calls
+        are so short that it is faster), or a name as in :mod:`lowc.runtime.devices`.
     verify : bool
         Whether to compare the SHA-256 of the parameters too, which reads them all once.
     threads : int, optional
-        Worker threads of the device ``cpu``; one per core by default.
+        Worker threads of the device ``cpu``; one per core by default.  With ``auto``, at most so
+        many.
 
     Raises
     ------
@@ -54,19 +57,33 @@ def load(
     check_file(path)
     instance = rt.VmInstance()
     vm_module, manifest = read_module(path, instance)
-    name = (manifest.device or CPU) if device == AUTO else device
-    opened = open_device(name, threads=threads)
     extra = []
     if manifest.parameters is not None:
         archive = path.with_name(manifest.parameters.file)
         check_archive(archive, manifest.parameters, verify=verify)
         extra.append(parameters_module(archive, instance))
-    hal = rt.create_hal_module(instance, opened.hal)
-    try:
-        context = rt.VmContext(instance, [hal, *extra, vm_module])
-    except IREE_ERRORS as error:
-        raise start_error(path, manifest, opened, error) from error
-    return Module(path, manifest, opened, context, vm_module)
+
+    name = (manifest.device or CPU) if device == AUTO else device
+    names: Sequence[str] = (name,)
+    if device == AUTO and name == CPU:
+        check_threads(CPU, threads)
+        names = devices_to_try(manifest)
+
+    def started(name: str) -> Module:
+        # Of the calling thread a number of threads was not asked for: it says how many may be.
+        is_chosen = name == CPU_SYNC and device == AUTO
+        opened = open_device(name, threads=None if is_chosen else threads)
+        hal = rt.create_hal_module(instance, opened.hal)
+        try:
+            context = rt.VmContext(instance, [hal, *extra, vm_module])
+        except IREE_ERRORS as error:
+            raise start_error(path, manifest, opened, error) from error
+        return Module(path, manifest, opened, context, vm_module)
+
+    return fastest([started(name) for name in names])
+
+
+_VIEW = rt.HalBufferView
 
 
 class Module:
@@ -98,7 +115,7 @@ class Module:
         self._binder = Binder(manifest)
         self._tensors_out = [leaf for leaf in manifest.outputs if not leaf.literal]
         self._guard, self._lock = _Guard(path), threading.Lock()
-        self._policy = without_preemption if device.kind == CPU else contextlib.nullcontext
+        self._has_pool = device.kind == CPU
 
     def __repr__(self) -> str:
         return f"<lowc module {self.path} on {self.device.name}>"
@@ -148,7 +165,16 @@ class Module:
         UserError, InternalError
             As calling the module does.
         """
-        values = self._checked(args, kwargs)
+        return self._bound(self._checked(args, kwargs))
+
+    def bound_to_zeros(self) -> Callable[[], list[DeviceArray]]:
+        """Return what :meth:`bound` does for inputs of zeros; all sizes must be fixed."""
+        leaves = [leaf for leaf in self.manifest.inputs if not leaf.literal]
+        return self._bound(
+            [(leaf, np.zeros(leaf.shape, data_type(leaf.dtype, "").numpy)) for leaf in leaves]
+        )
+
+    def _bound(self, values: list[tuple[Leaf, Any]]) -> Callable[[], list[DeviceArray]]:
         with self._guard, self._lock:
             arguments = _arguments(self._views(values))
 
@@ -216,7 +242,7 @@ class Module:
                 f"{len(self._tensors_out)}",
                 where=str(self.path),
             )
-        return [results.get_as_object(i, rt.HalBufferView) for i in range(results.size)]
+        return [results.get_as_object(i, _VIEW) for i in range(results.size)]
 
     def _input(self, leaf: Leaf, value: Any) -> Any:
         where = f"input '{leaf.name}'"
@@ -228,7 +254,10 @@ class Module:
 
     def _invoke(self, function: Any, arguments: Any) -> Any:
         results = rt.VmVariantList(len(self._tensors_out))
-        with self._policy():
+        if self._has_pool:
+            with without_preemption():
+                self._context.invoke(function, arguments, results)
+        else:
             self._context.invoke(function, arguments, results)
         return results
 
