@@ -17,6 +17,7 @@ from ..passes.lower_pam import LowerPam
 from ..passes.lower_shift_add import LowerShiftAdd
 from ..passes.name_matmuls import NameMatmuls
 from ..passes.outline_kernels import OutlineKernels
+from ..passes.outline_softmax import OutlineSoftmax
 from ..passes.quantize_activations import QuantizeActivations
 from ..passes.quantize_weights import QuantizeWeights
 from ..passes.verify_no_multiplication import VerifyNoMultiplication
@@ -34,6 +35,7 @@ def passes_for(
     product is left to stock code generation.
     """
     # Vulkan's code generator has no 4-bit elements, and looks up wrong bytes.
+    unit = vector_unit(target) if kernels else "none"
     packing: Literal["bits", "words"] = "words" if target.backend == "vulkan" else "bits"
     return [
         # Names come from locations, which native passes may drop: first of all.
@@ -52,7 +54,8 @@ def passes_for(
         VerifyNoMultiplication(),
         # Operations are counted where they still stand as linalg: a kernel hides them.
         CountOperations(),
-        OutlineKernels(unit=vector_unit(target) if kernels else "none"),
+        OutlineKernels(unit=unit),
+        OutlineSoftmax(unit=unit),
         # Only what no kernel took.
         FuseDequant(),
         ClampIndices(),

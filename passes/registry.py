@@ -23,6 +23,7 @@ PASSES = {
     "lowc-lower-lut": "lower_lut:LowerLut",
     "lowc-verify-no-multiplication": "verify_no_multiplication:VerifyNoMultiplication",
     "lowc-outline-kernels": "outline_kernels:OutlineKernels",
+    "lowc-outline-softmax": "outline_softmax:OutlineSoftmax",
     "lowc-clamp-indices": "clamp_indices:ClampIndices",
     "lowc-strip-annotations": "strip_annotations:StripAnnotations",
 }

@@ -1,4 +1,4 @@
-"""Models with short calls: which devices are tried, and that the faster one is kept"""
+"""Models with short calls: which devices are tried, and that the faster one is kept."""
 
 from __future__ import annotations
 

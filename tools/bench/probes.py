@@ -265,10 +265,11 @@ def load_probe(probe: Probe, threads: int, folder: Path, name: str) -> Callable[
     """Compile the kernel for this machine and return a function that runs it once."""
     from ...compiler.api import compile as compile_model
     from ...compiler.frontend import model_of_module, parse_module
+    from ...runtime.devices import CPU
     from ...runtime.module import load
 
     model = model_of_module(parse_module(probe.text, name), name)
-    module = load(compile_model(model, output=folder / f"{name}.vmfb"), threads=threads)
+    module = load(compile_model(model, output=folder / f"{name}.vmfb"), CPU, threads=threads)
     values = module.to_device(probe.values)
     return lambda: module(values)
 
