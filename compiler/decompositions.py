@@ -63,11 +63,16 @@ def safe_softmax(scores: Tensor, dim: int, dtype: torch.dtype | None = None) -> 
     """Softmax along `dim`; rows that are masked as a whole become zeros.
 
     Such a row has the largest element -inf.  PyTorch's decomposition asks every element instead: a
-    tensor of booleans as large as the scores, and a pass over each of them.
+    tensor of booleans as large as the scores, and a pass over each of them.  Here the largest
+    element and the sum of such a row are mended: IREE 3.13 knows a plain softmax when it sees one,
+    and then calculates each exponential twice.
     """
     wide = scores if dtype is None else scores.to(dtype)
-    is_masked = wide.amax(dim, keepdim=True) == -math.inf
-    return torch.where(is_masked, torch.zeros((), dtype=wide.dtype), wide.softmax(dim))
+    largest = wide.amax(dim, keepdim=True)
+    is_masked = largest == -math.inf
+    powers = torch.exp(wide - torch.where(is_masked, torch.zeros((), dtype=wide.dtype), largest))
+    total = powers.sum(dim, keepdim=True)
+    return powers / torch.where(is_masked, torch.ones((), dtype=wide.dtype), total)
 
 
 def variance_and_mean(

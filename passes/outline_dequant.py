@@ -17,7 +17,7 @@ from .fuse_dequant import Dequantised
 from .fuse_dequant import match as match_dequantised
 from .kernels import float_tiles, tiles
 from .kernels.dequant_matmul import DequantMatmul
-from .kernels.packed_codes import PackedCodes
+from .kernels.packed_codes import PackedCodes, can_look_up
 from .kernels.small_float_codes import SmallFloatCodes
 from .matrices import Matrices, as_matrices, to_matrices
 
@@ -61,7 +61,7 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     if n is None or k is None or (matrices.batch_in_columns and matrices.batch is None):
         return Refusal("its weight has a dynamic size")
     group = build.shape_of(found.inputs[0])[-1]
-    codes = _codes(form, group, tiles.ISAS[unit].lanes)
+    codes = _codes(form, group, tiles.ISAS[unit])
     tile = float_tiles.choose_dequant(
         tiles.ISAS[unit], matrices.batch, matrices.m, n, k, codes.chunk
     )
@@ -75,10 +75,11 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     return Plan(op, found, matrices, kernel, chain)
 
 
-def _codes(form: Form, group: int, lanes: int) -> PackedCodes:
+def _codes(form: Form, group: int, isa: tiles.Isa) -> PackedCodes:
     if form.has_integer_weights:
-        return PackedCodes(form.bits, panels.chunk_of(group))
-    return SmallFloatCodes.of(form.weights, lanes)
+        can = can_look_up(form.bits, isa.lanes, symmetric=form.symmetric)
+        return PackedCodes(form.bits, panels.chunk_of(group), looked_up=can and isa.vnni)
+    return SmallFloatCodes.of(form.weights, isa.lanes)
 
 
 def _outside_kernels(found: Dequantised, form: Form) -> str:

@@ -28,7 +28,14 @@ from . import emit
 from .executable import Interface
 from .float_matmul import FloatBody, FloatMatmul
 from .float_tiles import FEW_ROWS
-from .packed_codes import Decoder, IntegerDecoder, PackedCodes, raised_zeros
+from .packed_codes import (
+    Decoder,
+    IntegerDecoder,
+    PackedCodes,
+    TableDecoder,
+    raised_zeros,
+    table_of,
+)
 from .small_float_codes import SmallFloatCodes, SmallFloatDecoding
 from .tiles import AHEAD_BYTES
 
@@ -72,6 +79,8 @@ class DequantMatmul(FloatMatmul):
             how = "codes in registers" if self.m <= FEW_ROWS else "codes made f32 by blocks"
         if isinstance(self.codes, SmallFloatCodes):
             how = f"{how}, {self.codes.describe(self.tile.lanes)}"
+        elif self.codes.looked_up:
+            how = f"{how}, looked up in a register"
         return f"{super().describe()}, {how}"
 
     def emit(self, interface: Interface) -> None:
@@ -101,6 +110,7 @@ class _DequantBody(FloatBody):
         self.decoding = None
         if isinstance(codes, SmallFloatCodes):
             self.decoding = SmallFloatDecoding(codes, self.lanes)
+        self.table = table_of(codes) if codes.looked_up else None
         if not self.in_registers:
             super().reserve()
 
@@ -158,7 +168,7 @@ class _DequantBody(FloatBody):
         kernel = self.dequant
         zero = emit.splat(self.lanes, self.f32, 0.0)
         # One row has too few sums to hide the latency of an addition: neighbours take turns.
-        turns = 2 if rows * self.tile.vectors < 6 else 1
+        turns = _turns(rows * self.tile.vectors)
         chunks = kernel.group // kernel.codes.chunk
 
         def group(g: ir.Value, *totals: ir.Value) -> Sequence[ir.Value]:
@@ -240,6 +250,8 @@ class _DequantBody(FloatBody):
         ]  # fmt: skip
         if self.decoding is not None:
             return self.decoding.decoder(words)
+        if self.table is not None:
+            return TableDecoder(codes, words, self.table)
         return IntegerDecoder(codes, words, self.lanes, zeros)
 
     def _scale(self, p: ir.Value, group: ir.Value, v: int) -> ir.Value:
@@ -251,7 +263,7 @@ class _DequantBody(FloatBody):
     def _zeros(self, p: ir.Value, group: ir.Value, v: int) -> dict[int, ir.Value]:
         """Return what codes made floats are too large by, for each place; nothing of floats."""
         codes = self.dequant.codes
-        if isinstance(codes, SmallFloatCodes):
+        if isinstance(codes, SmallFloatCodes) or codes.looked_up:
             return {}
         if self.dequant.symmetric:
             return raised_zeros(codes, 1 << (codes.bits - 1), self.lanes)
@@ -261,3 +273,8 @@ class _DequantBody(FloatBody):
         )
         zero = arith.sitofp(emit.vector_type(self.lanes, self.f32), number)
         return raised_zeros(codes, zero, self.lanes)
+
+
+def _turns(sums: int) -> int:
+    """Return in how many parts each of so few sums of a group is kept."""
+    return 4 if sums == 1 else 2 if sums < 6 else 1

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from .tiles import PACKED_BYTES, STACK_BYTES, STREAMS, Isa, Tile
+from collections.abc import Sequence
+
+from .tiles import PACKED_BYTES, STACK_BYTES, Isa, Tile
+from .work_split import Costs, split
 
 K_BLOCK = 512  # eight rows of a block lie in half of the first cache
 MAX_K = 8192  # of rows that are read where they are: sums stay in registers so long
 FEW_ROWS = 4  # so few rows leave the weight's bytes as the limit
 ROW_CHUNK = 64
-TALL_CHUNK = 128
-TALL = 768  # rows from which on the larger chunk still leaves enough workgroups
+WIDEST = 16  # f32 in the widest vectors
+ANY = 1 << 40  # bytes, for what needs no room
 B_BYTES = 768 << 10  # of a block of B, which is read again for every block of rows
-MIN_PANELS = 3  # that copied rows shall meet
-ITEMS = 16  # workgroups: cores that slow down for a while get fewer of them
-ITEM_PRODUCTS = 4 << 20  # less work than that is not worth a workgroup
+# Cycles for a vector: one that comes from the third cache, of a row that is copied, of a panel that
+# is packed, or made f32.
+READ, COPY, PACK, DECODE = 2.0, 3.0, 4.0, 4.0
 DEQUANT_BLOCK = 128  # of K, that is made f32 at a time: some panels fit the stack
 PANEL_BYTES = 48 << 10
-# Register tiles that fill 32 registers and 16, in the order of their speed where N has no rest.
-WIDE = ((8, 3), (6, 4), (12, 2))
-NARROW = ((6, 2), (4, 3))
+DEQUANT, DEQUANT_VNNI = (12, 2), (8, 2)  # tiles for blocks that lie in the first cache
+# Register tiles that fill 32 registers and 16, and their times where N has no rest.  The VNNI ones
+# were timed on Zen 4, which does half as many products a cycle as it could load vectors for.
+WIDE = {(8, 3): 1.0, (6, 4): 1.05, (12, 2): 1.1}
+WIDE_VNNI = {(8, 3): 1.0, (12, 2): 1.02, (6, 4): 1.04}
+NARROW = {(6, 2): 1.0, (4, 3): 1.05}
 
 
 def choose(
@@ -28,21 +34,27 @@ def choose(
     rows, vectors = _register_tile(isa, m, n)
     columns = vectors * isa.lanes
     k_block = _k_block(isa, m, k, rows, columns, packs=packs)
-    panels, chunk = _cut(batch, m, n, k, rows, columns, k_block)
-    if packs:
-        panels = min(panels, max(1, PACKED_BYTES // (k_block * columns * 4)))
+    row = COPY if _copies(rows, m, k) else 0.0
+    panel, room = (PACK, PACKED_BYTES) if packs else (0.0, B_BYTES)
+    if not packs and m is not None and m <= FEW_ROWS:
+        room = k_block * ANY  # each weight is read once
+    panels, chunk = _cut(isa, (batch, m, n, k), rows, columns, room // k_block, row, panel)
     return Tile(isa.lanes, rows, vectors, k_block, panels, chunk)
 
 
 def copies(tile: Tile, m: int | None, k: int | None) -> bool:
     """Whether rows are better copied: those a power of two apart share few sets of a cache."""
+    return _copies(tile.rows, m, k)
+
+
+def _copies(rows: int, m: int | None, k: int | None) -> bool:
     is_few = m is not None and m <= FEW_ROWS
-    return not is_few and tile.rows > 1 and (k is None or k % 256 == 0)
+    return not is_few and rows > 1 and (k is None or k % 256 == 0)
 
 
 def _register_tile(isa: Isa, m: int | None, n: int | None) -> tuple[int, int]:
     """Return rows and vectors: all registers, and the least work on columns that are not there."""
-    tiles = WIDE if isa.registers >= 32 else NARROW
+    tiles = (WIDE_VNNI if isa.vnni else WIDE) if isa.registers >= 32 else NARROW
     if m is not None and m <= FEW_ROWS:
         vectors = max(vectors for _, vectors in tiles)
         # Both cores shall have a panel.
@@ -51,9 +63,8 @@ def _register_tile(isa: Isa, m: int | None, n: int | None) -> tuple[int, int]:
         return m, vectors
 
     def work(tile: tuple[int, int]) -> float:
-        order = 1 + 0.05 * tiles.index(tile)
         columns = tile[1] * isa.lanes
-        return order if n is None else order * -(-n // columns) * columns
+        return tiles[tile] * (1 if n is None else -(-n // columns) * columns)
 
     rows, vectors = min(tiles, key=work)
     while n is not None and vectors > 1 and (vectors - 1) * isa.lanes >= n:
@@ -76,24 +87,22 @@ def _k_block(
 
 
 def _cut(
-    batch: int | None, m: int | None, n: int | None, k: int | None, rows: int, columns: int,
-    k_block: int,
+    isa: Isa, sizes: Sequence[int | None], rows: int, columns: int, room: int, row: float,
+    panel: float,
 ) -> tuple[int, int]:  # fmt: skip
-    """Return panels and rows of a workgroup.
+    """Return panels and rows of a workgroup; `sizes` are batch, M, N and K.
 
-    Rows are cut first: what copies a block of rows shall use it for many panels.
+    There is `room` in bytes for each row of a block of panels.  `row` and `panel` are what the
+    kernel does to a vector of a row and to one of a panel before it multiplies, in cycles.
     """
-    panels = -(-(n or 1024) // columns)
-    if m is not None and m <= min(rows, FEW_ROWS):
-        return min(max(1, panels * (batch or 1) // STREAMS), panels), rows
-    fitting = max(1, B_BYTES // (k_block * columns * 4))
-    wanted = TALL_CHUNK if m is not None and m >= TALL else ROW_CHUNK
-    chunk = -(-min(wanted, m or wanted) // rows) * rows
-    chunks = (1 if m is None else -(-m // chunk)) * (batch or 1)
-    products = (batch or 1) * (m or ROW_CHUNK) * (n or 1024) * (k or 1024)
-    items = min(ITEMS, max(2, products // ITEM_PRODUCTS))
-    groups = min(-(-items // chunks), max(1, panels // MIN_PANELS))
-    return min(-(-panels // groups), fitting), chunk
+    batch, m, n, k = sizes
+    panels, summed = -(-(n or 1024) // columns), k or 1024
+    vectors = columns // isa.lanes
+    costs = Costs(
+        summed * vectors, (READ + row) * summed / isa.lanes, (READ + panel) * summed * vectors
+    )
+    step = -(-ROW_CHUNK // rows) * rows if m is None else rows
+    return split(batch or 1, m, panels, step, costs, max(1, room // (4 * columns)))
 
 
 def choose_dequant(isa: Isa, batch: int | None, m: int | None, n: int, k: int, chunk: int) -> Tile:
@@ -101,15 +110,17 @@ def choose_dequant(isa: Isa, batch: int | None, m: int | None, n: int, k: int, c
 
     The panels that are made f32 lie on the stack.
     """
-    rows, vectors = (12, 2) if isa.registers >= 32 else (6, 2)
+    rows, vectors = (DEQUANT_VNNI if isa.vnni else DEQUANT) if isa.registers >= 32 else (6, 2)
     while vectors > 1 and (vectors - 1) * isa.lanes >= n:
         vectors -= 1
+    if m == 1 and isa.vnni and isa.lanes == WIDEST:
+        vectors = 1  # on Zen 4: 0.52 ms on one core, 0.60 with two vectors
     columns = vectors * isa.lanes
     if m is not None and m <= FEW_ROWS:
-        panels, chunk_rows = _cut(batch, m, n, k, m, columns, 0)
+        panels, chunk_rows = _cut(isa, (batch, m, n, k), m, columns, ANY, 0.0, 0.0)
         return Tile(isa.lanes, m, vectors, k, panels, chunk_rows)
     rows = rows if m is None else -(-m // -(-m // rows))
     k_block = min(k, DEQUANT_BLOCK // chunk * chunk)
-    panels, chunk_rows = _cut(batch, m, n, k, rows, columns, k_block)
-    fitting = max(1, PANEL_BYTES // (k_block * columns * 4))
-    return Tile(isa.lanes, rows, vectors, k_block, min(panels, fitting), chunk_rows)
+    room = PANEL_BYTES // k_block
+    panels, chunk_rows = _cut(isa, (batch, m, n, k), rows, columns, room, COPY, DECODE)
+    return Tile(isa.lanes, rows, vectors, k_block, panels, chunk_rows)

@@ -29,12 +29,12 @@ def exact(lanes, rows, vectors):
     return FloatMatmul(*sizes, False, tile, copies=rows > 4)
 
 
-def packed(lanes, rows, bits, symmetric):
+def packed(lanes, rows, bits, symmetric, looked_up=False, vectors=2):
     """A kernel that takes codes apart in registers; a group is several chunks."""
-    tile = tile_of(lanes, rows, 2, K)
+    tile = tile_of(lanes, rows, vectors, K)
     return DequantMatmul(
         1, rows, 4 * tile.columns, K, False, tile, packs=True,
-        codes=PackedCodes(bits, 32), group=128, symmetric=symmetric,
+        codes=PackedCodes(bits, 32, looked_up=looked_up), group=128, symmetric=symmetric,
     )  # fmt: skip
 
 
@@ -43,6 +43,12 @@ CHIPS = {
         exact(16, 8, 3), exact(16, 6, 4), exact(16, 12, 2), exact(16, 1, 4),
         packed(16, 1, 4, symmetric=False), packed(16, 1, 4, symmetric=True),
         packed(16, 4, 4, symmetric=False), packed(16, 1, 8, symmetric=False),
+    ],
+    "znver4": [
+        packed(16, 1, 4, symmetric=True, looked_up=True, vectors=1),
+        packed(16, 4, 4, symmetric=True, looked_up=True),
+        packed(16, 1, 2, symmetric=True, looked_up=True, vectors=1),
+        packed(16, 1, 8, symmetric=True, vectors=1),
     ],
     "haswell": [exact(8, 6, 2), exact(8, 4, 3), exact(8, 1, 4)],
 }  # fmt: skip
@@ -82,7 +88,8 @@ def stack_reads(loop):
 def test_inner_loop(assembly, chip, number):
     kernel = CHIPS[chip][number]
     tile, taken_apart = kernel.tile, isinstance(kernel, DequantMatmul)
-    mark = "vpternlogd" if taken_apart else "vfmadd231ps"
+    looked_up = taken_apart and kernel.codes.looked_up
+    mark = "vpermd" if looked_up else "vpternlogd" if taken_apart else "vfmadd231ps"
     (loop,) = inner_loops(assembly[chip][kernel.name], mark)
     loop = [(*instruction, "")[:2] for instruction in loop]
     counts = Counter("vfmadd" if name.startswith("vfmadd") else name for name, _ in loop)
@@ -96,6 +103,13 @@ def test_inner_loop(assembly, chip, number):
     for name, rest in loop:
         if name.startswith("vfmadd"):
             assert rest.split(",")[-1].strip().startswith(REGISTERS[tile.lanes]), (name, rest)
-    if taken_apart:  # one logic instruction and one subtraction make a float of a code
+    if looked_up:  # a shift but for the lowest code of each word; LLVM names look-ups by type
+        codes = kernel.codes.chunk * tile.vectors
+        shifts = codes - kernel.codes.words * tile.vectors
+        assert (counts["vpermps"] + counts["vpermd"], counts["vpsrld"]) == (codes, shifts), counts
+        assert not [name for name in counts if name.startswith(("vpternlog", "vsub", "vpand"))], (
+            counts
+        )
+    elif taken_apart:  # one logic instruction and one subtraction make a float of a code
         codes = kernel.codes.chunk * tile.vectors
         assert (counts["vpternlogd"], counts["vsubps"] + counts["vaddps"]) == (codes, codes), counts

@@ -1,0 +1,103 @@
+"""How the rows and panels of a product are cut into workgroups that threads finish together.
+
+IREE's executor hands out workgroups, x first, one at a time only if there are fewer than eight a
+thread; else eight at a time (``IREE_TASK_DISPATCH_MAX_TILES_PER_SHARD_RESERVATION`` in
+``runtime/src/iree/task/tuning.h``).  So 24 workgroups on two threads are three portions, and one
+thread gets twice the work of the other.  How many threads there will be is not known here: a cut
+is judged by what it takes on two, four and eight.
+"""
+
+from __future__ import annotations
+
+import functools
+import heapq
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+PORTION = 8  # workgroups that a thread takes at a time
+THREADS = {2: 1.0, 4: 0.5, 8: 0.25}  # how much each number of them counts
+WAITING = 0.15  # of a portion, that other threads wait for the last one: cores are not equally fast
+START = 1000.0  # cycles of a workgroup before it begins
+UNKNOWN = (1, 2, 3, 4)  # blocks of rows that a number known only at run time may be
+MOST = 1024  # workgroups; more are no better
+
+
+@dataclass(frozen=True)
+class Costs:
+    """About how many cycles a workgroup takes: those of its parts are added.
+
+    Attributes
+    ----------
+    tile : float
+        For one row of one panel.
+    row : float
+        For one row, however many panels it meets: copying it.
+    panel : float
+        For one panel, however many rows it meets: reading it from afar, or making it f32.
+    """
+
+    tile: float
+    row: float
+    panel: float
+
+    def of(self, rows: int, panels: int) -> float:
+        """Return the cycles of a workgroup."""
+        return START + rows * self.row + panels * self.panel + rows * panels * self.tile
+
+
+def makespan(items: Sequence[float], threads: int) -> tuple[float, float]:
+    """Return when the last thread is done with `items`, and the largest portion that one took."""
+    size = 1 if len(items) < PORTION * threads else PORTION
+    portions = [sum(items[start : start + size]) for start in range(0, len(items), size)]
+    ends = [0.0] * threads
+    for portion in portions:
+        heapq.heapreplace(ends, ends[0] + portion)
+    return max(ends), max(portions)
+
+
+@functools.cache
+def split(
+    batch: int, m: int | None, panels: int, step: int, costs: Costs, most_panels: int
+) -> tuple[int, int]:
+    """Return panels and rows of a workgroup.
+
+    Rows come in blocks of `step`; if their number is not known, a workgroup has one block.  It has
+    at most `most_panels` panels.
+    """
+    best, found = math.inf, (min(panels, most_panels), step)
+    for block_rows in [1] if m is None else _parts(-(-m // step)):
+        chunk = block_rows * step
+        for group in _parts(panels):
+            if group > most_panels:
+                continue
+            groups = _sizes(panels, group)
+            counts = [chunk * many for many in UNKNOWN] if m is None else [m]
+            score = 0.0
+            for rows in counts:
+                chunks = _sizes(rows, chunk)
+                if len(chunks) * len(groups) * batch > MOST and best < math.inf:
+                    score = math.inf
+                    break
+                score += _score(batch, chunks, groups, costs) / (len(chunks) if m is None else 1)
+            if score < best:
+                best, found = score, (group, chunk)
+    return found
+
+
+def _parts(count: int) -> list[int]:
+    """Return the sizes of the largest part, the largest first, of all cuts into equal parts."""
+    return sorted({-(-count // parts) for parts in range(1, count + 1)}, reverse=True)
+
+
+def _sizes(count: int, part: int) -> list[int]:
+    return [min(part, count - start) for start in range(0, count, part)]
+
+
+def _score(batch: int, chunks: Sequence[int], groups: Sequence[int], costs: Costs) -> float:
+    items = [costs.of(rows, panels) for rows in chunks for panels in groups] * batch
+    score = 0.0
+    for threads, weight in THREADS.items():
+        last, portion = makespan(items, threads)
+        score += weight * threads * (last + WAITING * portion)
+    return score
