@@ -7,10 +7,10 @@ integer sums in registers::
     for m in rows step tile.rows:
       for p in panels:                                     // or some of them side by side
         for g in groups:                                   // one scale each
+          sum[r, v] = -zero[v] * activation_sum[m + r, g]
           for chunk in group:
             for quad in chunk:                             // unrolled: codes come out of words
               sum[r, v] += code[v] . broadcast(activation[m + r, quad])
-          sum[r, v] -= zero[v] * activation_sum[m + r, g]
           total[r, v] += f32(sum[r, v]) * scale[p, g, v]   // in a scratch buffer
 
 The integer sums are exact: each is over one group, and a group is at most as long as
@@ -140,15 +140,12 @@ class _Body(RecordBody):
             self._chunk(arith.addi(first, i), sums)
             return sums.finish()
 
-        zero = emit.splat(self.lanes, self.i32, 0)
-        starting = [zero] * len(self.places)
+        starting = self._of_zeros(g)
         if chunks == 1:
             sums = list(step(emit.index(0), *starting))
         else:
             sums = emit.loop(emit.index(0), emit.index(chunks), emit.index(1), step, starting)
-        # Added last: until then they would take registers.
-        taken = self._of_zeros(g)
-        self._scale(g, [arith.addi(one, other) for one, other in zip(sums, taken, strict=True)])
+        self._scale(g, sums)
 
     def _chunk(self, chunk: ir.Value, sums: Accumulator) -> None:
         """Add the products of a chunk, a quad at a time."""
@@ -177,17 +174,18 @@ class _Body(RecordBody):
     # -- scales and zeros --------------------------------------------------------------------------
 
     def _of_zeros(self, g: ir.Value) -> list[ir.Value]:
-        """Return what the zero points take from each sum; sums of activations come negated."""
+        """Return what the zero points take from each sum, where it starts.
+
+        Sums of activations come negated.
+        """
         place = arith.addi(g, emit.index(self.rows.first_sum))
         found = []
         for r, v in self.places:
-            if self.zeros is None:
-                scalar = emit.load_scalar(self.a, [self.records[r], place])
-                middle = arith.constant(self.i32, 1 << (self.kernel.dot.bits - 1))
-                scalar = arith.muli(scalar, middle)
-                found.append(vector.broadcast(emit.vector_type(self.lanes, self.i32), scalar))
-                continue
             total = emit.broadcast_scalar(self.lanes, self.a, [self.records[r], place])
+            if self.zeros is None:
+                middle = emit.splat(self.lanes, self.i32, self.kernel.dot.bits - 1)
+                found.append(arith.shli(total, middle))
+                continue
             stored = emit.load(self.lanes, self.zeros, self._of_group(g, v))
             zero = arith.extui(emit.vector_type(self.lanes, self.i32), stored)
             found.append(self.kernel.dot.of_sums(zero, total, self.rows.group))

@@ -24,6 +24,9 @@ from .executable import Interface
 from .integer_dot import IntegerDot
 
 ROWS = 8  # of a workgroup: a row takes a few microseconds
+# Makes what is carried of values, the place of the first, and what was carried.
+Step = Callable[[ir.Value, ir.Value, ir.Value], ir.Value]
+
 UNROLLED = 4  # vectors of a row
 ROUNDING = 1.5 * 2.0**23  # whole numbers around it are its neighbours
 ROUNDING_BITS = int(bits_of(ROUNDING, F32))
@@ -152,7 +155,7 @@ class _Body:
         if kernel.k % kernel.group:
             run(emit.index(full), kernel.k % kernel.group)
 
-    def _over(self, start: ir.Value, length: int, body: emit.Loop, carried: ir.Value) -> ir.Value:
+    def _over(self, start: ir.Value, length: int, body: Step, carried: ir.Value) -> ir.Value:
         """Build ``carried = body(values, where they are, carried)`` for vectors of `length` values.
 
         Unrolled as far as it goes; beyond `length` values are zero.
@@ -170,7 +173,8 @@ class _Body:
         whole, block = length // self.lanes, UNROLLED * self.lanes
         done = whole // UNROLLED * block if whole > 2 * UNROLLED else 0
         if done:
-            (carried,) = emit.loop(emit.index(0), emit.index(done), emit.index(block), steps, [carried])
+            stop, by = emit.index(done), emit.index(block)
+            (carried,) = emit.loop(emit.index(0), stop, by, steps, [carried])
         for i in range(done, whole * self.lanes, self.lanes):
             carried = step(emit.index(i), carried)
         if length % self.lanes:

@@ -11,6 +11,7 @@ MAX_K = 8192  # of a single row
 B_BYTES = 640 << 10  # of a block of B, which is read again for every block of rows
 TALL = 768  # rows from which on B is read often enough for a tall tile
 WORKGROUPS = 8  # that a matmul is cut into, where its columns allow
+RECORD_WORKGROUPS = 32  # and one of rows that come prepared
 STREAMS = 16  # and one that reads each weight once, since the speed of memory varies
 STREAMED_ROWS = 4  # up to so many rows, weights come from memory faster than they can be used
 AHEAD_BYTES = 4096  # how far ahead such weights are asked for; of all panels side by side
@@ -123,17 +124,19 @@ def choose_integer(isa: Isa, batch: int, m: int | None, n: int, words: int, stra
     """
     most, vectors = _INTEGER_TILES[strategy][isa.registers >= 32]
     rows = most if m is None else -(-m // -(-m // most))
-    group, chunk = _cut(isa, batch, m, n, words, rows, vectors)
     panels = -(-n // (vectors * isa.lanes))
-    if panels * batch < 2 * WORKGROUPS:
-        # Rows come rounded, so a workgroup of one panel repeats nothing; three of two would leave
-        # one of two cores idle for a third of the time.
-        group = 1
-    if m is not None and m <= rows:
+    fitting = max(1, B_BYTES // (words * vectors * isa.lanes * 4))
+    # Rows come rounded, so small workgroups repeat nothing; two cores are done at the same time.
+    group = max(1, min(fitting, panels * batch // RECORD_WORKGROUPS))
+    if m is not None and m <= rows and panels * batch >= 2 * WORKGROUPS:
         group = min(panels, max(1, panels * batch // STREAMS))
         if group >= MOST_TOGETHER:
             group = max(MOST_TOGETHER, group // 2 // MOST_TOGETHER * MOST_TOGETHER)
-    return Tile(isa.lanes, rows, vectors, words, group, chunk)
+    if m is None:
+        return Tile(isa.lanes, rows, vectors, words, group, max(1, MIN_CHUNK // rows) * rows)
+    blocks = -(-m // rows)
+    chunks = min(blocks, -(-2 * WORKGROUPS // (-(-panels // group) * batch)))
+    return Tile(isa.lanes, rows, vectors, words, group, -(-blocks // chunks) * rows)
 
 
 def panels_together(isa: Isa, strategy: str, rows: int, vectors: int, groups: int) -> int:
@@ -182,7 +185,7 @@ TABLE_VECTORS = 4  # a register of bytes becomes four of f32
 
 # Strategy → (rows, vectors) of 16 registers and of 32.
 _INTEGER_TILES = {
-    "vnni": ((4, 2), (12, 2)),
+    "vnni": ((4, 2), (8, 2)),
     "bytes": ((3, 1), (4, 2)),
     "shorts": ((2, 2), (5, 2)),
     "lanes": ((2, 1), (4, 2)),
