@@ -30,7 +30,7 @@ from . import emit
 from .epilogue import Epilogue
 from .executable import Interface
 from .integer_dot import Accumulator, IntegerDot
-from .integer_rows import IntegerRows
+from .integer_rows import IntegerRows, Rounding
 from .record_matmul import RecordBody, RecordMatmul
 from .tiles import Tile, panels_together
 
@@ -39,8 +39,9 @@ from .tiles import Tile, panels_together
 class IntegerMatmul(RecordMatmul):
     """``C[batch, m, n] = sum over g of D[batch, m, n, g] * scales``, ``D`` exact in i32.
 
-    Bindings: records of the rows (:class:`.integer_rows.IntegerRows`), panels of codes and scales
-    of the weight (:func:`..formats.panels.pack_panels`), its zeros unless `symmetric`, and C.
+    Bindings: records of the rows (:class:`.integer_rows.IntegerRows`), or the rows; panels of codes
+    and scales of the weight (:func:`..formats.panels.pack_panels`), its zeros unless `symmetric`;
+    and C.
 
     Attributes
     ----------
@@ -50,6 +51,9 @@ class IntegerMatmul(RecordMatmul):
         The records: K, groups, where scales and sums stand.
     symmetric : bool
         Whether the zero point is the middle of the codes everywhere.
+    rounds : bool
+        Whether each workgroup makes the records itself, on its stack: the first binding is then the
+        activation, ``f32 [batch * m, K]``, with `m` known and all rows in one chunk.
     """
 
     batch: int
@@ -59,6 +63,7 @@ class IntegerMatmul(RecordMatmul):
     symmetric: bool
     tile: Tile
     epilogue: Epilogue | None = None
+    rounds: bool = False
 
     @property
     def dot(self) -> IntegerDot:
@@ -91,7 +96,8 @@ class IntegerMatmul(RecordMatmul):
         kind = f"i{self.dot.bits}{'' if self.symmetric else 'z'}"
         tile = f"t{self.tile.rows}x{self.tile.vectors}g{self.tile.panels}c{self.tile.row_chunk}"
         after = "" if self.epilogue is None else f"_{self.epilogue.name}"
-        return f"integer_{kind}_{self.batch}x{m}x{self.n}_{self.rows.name}_{tile}{after}"
+        own = "own" if self.rounds else ""
+        return f"{own}integer_{kind}_{self.batch}x{m}x{self.n}_{self.rows.name}_{tile}{after}"
 
     def describe(self) -> str:
         """Say which kernel it is."""
@@ -103,6 +109,7 @@ class IntegerMatmul(RecordMatmul):
         }[self.dot.strategy]
         size = f"{self.tile.rows} x {self.tile.columns}"
         text = f"integer kernel ({how}), {size} sums in registers"
+        text += ", rounds its rows" if self.rounds else ""
         return text if self.epilogue is None else f"{text}, {self.epilogue.describe()}"
 
     def emit(self, interface: Interface) -> None:
@@ -114,10 +121,28 @@ class _Body(RecordBody):
     """The function of one kernel while it is being built."""
 
     def __init__(self, kernel: IntegerMatmul, interface: Interface) -> None:
-        super().__init__(kernel, interface)
         self.kernel, self.rows = kernel, kernel.rows
+        super().__init__(kernel, interface)
         self.words, self.scales = self.weights[:2]
         self.zeros = self.weights[2] if len(self.weights) > 2 else None
+
+    def bind_rows(self, interface: Interface, count: int, opened: Sequence[ir.Value]) -> ir.Value:
+        if not self.kernel.rounds:
+            return super().bind_rows(interface, count, opened)
+        source = emit.buffer_type([count, self.rows.k], self.f32)
+        records = emit.scratch([count // self.kernel.batch, self.rows.words], self.i32)
+        x = interface.buffer(0, source, opened, is_input=True)
+        self.rounding = Rounding(self.rows, x, records)
+        return records
+
+    def record_of(self, row: ir.Value) -> ir.Value:
+        return row if self.kernel.rounds else super().record_of(row)
+
+    def emit(self) -> None:
+        if self.kernel.rounds:
+            whole = super().record_of
+            emit.each(emit.index(0), self.m, 1, lambda row: self.rounding.row(whole(row), row))
+        super().emit()
 
     def add_products(self) -> None:
         # In rows of words, and as long in groups.

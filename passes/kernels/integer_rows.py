@@ -6,7 +6,8 @@ A row becomes a record of words of 32 bits, which one dispatch writes and the ne
     scales, f32: one for the row, or one for each group
     sums of the codes of each group, negated, i32, for the weights' zero points    groups
 
-The definition is :func:`..formats.activations.quantize`.
+The definition is :func:`..formats.activations.quantize`.  A product of very few rows rounds them
+itself, by the same code, in each of its workgroups: that costs less than a second dispatch.
 """
 
 from __future__ import annotations
@@ -108,29 +109,39 @@ class IntegerRows:
 
 class _Body:
     def __init__(self, kernel: IntegerRows, interface: Interface) -> None:
-        self.kernel = kernel
-        self.lanes = kernel.dot.isa.lanes
-        self.f32, self.i32 = ir.F32Type.get(), emit.integer(32)
         known = kernel.m is not None
         self.m = emit.index(kernel.m) if kernel.m is not None else interface.constant(0)
         rows = kernel.m if kernel.m is not None else ir.ShapedType.get_dynamic_size()
         opened = [] if known else [self.m]
-        source = emit.buffer_type([rows, kernel.k], self.f32)
-        target = emit.buffer_type([rows, kernel.words], self.i32)
-        self.source = interface.buffer(0, source, opened, is_input=True)
-        self.target = interface.buffer(1, target, opened, is_input=False)
+        f32, i32 = ir.F32Type.get(), emit.integer(32)
+        source = emit.buffer_type([rows, kernel.k], f32)
+        target = emit.buffer_type([rows, kernel.words], i32)
+        self.rounding = Rounding(
+            kernel,
+            interface.buffer(0, source, opened, is_input=True),
+            interface.buffer(1, target, opened, is_input=False),
+        )
         self.first = arith.muli(interface.workgroup(0), emit.index(ROWS))
 
     def emit(self) -> None:
         last = arith.minui(arith.addi(self.first, emit.index(ROWS)), self.m)
-        emit.each(self.first, last, 1, self._row)
+        emit.each(self.first, last, 1, lambda row: self.rounding.row(row, row))
 
-    def _row(self, row: ir.Value) -> None:
+
+class Rounding:
+    """Builds records in `target`, ``i32 [rows, words]``, of rows of `source`, ``f32 [rows, k]``."""
+
+    def __init__(self, kernel: IntegerRows, source: ir.Value, target: ir.Value) -> None:
+        self.kernel, self.source, self.target = kernel, source, target
+        self.lanes = kernel.dot.isa.lanes
+        self.f32, self.i32 = ir.F32Type.get(), emit.integer(32)
+
+    def row(self, number: ir.Value, record: ir.Value) -> None:
         """Build one row, in passes: scales of many groups at once, and no group waits for its own.
 
         Until a group's sum is known, the reciprocal of its scale stands in its place.
         """
-        kernel, self.row = self.kernel, row
+        kernel, self.number, self.record = self.kernel, number, record
         if kernel.per_group:
             self._groups(self._store_largest)
         else:
@@ -163,7 +174,7 @@ class _Body:
 
         def step(i: ir.Value, total: ir.Value, mask: ir.Value | None = None) -> ir.Value:
             at = arith.addi(start, i)
-            return body(emit.load(self.lanes, self.source, [self.row, at], mask), at, total)
+            return body(emit.load(self.lanes, self.source, [self.number, at], mask), at, total)
 
         def steps(i: ir.Value, total: ir.Value) -> Sequence[ir.Value]:
             for number in range(UNROLLED):
@@ -217,7 +228,7 @@ class _Body:
         return emit.as_floats(emit.broadcast_scalar(self.lanes, self.target, place), self.lanes)
 
     def _of_group(self, g: ir.Value, first: int) -> list[ir.Value]:
-        return [self.row, arith.addi(g, emit.index(first))]
+        return [self.record, arith.addi(g, emit.index(first))]
 
     # -- codes -------------------------------------------------------------------------------------
 
@@ -257,7 +268,7 @@ class _Body:
         else:
             # (0, 2) and (1, 3) of each quad, as the codes of a weight come apart.
             words = self._lowest(bits, 16, [4 * q + j for q in range(quads) for j in (0, 2, 1, 3)])
-        emit.store(words, self.target, [self.row, place])
+        emit.store(words, self.target, [self.record, place])
 
     def _lowest(self, bits: ir.Value, width: int, order: Sequence[int]) -> ir.Value:
         """Return the low `width` bits of the lanes in that `order`, as words."""
@@ -274,5 +285,5 @@ class _Body:
         zero = arith.constant(self.i32, 0)
         emit.each(
             emit.index(first), emit.index(kernel.first_scale), 1,
-            lambda word: emit.store_scalar(zero, self.target, [self.row, word]),
+            lambda word: emit.store_scalar(zero, self.target, [self.record, word]),
         )  # fmt: skip
