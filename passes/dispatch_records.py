@@ -26,7 +26,7 @@ from .table_products import TableProduct
 def replace(
     module: ir.Module,
     product: IntegerProduct | TableProduct,
-    rows: IntegerRows | TableRows,
+    rows: IntegerRows | TableRows | None,
     kernel: RecordMatmul,
     weight: Sequence[ir.Value],
     bits: float,
@@ -36,6 +36,8 @@ def replace(
 
     Parameters
     ----------
+    rows : IntegerRows or TableRows or None
+        What prepares the rows; None if `kernel` does.
     weight : sequence of Value
         The weight's tensors, as the kernel binds them.
     bits : float
@@ -46,7 +48,7 @@ def replace(
     op, matrices = product.op, product.matrices
     with ir.InsertionPoint(op if chain is None else chain.ops[-1]), op.location:
         x = build.collapse(to_matrices(product.activation, matrices, "rows"), [[0, 1], [2]])
-        records = _prepared(module, x, rows)
+        records = x if rows is None else _prepared(module, x, rows)
         m = build.index(kernel.m) if kernel.m is not None else _rows_of_each(x, kernel)
         opened = [m] if kernel.m is None else []
         extra = []

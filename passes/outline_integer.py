@@ -2,7 +2,7 @@
 
 What it takes is what ``lowc-quantize-activations`` makes.  It becomes two dispatches, one that
 rounds the activation and one that multiplies; products that share an activation and its groups
-share the first (``cse``).
+share the first (``cse``).  A product of very few rows is one dispatch that does both.
 """
 
 import json
@@ -58,10 +58,11 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     count = None if m is None else batch * m
     rows = IntegerRows(count, k, group, not product.per_row, dot)
     words = rows.chunks * dot.vectors
-    tile = tiles.choose_integer(dot.isa, batch, m, n, words, dot.strategy)
+    rounds = tiles.rounds_rows(m, k)
+    tile = tiles.choose_integer(dot.isa, batch, m, n, words, dot.strategy, rounds=rounds)
     chain = epilogues.match(op, matrices)
     epilogue = chain.epilogue if isinstance(chain, Chain) else None
-    kernel = IntegerMatmul(batch, m, n, rows, product.symmetric, tile, epilogue)
+    kernel = IntegerMatmul(batch, m, n, rows, product.symmetric, tile, epilogue, rounds)
     return Plan(product, kernel, chain)
 
 
@@ -72,7 +73,8 @@ def rewrite(module: ir.Module, plan: Plan) -> None:
     with ir.InsertionPoint(product.op), product.op.location:
         weight = _weight(module, plan)
     bits = product.bits_per_weight
-    dispatch_records.replace(module, product, kernel.rows, kernel, weight, bits, chain)
+    rows = None if kernel.rounds else kernel.rows
+    dispatch_records.replace(module, product, rows, kernel, weight, bits, chain)
 
 
 def _weight(module: ir.Module, plan: Plan) -> list[ir.Value]:

@@ -38,6 +38,14 @@ def splat(lanes: int, element: ir.Type, value: int | float) -> ir.Value:
     return arith.constant(type_, ir.DenseElementsAttr.get_splat(type_, scalar))
 
 
+def splat_scalar(element: ir.Type, value: int) -> ir.Value:
+    """Return an integer constant; `value` is taken modulo two to the width of `element`."""
+    width = element.width
+    number = value % (1 << width)
+    number = number - (1 << width) if number >> (width - 1) & 1 else number
+    return arith.constant(element, number)
+
+
 def loop(
     start: ir.Value, stop: ir.Value, step: ir.Value, body: Loop, carried: Sequence[ir.Value] = ()
 ) -> list[ir.Value]:

@@ -7,10 +7,10 @@ integer sums in registers::
     for m in rows step tile.rows:
       for p in panels:                                     // or some of them side by side
         for g in groups:                                   // one scale each
+          sum[r, v] = -zero[v] * activation_sum[m + r, g]
           for chunk in group:
             for quad in chunk:                             // unrolled: codes come out of words
               sum[r, v] += code[v] . broadcast(activation[m + r, quad])
-          sum[r, v] -= zero[v] * activation_sum[m + r, g]
           total[r, v] += f32(sum[r, v]) * scale[p, g, v]   // in a scratch buffer
 
 The integer sums are exact: each is over one group, and a group is at most as long as
@@ -30,7 +30,7 @@ from . import emit
 from .epilogue import Epilogue
 from .executable import Interface
 from .integer_dot import Accumulator, IntegerDot
-from .integer_rows import IntegerRows
+from .integer_rows import IntegerRows, Rounding
 from .record_matmul import RecordBody, RecordMatmul
 from .tiles import Tile, panels_together
 
@@ -39,8 +39,9 @@ from .tiles import Tile, panels_together
 class IntegerMatmul(RecordMatmul):
     """``C[batch, m, n] = sum over g of D[batch, m, n, g] * scales``, ``D`` exact in i32.
 
-    Bindings: records of the rows (:class:`.integer_rows.IntegerRows`), panels of codes and scales
-    of the weight (:func:`..formats.panels.pack_panels`), its zeros unless `symmetric`, and C.
+    Bindings: records of the rows (:class:`.integer_rows.IntegerRows`), or the rows; panels of codes
+    and scales of the weight (:func:`..formats.panels.pack_panels`), its zeros unless `symmetric`;
+    and C.
 
     Attributes
     ----------
@@ -50,6 +51,9 @@ class IntegerMatmul(RecordMatmul):
         The records: K, groups, where scales and sums stand.
     symmetric : bool
         Whether the zero point is the middle of the codes everywhere.
+    rounds : bool
+        Whether each workgroup makes the records itself, on its stack: the first binding is then the
+        activation, ``f32 [batch * m, K]``, with `m` known and all rows in one chunk.
     """
 
     batch: int
@@ -59,6 +63,7 @@ class IntegerMatmul(RecordMatmul):
     symmetric: bool
     tile: Tile
     epilogue: Epilogue | None = None
+    rounds: bool = False
 
     @property
     def dot(self) -> IntegerDot:
@@ -91,7 +96,8 @@ class IntegerMatmul(RecordMatmul):
         kind = f"i{self.dot.bits}{'' if self.symmetric else 'z'}"
         tile = f"t{self.tile.rows}x{self.tile.vectors}g{self.tile.panels}c{self.tile.row_chunk}"
         after = "" if self.epilogue is None else f"_{self.epilogue.name}"
-        return f"integer_{kind}_{self.batch}x{m}x{self.n}_{self.rows.name}_{tile}{after}"
+        own = "own" if self.rounds else ""
+        return f"{own}integer_{kind}_{self.batch}x{m}x{self.n}_{self.rows.name}_{tile}{after}"
 
     def describe(self) -> str:
         """Say which kernel it is."""
@@ -103,6 +109,7 @@ class IntegerMatmul(RecordMatmul):
         }[self.dot.strategy]
         size = f"{self.tile.rows} x {self.tile.columns}"
         text = f"integer kernel ({how}), {size} sums in registers"
+        text += ", rounds its rows" if self.rounds else ""
         return text if self.epilogue is None else f"{text}, {self.epilogue.describe()}"
 
     def emit(self, interface: Interface) -> None:
@@ -114,10 +121,28 @@ class _Body(RecordBody):
     """The function of one kernel while it is being built."""
 
     def __init__(self, kernel: IntegerMatmul, interface: Interface) -> None:
-        super().__init__(kernel, interface)
         self.kernel, self.rows = kernel, kernel.rows
+        super().__init__(kernel, interface)
         self.words, self.scales = self.weights[:2]
         self.zeros = self.weights[2] if len(self.weights) > 2 else None
+
+    def bind_rows(self, interface: Interface, count: int, opened: Sequence[ir.Value]) -> ir.Value:
+        if not self.kernel.rounds:
+            return super().bind_rows(interface, count, opened)
+        source = emit.buffer_type([count, self.rows.k], self.f32)
+        records = emit.scratch([count // self.kernel.batch, self.rows.words], self.i32)
+        x = interface.buffer(0, source, opened, is_input=True)
+        self.rounding = Rounding(self.rows, x, records)
+        return records
+
+    def record_of(self, row: ir.Value) -> ir.Value:
+        return row if self.kernel.rounds else super().record_of(row)
+
+    def emit(self) -> None:
+        if self.kernel.rounds:
+            whole = super().record_of
+            emit.each(emit.index(0), self.m, 1, lambda row: self.rounding.row(whole(row), row))
+        super().emit()
 
     def add_products(self) -> None:
         # In rows of words, and as long in groups.
@@ -140,15 +165,12 @@ class _Body(RecordBody):
             self._chunk(arith.addi(first, i), sums)
             return sums.finish()
 
-        zero = emit.splat(self.lanes, self.i32, 0)
-        starting = [zero] * len(self.places)
+        starting = self._of_zeros(g)
         if chunks == 1:
             sums = list(step(emit.index(0), *starting))
         else:
             sums = emit.loop(emit.index(0), emit.index(chunks), emit.index(1), step, starting)
-        # Added last: until then they would take registers.
-        taken = self._of_zeros(g)
-        self._scale(g, [arith.addi(one, other) for one, other in zip(sums, taken, strict=True)])
+        self._scale(g, sums)
 
     def _chunk(self, chunk: ir.Value, sums: Accumulator) -> None:
         """Add the products of a chunk, a quad at a time."""
@@ -177,17 +199,18 @@ class _Body(RecordBody):
     # -- scales and zeros --------------------------------------------------------------------------
 
     def _of_zeros(self, g: ir.Value) -> list[ir.Value]:
-        """Return what the zero points take from each sum; sums of activations come negated."""
+        """Return what the zero points take from each sum, where it starts.
+
+        Sums of activations come negated.
+        """
         place = arith.addi(g, emit.index(self.rows.first_sum))
         found = []
         for r, v in self.places:
-            if self.zeros is None:
-                scalar = emit.load_scalar(self.a, [self.records[r], place])
-                middle = arith.constant(self.i32, 1 << (self.kernel.dot.bits - 1))
-                scalar = arith.muli(scalar, middle)
-                found.append(vector.broadcast(emit.vector_type(self.lanes, self.i32), scalar))
-                continue
             total = emit.broadcast_scalar(self.lanes, self.a, [self.records[r], place])
+            if self.zeros is None:
+                middle = emit.splat(self.lanes, self.i32, self.kernel.dot.bits - 1)
+                found.append(arith.shli(total, middle))
+                continue
             stored = emit.load(self.lanes, self.zeros, self._of_group(g, v))
             zero = arith.extui(emit.vector_type(self.lanes, self.i32), stored)
             found.append(self.kernel.dot.of_sums(zero, total, self.rows.group))

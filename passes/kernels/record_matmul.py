@@ -139,6 +139,15 @@ class RecordBody(ABC):
     def add_products(self) -> None:
         """Add the products of the records and the panels to the totals of all places."""
 
+    def bind_rows(self, interface: Interface, count: int, opened: Sequence[ir.Value]) -> ir.Value:
+        """Return the records of `count` rows, all batches' one after another."""
+        record = emit.buffer_type([count, self.shape.record_words], self.i32)
+        return interface.buffer(0, record, opened, is_input=True)
+
+    def record_of(self, row: ir.Value) -> ir.Value:
+        """Return which record is that of a row of this batch."""
+        return arith.addi(arith.muli(self.item, self.m), row)
+
     def finished(self, total: ir.Value, r: int) -> ir.Value:
         """Return a total of row `r` as the epilogue gets it."""
         return total
@@ -151,9 +160,8 @@ class RecordBody(ABC):
         m = ir.ShapedType.get_dynamic_size() if kernel.m is None else kernel.m
         # Records of all batches follow one another.
         count = m if kernel.m is None else kernel.batch * kernel.m
-        record = emit.buffer_type([count, kernel.record_words], self.i32)
         all_rows = [arith.muli(self.m, emit.index(kernel.batch))] if opened else []
-        self.a = interface.buffer(0, record, all_rows, is_input=True)
+        self.a = self.bind_rows(interface, count, all_rows)
         head = [kernel.batch, kernel.panels]
         self.weights = [
             interface.buffer(
@@ -215,8 +223,7 @@ class RecordBody(ABC):
         self.p, self.vectors = p, together * self.tile.vectors
         self.ahead_bytes = AHEAD_BYTES // together
         self.at = [arith.addi(m, emit.index(r)) for r in range(rows)]
-        base = arith.muli(self.item, self.m)
-        self.records = [arith.addi(base, row) for row in self.at]
+        self.records = [self.record_of(row) for row in self.at]
         self.places = [(r, v) for r in range(rows) for v in range(self.vectors)]
         zero = emit.splat(self.lanes, self.f32, 0.0)
         for r, v in self.places:

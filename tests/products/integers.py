@@ -22,8 +22,11 @@ def kernel(
     rows = IntegerRows(None if dynamic else batch * m, k, group, per_group, dot)
     words = rows.chunks * dot.vectors
     known = None if dynamic else m
-    tile = tile or tiles.choose_integer(dot.isa, batch, known, n, words, dot.strategy)
-    return IntegerMatmul(batch, known, n, rows, symmetric, tile)
+    rounds = tiles.rounds_rows(known, k)
+    tile = tile or tiles.choose_integer(
+        dot.isa, batch, known, n, words, dot.strategy, rounds=rounds
+    )
+    return IntegerMatmul(batch, known, n, rows, symmetric, tile, rounds=rounds)
 
 
 def compile_kernels(kernels, target, folder, flags=()):
@@ -50,13 +53,7 @@ def _add(module, name, one):
     def value(x, *weight):
         total = build.dim(x, 0)
         opened = [total] if rows.m is None else []
-        executable.declare(
-            module, rows.name, [True, False], len(opened), rows.translation, rows.emit
-        )
-        records = executable.dispatch(
-            rows.name, rows.grid(total), opened, [x],
-            build.tensor_type([count, rows.words], i32), opened,
-        ).results[0]  # fmt: skip
+        records = x if one.rounds else _rounded(module, rows, x, opened)
         m = total if one.m is None else build.index(one.m)
         executable.declare(
             module, one.name, [True] * one.inputs + [False], len(opened), one.translation, one.emit
@@ -67,6 +64,14 @@ def _add(module, name, one):
         return call.results[0]
 
     add_function(module, name, types, result, value)
+
+
+def _rounded(module, rows, x, opened):
+    executable.declare(module, rows.name, [True, False], len(opened), rows.translation, rows.emit)
+    count = build.DYNAMIC if rows.m is None else rows.m
+    records = build.tensor_type([count, rows.words], ir.IntegerType.get_signless(32))
+    grid = rows.grid(build.dim(x, 0))
+    return executable.dispatch(rows.name, grid, opened, [x], records, opened).results[0]
 
 
 class Loaded(LoadedModule):

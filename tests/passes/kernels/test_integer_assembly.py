@@ -27,7 +27,7 @@ def assembly(request, tmp_path_factory):
     """The kernels of a vector unit by their bits, and the functions of their assembly."""
     unit = request.param
     folder = tmp_path_factory.mktemp(unit)
-    made = {bits: kernel(unit, (60, 128, 256), bits, GROUP) for bits in (4, 8)}
+    made = {bits: kernel(unit, (120, 128, 256), bits, GROUP) for bits in (4, 8)}
     kernels = list(made.values())
     return unit, made, compile_assembly(compile_kernels, kernels, units.CHIPS[unit], folder)
 

@@ -121,6 +121,16 @@ def test_panels_are_read_side_by_side_where_rows_are_few():
     assert kernel("avx512", (4, 4096, 4096), 4, 32).together(4) == 1
 
 
+def test_few_small_rows_are_rounded_by_the_product_itself():
+    def rounds(*sizes, **more):
+        return kernel("avx512vnni", sizes, 4, 32, **more).rounds
+
+    assert rounds(1, 1536, 384) and rounds(1, 384, 1536) and rounds(4, 384, 384)
+    assert not rounds(1, 4096, 4096)  # each workgroup would take a while
+    assert not rounds(5, 64, 64)
+    assert not rounds(1, 64, 64, dynamic=True)  # may be any number
+
+
 @pytest.mark.parametrize("m", [1, 16, 128, None])
 def test_few_panels_are_shared_out_one_by_one(m):
     # Six panels of 32: pairs of them would be three workgroups on two cores.
