@@ -1,5 +1,6 @@
 """``lowc-outline-softmax``: dispatch to a kernel of lowc's own for softmax on CPUs."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -12,6 +13,7 @@ from .contraction import defining, indexing_maps, is_dim, module_path
 from .kernels import executable, tiles
 from .kernels.softmax import Softmax
 
+_EQUAL = 1  # arith.cmpf oeq
 _VIEWS = ("tensor.expand_shape", "tensor.collapse_shape")
 
 
@@ -21,7 +23,7 @@ class OutlineSoftmax(Pass):
 
     The kernel takes what is added to the scores of an attention with it, a mask that may be the
     same for several heads, and the rule of masked softmax that a row of negative infinities gives
-    zeros.  It multiplies by the reciprocal of a row's sum, and sums in an order of its own.
+    zeros (maximum and sum of such a row are replaced by 0 and 1).  It multiplies by the reciprocal of a row's sum, and sums in an order of its own.
 
     Before::
 
@@ -77,26 +79,29 @@ class Plan:
 
 def match(op: Any, exponentials: Any, lanes: int) -> Plan | Refusal:
     """Describe the softmax that `op` divides `exponentials` for, or say why it is none."""
-    total, shifted = _reduced(op.operands[1], "arith.addf"), _arguments(exponentials, "arith.subf")
-    if total is None or total.operands[0] != exponentials.results[0]:
+    total, is_mended = _unmended(op.operands[1], 1.0)
+    summed, shifted = _reduced(total, "arith.addf"), _arguments(exponentials, "arith.subf")
+    if summed is None or summed.operands[0] != exponentials.results[0]:
         return Refusal("it divides by something else than their sum over the last dimension")
     if shifted is None:
         return Refusal("nothing is taken from its exponents")
-    difference = defining(exponentials.operands[0])
-    x = shifted[0]
-    largest = _reduced(shifted[1], "arith.maximumf")
+    difference, x = defining(exponentials.operands[0]), shifted[0]
+    shift, is_shift_mended = _unmended(shifted[1], 0.0)
+    largest = _reduced(shift, "arith.maximumf")
     if largest is None or largest.operands[0] != x:
         return Refusal("its exponents are not shifted by their maximum over the last dimension")
+    for condition in (is_mended, is_shift_mended):
+        if (is_mended is None) != (is_shift_mended is None) or (
+            condition is not None and not _finds_nothing(condition, largest)
+        ):
+            return Refusal("its sum or its maximum is changed")
     if build.element_of(x) != ir.F32Type.get():
         return Refusal(f"its elements are {build.element_of(x)}")
-    ops = [op, total, exponentials, difference, largest]
-    if not _only_read_by(exponentials, (op, total)) or not _only_read_by(
+    ops = [op, summed, exponentials, difference, largest]
+    if not _only_read_by(exponentials, (op, summed)) or not _only_read_by(
         difference, (exponentials,)
     ):
         return Refusal("its exponentials are used elsewhere")
-    guard = _guard(op, largest)
-    if guard is not None:
-        ops.insert(0, guard)
     added = _added(x, (difference, largest))
     addend = None
     if added is not None:
@@ -106,7 +111,7 @@ def match(op: Any, exponentials: Any, lanes: int) -> Plan | Refusal:
     if 0 in shape:
         return Refusal("one of its sizes is 0")
     own = None if addend is None else _own(addend, shape)
-    return Plan(x, addend, tuple(ops), Softmax(shape, own, guard is not None, lanes))
+    return Plan(x, addend, tuple(ops), Softmax(shape, own, is_mended is not None, lanes))
 
 
 def rewrite(module: ir.Module, plan: Plan) -> None:
@@ -193,30 +198,30 @@ def _constant(value: ir.Value) -> float | None:
     return float(attribute.value) if isinstance(attribute, ir.FloatAttr) else None
 
 
-def _guard(op: Any, largest: Any) -> Any:
-    """Return the operation behind `op` that makes rows of negative infinities zeros, if any."""
-    users = [use.owner for use in op.results[0].uses]
-    if len(users) != 1 or _body(users[0]) != ("arith.select",):
-        return None
-    guard = users[0]
-    condition, zero, given = (list(guard.operands)[i] for i in range(3))
-    maps = indexing_maps(guard)
-    if given != op.results[0] or _constant(zero) != 0 or not _is_whole(maps[2], maps[3]):
-        return None
-    block = guard.regions[0].blocks[0]
+def _unmended(value: ir.Value, instead: float) -> tuple[ir.Value, ir.Value | None]:
+    """Return what `value` is where it is not `instead`, and the tensor that says where it is."""
+    op = defining(value)
+    if _body(op) != ("arith.select",):
+        return value, None
+    maps, block = indexing_maps(op), op.regions[0].blocks[0]
+    condition, number, given = list(op.operands)[:3]
     chosen = list(block.operations[0].operation.operands)
-    if chosen != list(block.arguments)[:3]:
-        return None
-    compared = defining(condition)
-    names = _body(compared)
-    if names not in (("arith.cmpf",), ("arith.extf", "arith.cmpf")):
-        return None
-    comparison = _operations(compared)[-1]
+    is_plain = _is_whole(maps[0], maps[3]) and _is_whole(maps[2], maps[3])
+    if not is_plain or chosen != list(block.arguments)[:3] or _constant(number) != instead:
+        return value, None
+    return given, condition
+
+
+def _finds_nothing(condition: ir.Value, largest: Any) -> bool:
+    """Whether `condition` is where the maximum is negative infinity."""
+    op = defining(condition)
+    if _body(op) not in (("arith.cmpf",), ("arith.extf", "arith.cmpf")):
+        return False
+    comparison = _operations(op)[-1]
     predicate = ir.IntegerAttr(comparison.attributes["predicate"]).value
-    if predicate != 1 or _constant(comparison.operands[1]) != float("-inf"):  # oeq
-        return None
-    read = _reduced(compared.operands[0], "arith.maximumf")
-    return guard if read is not None and read == largest else None
+    if predicate != _EQUAL or _constant(comparison.operands[1]) != -math.inf:
+        return False
+    return bool(_reduced(op.operands[0], "arith.maximumf") == largest)
 
 
 def _added(x: ir.Value, readers: Sequence[Any]) -> tuple[ir.Value, ir.Value] | None:

@@ -87,6 +87,7 @@ func.func @masked(%x: tensor<2x?x40xf32>, %mask: tensor<1x?x40xf32>, %e: tensor<
   %lowest = arith.constant 0xFF800000 : f32
   %zero = arith.constant 0.0 : f32
   %zeroes = arith.constant dense<0.0> : tensor<f32>
+  %ones = arith.constant dense<1.0> : tensor<f32>
   %least = linalg.fill ins(%lowest : f32) outs(%et : tensor<2x?x1xf32>) -> tensor<2x?x1xf32>
   %zeros = linalg.fill ins(%zero : f32) outs(%et : tensor<2x?x1xf32>) -> tensor<2x?x1xf32>
   %s = linalg.generic {indexing_maps = [#whole, #mask, #whole], iterator_types = ["parallel", "parallel", "parallel"]}
@@ -107,8 +108,14 @@ func.func @masked(%x: tensor<2x?x40xf32>, %mask: tensor<1x?x40xf32>, %e: tensor<
     %a = arith.cmpf oeq, %in, %lowest : f32
     linalg.yield %a : i1
   } -> tensor<2x?x1xi1>
+  %shift = linalg.generic {indexing_maps = [#whole, #none, #whole, #whole], iterator_types = ["parallel", "parallel", "parallel"]}
+      ins(%nothing, %zeroes, %m : tensor<2x?x1xi1>, tensor<f32>, tensor<2x?x1xf32>) outs(%et : tensor<2x?x1xf32>) {
+  ^bb0(%none: i1, %other: f32, %in: f32, %out: f32):
+    %a = arith.select %none, %other, %in : f32
+    linalg.yield %a : f32
+  } -> tensor<2x?x1xf32>
   %d = linalg.generic {indexing_maps = [#whole, #row, #whole], iterator_types = ["parallel", "parallel", "parallel"]}
-      ins(%s, %m : tensor<2x?x40xf32>, tensor<2x?x1xf32>) outs(%e : tensor<2x?x40xf32>) {
+      ins(%s, %shift : tensor<2x?x40xf32>, tensor<2x?x1xf32>) outs(%e : tensor<2x?x40xf32>) {
   ^bb0(%in: f32, %by: f32, %out: f32):
     %a = arith.subf %in, %by : f32
     linalg.yield %a : f32
@@ -125,20 +132,20 @@ func.func @masked(%x: tensor<2x?x40xf32>, %mask: tensor<1x?x40xf32>, %e: tensor<
     %a = arith.addf %out, %in : f32
     linalg.yield %a : f32
   } -> tensor<2x?x1xf32>
+  %sum = linalg.generic {indexing_maps = [#whole, #none, #whole, #whole], iterator_types = ["parallel", "parallel", "parallel"]}
+      ins(%nothing, %ones, %t : tensor<2x?x1xi1>, tensor<f32>, tensor<2x?x1xf32>) outs(%et : tensor<2x?x1xf32>) {
+  ^bb0(%none: i1, %other: f32, %in: f32, %out: f32):
+    %a = arith.select %none, %other, %in : f32
+    linalg.yield %a : f32
+  } -> tensor<2x?x1xf32>
   // expected-remark@+1 {{softmax of a masked product in one dispatch, vectors of 16}}
   %y = linalg.generic {indexing_maps = [#whole, #row, #whole], iterator_types = ["parallel", "parallel", "parallel"]}
-      ins(%p, %t : tensor<2x?x40xf32>, tensor<2x?x1xf32>) outs(%e : tensor<2x?x40xf32>) {
+      ins(%p, %sum : tensor<2x?x40xf32>, tensor<2x?x1xf32>) outs(%e : tensor<2x?x40xf32>) {
   ^bb0(%in: f32, %by: f32, %out: f32):
     %a = arith.divf %in, %by : f32
     linalg.yield %a : f32
   } -> tensor<2x?x40xf32>
-  %z = linalg.generic {indexing_maps = [#row, #none, #whole, #whole], iterator_types = ["parallel", "parallel", "parallel"]}
-      ins(%nothing, %zeroes, %y : tensor<2x?x1xi1>, tensor<f32>, tensor<2x?x40xf32>) outs(%e : tensor<2x?x40xf32>) {
-  ^bb0(%none: i1, %nought: f32, %in: f32, %out: f32):
-    %a = arith.select %none, %nought, %in : f32
-    linalg.yield %a : f32
-  } -> tensor<2x?x40xf32>
-  return %z : tensor<2x?x40xf32>
+  return %y : tensor<2x?x40xf32>
 }
 
 // -----
