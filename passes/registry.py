@@ -24,6 +24,7 @@ PASSES = {
     "lowc-verify-no-multiplication": "verify_no_multiplication:VerifyNoMultiplication",
     "lowc-outline-kernels": "outline_kernels:OutlineKernels",
     "lowc-clamp-indices": "clamp_indices:ClampIndices",
+    "lowc-share-gathers": "share_gathers:ShareGathers",
     "lowc-strip-annotations": "strip_annotations:StripAnnotations",
 }
 
