@@ -20,6 +20,7 @@ from ..passes.outline_kernels import OutlineKernels
 from ..passes.outline_softmax import OutlineSoftmax
 from ..passes.quantize_activations import QuantizeActivations
 from ..passes.quantize_weights import QuantizeWeights
+from ..passes.share_gathers import ShareGathers
 from ..passes.verify_no_multiplication import VerifyNoMultiplication
 from .backend import vector_unit
 from .recipe import Recipe
@@ -59,6 +60,7 @@ def passes_for(
         # Only what no kernel took.
         FuseDequant(),
         ClampIndices(),
+        ShareGathers(),
         # The float weights have no reader now; their loads go, then their globals, so that they
         # are not written into the parameter archive.
         "canonicalize",

@@ -68,7 +68,7 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     chain = epilogues.match(op, matrices)
     kernel = DequantMatmul(
         matrices.batch, matrices.m, n, k, matrices.batch_in_columns, tile, packs=True,
-        copies=float_tiles.copies(tile, matrices.m, k),
+        copies=float_tiles.copies(tiles.ISAS[unit], tile, matrices.m, k),
         codes=codes, group=group, symmetric=form.symmetric,
         epilogue=chain.epilogue if isinstance(chain, Chain) else None,
     )  # fmt: skip

@@ -84,7 +84,7 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     chain = epilogues.match(op, matrices)
     kernel = FloatMatmul(
         *sizes, matrices.batch_in_columns, tile, packs=stored is None,
-        copies=float_tiles.copies(tile, matrices.m, matrices.k),
+        copies=float_tiles.copies(tiles.ISAS[unit], tile, matrices.m, matrices.k),
         epilogue=chain.epilogue if isinstance(chain, Chain) else None,
     )  # fmt: skip
     return Plan(op, matrices, columns, kernel, stored, chain)

@@ -25,6 +25,7 @@ PASSES = {
     "lowc-outline-kernels": "outline_kernels:OutlineKernels",
     "lowc-outline-softmax": "outline_softmax:OutlineSoftmax",
     "lowc-clamp-indices": "clamp_indices:ClampIndices",
+    "lowc-share-gathers": "share_gathers:ShareGathers",
     "lowc-strip-annotations": "strip_annotations:StripAnnotations",
 }
 

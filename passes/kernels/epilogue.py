@@ -16,6 +16,7 @@ from iree.compiler import ir
 from iree.compiler.dialects import arith, memref, vector
 
 from . import emit
+from .error_function import erf
 
 # From this many operations on, the sums are stored and read again in a loop over rows: unrolled for
 # every register of sums, an activation would be longer than the kernel.
@@ -142,6 +143,8 @@ def _built(step: Step, operands: Sequence[ir.Value], lanes: int) -> ir.Value:
     if any(isinstance(operand.type, ir.VectorType) for operand in operands):
         result = emit.vector_type(lanes, result)
         operands = [_vector(operand, lanes) for operand in operands]
+        if step.name == "math.erf" and step.element == "f32":
+            return erf(operands[0], lanes)
     attributes = {
         named.name: named.attr for named in ir.DictAttr(ir.Attribute.parse(step.attributes))
     }

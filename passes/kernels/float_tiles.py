@@ -16,9 +16,10 @@ ANY = 1 << 40  # bytes, for what needs no room
 B_BYTES = 768 << 10  # of a block of B, which is read again for every block of rows
 # Cycles for a vector: one that comes from the third cache, of a row that is copied, of a panel that
 # is packed, or made f32.
-READ, COPY, PACK, DECODE = 2.0, 3.0, 4.0, 4.0
+READ, COPY, PACK, DECODE = 2.5, 3.0, 4.0, 4.0
 DEQUANT_BLOCK = 128  # of K, that is made f32 at a time: some panels fit the stack
 PANEL_BYTES = 48 << 10
+WAYS_VNNI = 8  # rows that share a set of the first cache and still stay: on Zen 4 no copy is faster
 DEQUANT, DEQUANT_VNNI = (12, 2), (8, 2)  # tiles for blocks that lie in the first cache
 # Register tiles that fill 32 registers and 16, and their times where N has no rest.  The VNNI ones
 # were timed on Zen 4, which does half as many products a cycle as it could load vectors for.
@@ -34,7 +35,7 @@ def choose(
     rows, vectors = _register_tile(isa, m, n)
     columns = vectors * isa.lanes
     k_block = _k_block(isa, m, k, rows, columns, packs=packs)
-    row = COPY if _copies(rows, m, k) else 0.0
+    row = COPY if _copies(isa, rows, m, k) else 0.0
     panel, room = (PACK, PACKED_BYTES) if packs else (0.0, B_BYTES)
     if not packs and m is not None and m <= FEW_ROWS:
         room = k_block * ANY  # each weight is read once
@@ -42,14 +43,14 @@ def choose(
     return Tile(isa.lanes, rows, vectors, k_block, panels, chunk)
 
 
-def copies(tile: Tile, m: int | None, k: int | None) -> bool:
+def copies(isa: Isa, tile: Tile, m: int | None, k: int | None) -> bool:
     """Whether rows are better copied: those a power of two apart share few sets of a cache."""
-    return _copies(tile.rows, m, k)
+    return _copies(isa, tile.rows, m, k)
 
 
-def _copies(rows: int, m: int | None, k: int | None) -> bool:
+def _copies(isa: Isa, rows: int, m: int | None, k: int | None) -> bool:
     is_few = m is not None and m <= FEW_ROWS
-    return not is_few and rows > 1 and (k is None or k % 256 == 0)
+    return not is_few and rows > (WAYS_VNNI if isa.vnni else 1) and (k is None or k % 256 == 0)
 
 
 def _register_tile(isa: Isa, m: int | None, n: int | None) -> tuple[int, int]:
@@ -122,5 +123,6 @@ def choose_dequant(isa: Isa, batch: int | None, m: int | None, n: int, k: int, c
     rows = rows if m is None else -(-m // -(-m // rows))
     k_block = min(k, DEQUANT_BLOCK // chunk * chunk)
     room = PANEL_BYTES // k_block
-    panels, chunk_rows = _cut(isa, (batch, m, n, k), rows, columns, room, COPY, DECODE)
+    row = COPY if _copies(isa, rows, m, k) else 0.0
+    panels, chunk_rows = _cut(isa, (batch, m, n, k), rows, columns, room, row, DECODE)
     return Tile(isa.lanes, rows, vectors, k_block, panels, chunk_rows)

@@ -15,7 +15,7 @@ def kernel(unit, sizes, *, own=False, packs=False, copies=None, tile=None):
     """The kernel of ``batch, m, n, k`` with the tile that is chosen for it, or another."""
     tile = tile or float_tiles.choose(tiles.ISAS[unit], *sizes, packs=packs)
     if copies is None:
-        copies = float_tiles.copies(tile, sizes[1], sizes[3])
+        copies = float_tiles.copies(tiles.ISAS[unit], tile, sizes[1], sizes[3])
     return FloatMatmul(*sizes, own, tile, packs=packs, copies=copies)
 
 

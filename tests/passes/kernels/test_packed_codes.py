@@ -71,7 +71,7 @@ def _kernel(bits, m, chunk):
     k = GROUPS * group
     tile = float_tiles.choose_dequant(tiles.ISAS["avx512vnni"], 1, m, N, k, chunk)
     return DequantMatmul(
-        1, m, N, k, False, tile, packs=True, copies=float_tiles.copies(tile, m, k),
+        1, m, N, k, False, tile, packs=True, copies=float_tiles.copies(tiles.ISAS["avx512vnni"], tile, m, k),
         codes=PackedCodes(bits, chunk, looked_up=True), group=group, symmetric=True,
     )  # fmt: skip
 

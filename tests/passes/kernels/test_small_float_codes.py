@@ -31,7 +31,7 @@ def kernel(unit, name, batch, m, n, k, group, own):
     codes = SmallFloatCodes.of(name, tiles.ISAS[unit].lanes)
     tile = float_tiles.choose_dequant(tiles.ISAS[unit], batch, m, n, k, codes.chunk)
     return DequantMatmul(
-        batch, m, n, k, own, tile, packs=True, copies=float_tiles.copies(tile, m, k),
+        batch, m, n, k, own, tile, packs=True, copies=float_tiles.copies(tiles.ISAS[unit], tile, m, k),
         codes=codes, group=group, symmetric=True,
     )  # fmt: skip
 
