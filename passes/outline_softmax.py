@@ -23,7 +23,8 @@ class OutlineSoftmax(Pass):
 
     The kernel takes what is added to the scores of an attention with it, a mask that may be the
     same for several heads, and the rule of masked softmax that a row of negative infinities gives
-    zeros (maximum and sum of such a row are replaced by 0 and 1).  It multiplies by the reciprocal of a row's sum, and sums in an order of its own.
+    zeros (maximum and sum of such a row are replaced by 0 and 1).  It multiplies by the reciprocal
+    of a row's sum, and sums in an order of its own.
 
     Before::
 
