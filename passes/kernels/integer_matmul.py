@@ -144,6 +144,10 @@ class _Body(RecordBody):
             emit.each(emit.index(0), self.m, 1, lambda row: self.rounding.row(whole(row), row))
         super().emit()
 
+    def fetch(self, source: ir.Value, at: Sequence[ir.Value], axis: int, ahead: int) -> None:
+        if self.kernel.dot.isa.asks_ahead:
+            super().fetch(source, at, axis, ahead)
+
     def add_products(self) -> None:
         # In rows of words, and as long in groups.
         self.ahead = max(1, self.ahead_bytes // (4 * self.tile.columns))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .work_split import Costs, split
+
 MAX_K_BLOCK = 512  # prepared rows lie on a worker's stack: 12 x 512 x 4 bytes
 STACK_BYTES = 48 << 10  # of a worker's stack, for prepared rows and one panel that was packed
 PACKED_BYTES = 32 << 10  # of it, for several panels
@@ -11,7 +13,8 @@ MAX_K = 8192  # of a single row
 B_BYTES = 640 << 10  # of a block of B, which is read again for every block of rows
 TALL = 768  # rows from which on B is read often enough for a tall tile
 WORKGROUPS = 8  # that a matmul is cut into, where its columns allow
-RECORD_WORKGROUPS = 32  # and one of rows that come prepared
+FAR_BYTES = 24.0  # that come from the third cache in a cycle
+ROUND_CYCLES = 0.6  # for an element of an activation
 STREAMS = 16  # and one that reads each weight once, since the speed of memory varies
 MOST_ROUNDED = 2048  # elements of an activation that each workgroup rounds for itself
 STREAMED_ROWS = 4  # up to so many rows, weights come from memory faster than they can be used
@@ -22,18 +25,32 @@ MIN_CHUNK = 60  # rows of a workgroup, of which each prepares its own
 
 @dataclass(frozen=True)
 class Isa:
-    """A vector unit: `lanes` f32 in a register, how many registers there are, and ``vpdpbusd``."""
+    """A vector unit.
+
+    Attributes
+    ----------
+    name : str
+        What it is called.
+    lanes, registers : int
+        f32 in a register, and how many registers there are.
+    vnni : bool
+        Whether it has ``vpdpbusd``.
+    asks_ahead : bool
+        Whether few rows ask for words and scales of small integers before they need them.  A Xeon
+        without VNNI gains by it; Zen 4 loses: 0.060 against 0.073 ms for 1 x 4096 x 4096.
+    """
 
     name: str
     lanes: int
     registers: int
     vnni: bool = False
+    asks_ahead: bool = True
 
 
 ISAS = {
     isa.name: isa
     for isa in (
-        Isa("avx512vnni", 16, 32, vnni=True),
+        Isa("avx512vnni", 16, 32, vnni=True, asks_ahead=False),
         Isa("avx512", 16, 32),
         Isa("avx2vnni", 8, 16, vnni=True),
         Isa("avx2", 8, 16),
@@ -127,33 +144,32 @@ def rounds_rows(m: int | None, k: int) -> bool:
 
 
 def choose_integer(
-    isa: Isa, batch: int, m: int | None, n: int, words: int, strategy: str, *, rounds: bool
+    isa: Isa, sizes: tuple[int, int | None, int, int], words: int, strategy: str, groups: int
 ) -> Tile:
     """Return the tile for weights of small integers, `words` of 32 bits in a column.
 
-    If it `rounds` its rows there are fewer workgroups, since each does so.
-
-    `strategy` is that of :class:`.integer_dot.IntegerDot`: pairs of bytes are summed in 16 bits
-    first and take two registers for each sum.
+    `sizes` are batch, M, N and K, and `groups` how many scales a column has.  `strategy` is that of
+    :class:`.integer_dot.IntegerDot`: pairs of bytes are summed in 16 bits first and take two
+    registers for each sum.
     """
+    batch, m, n, k = sizes
     most, vectors = _INTEGER_TILES[strategy][isa.registers >= 32]
     rows = most if m is None else -(-m // -(-m // most))
-    panels = -(-n // (vectors * isa.lanes))
-    fitting = max(1, B_BYTES // (words * vectors * isa.lanes * 4))
-    # Rows come rounded, so small workgroups repeat nothing; two cores are done at the same time.
-    group = max(1, min(fitting, panels * batch // RECORD_WORKGROUPS))
-    if m is not None and m <= rows and panels * batch >= 2 * WORKGROUPS:
-        group = min(panels, max(1, panels * batch // STREAMS))
-        if group >= MOST_TOGETHER:
-            share = group if rounds else group // 2
-            group = max(MOST_TOGETHER, share // MOST_TOGETHER * MOST_TOGETHER)
-    if m is None:
-        return Tile(isa.lanes, rows, vectors, words, group, max(1, MIN_CHUNK // rows) * rows)
-    blocks = -(-m // rows)
-    if rounds:
-        return Tile(isa.lanes, rows, vectors, words, group, blocks * rows)
-    chunks = min(blocks, -(-2 * WORKGROUPS // (-(-panels // group) * batch)))
-    return Tile(isa.lanes, rows, vectors, words, group, -(-blocks // chunks) * rows)
+    columns = vectors * isa.lanes
+    panels, panel_bytes = -(-n // columns), 4 * columns * (words + groups)
+    is_once = m is not None and m <= rows  # each weight is read once
+    fitting = panels if is_once else max(1, B_BYTES // panel_bytes)
+    beside = panels_together(isa, strategy, rows, vectors, groups) if m is not None else 1
+    beside = beside if panels * batch >= 2 * WORKGROUPS else 1
+    dots = -(-k // 4) * vectors * _DOT_CYCLES[strategy]
+    costs = Costs(
+        tile=dots * beside,
+        row=k * ROUND_CYCLES if rounds_rows(m, k) else k / FAR_BYTES,
+        panel=panel_bytes / FAR_BYTES * beside,
+    )
+    units = -(-panels // beside)
+    group, chunk = split(batch, m, units, rows, costs, max(1, fitting // beside))
+    return Tile(isa.lanes, rows, vectors, words, min(panels, group * beside), chunk)
 
 
 def panels_together(isa: Isa, strategy: str, rows: int, vectors: int, groups: int) -> int:
@@ -200,6 +216,8 @@ def tables_together(isa: Isa, rows: int, planes: int) -> int:
 
 TABLE_VECTORS = 4  # a register of bytes becomes four of f32
 
+# Strategy → about how many cycles a vector of products of four takes.
+_DOT_CYCLES = {"vnni": 1.2, "bytes": 1.5, "shorts": 2.5, "lanes": 8.0}
 # Strategy → (rows, vectors) of 16 registers and of 32.
 _INTEGER_TILES = {
     "vnni": ((4, 2), (8, 2)),

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lowc.passes.kernels.tiles import ISAS, Tile
+from lowc.passes.kernels.work_split import makespan
 from products import units
 from products.integers import Loaded, compile_kernels, kernel
 
@@ -129,6 +130,17 @@ def test_few_small_rows_are_rounded_by_the_product_itself():
     assert not rounds(1, 4096, 4096)  # each workgroup would take a while
     assert not rounds(5, 64, 64)
     assert not rounds(1, 64, 64, dynamic=True)  # may be any number
+
+
+@pytest.mark.parametrize("m", [1, 4, 8, 16, 64, 128])
+@pytest.mark.parametrize(("n", "k"), [(4096, 4096), (384, 1536), (1536, 384), (192, 4096)])
+def test_two_threads_get_nearly_the_same_work(m, n, k):
+    one = kernel("avx512vnni", (m, n, k), 8, k, per_group=False)
+    groups = [min(one.tile.panels, one.panels - p) for p in range(0, one.panels, one.tile.panels)]
+    chunks = [min(one.tile.row_chunk, m - r) for r in range(0, m, one.tile.row_chunk)]
+    items = [panels * rows for rows in chunks for panels in groups]
+    last, _ = makespan(items, 2)
+    assert last <= 0.6 * sum(items)
 
 
 @pytest.mark.parametrize("m", [1, 16, 128, None])
