@@ -78,8 +78,8 @@ def relative_errors(
 ) -> dict[int, float]:
     """Return the lost part of a layer ``[N, K]`` for each number of planes.
 
-    With `moments` (``X^T X``, ``[K, K]``) the weight is coded with error feedback, and the part is
-    that of the output; without, both look at the weight alone.
+    With `moments` (``X^T X``, ``[K, K]``) the weight is coded with error feedback, without descent,
+    and the part is that of the output; without, both look at the weight alone.
     """
     measured = np.eye(weight.shape[1]) if moments is None else moments
     prepared = None if moments is None else feedback.Feedback.of(moments)
@@ -89,7 +89,7 @@ def relative_errors(
         coded = (
             binary_codes.encode(weight, fmt)
             if prepared is None
-            else feedback.binary(weight, prepared, fmt)
+            else feedback.binary(weight, prepared, fmt, descents=0)
         )
         value = binary_codes.decode(coded, fmt, weight.shape[1])
         lost = feedback.output_error(weight, value, measured)

@@ -1,10 +1,10 @@
-"""What a recipe would make of a model: import and passes alone, no weights and no code."""
+"""What a recipe would make of a model: import and passes alone, no parameters and no code."""
 
 from typing import Any
 
 from ..passes.count_operations import count
 from ..passes.runner import PassFailure, Runner
-from . import report
+from . import planes, report
 from .frontend import open_model
 from .pipeline import passes_for
 from .recipe import Recipe, load_recipe
@@ -19,7 +19,8 @@ def analyse(
     Parameters
     ----------
     model, recipe, target
-        As for :func:`lowc.compile`.  A :class:`Model` is rewritten: pass a copy of it.
+        As for :func:`lowc.compile`.  A :class:`Model` is rewritten: pass a copy of it.  A budget of
+        planes is spent by the weights alone.
 
     Raises
     ------
@@ -28,6 +29,8 @@ def analyse(
     """
     chosen, goal = load_recipe(recipe), load_target(target)
     with open_model(model) as imported:
+        if chosen.budget is not None:
+            chosen = planes.allot(imported, chosen, {}).recipe
         exported = count(imported.module)
         runner = Runner(passes_for(chosen, goal))
         try:

@@ -23,7 +23,7 @@ from ..passes.runner import PassFailure, Runner, format_pipeline
 from ..passes.strip_annotations import StripAnnotations
 from ..runtime import tree as trees
 from ..runtime.manifest import Leaf, Manifest
-from . import backend, call_time, report
+from . import backend, call_time, planes, report
 from .artifact import Artifact, Staging, embed_manifest, staging
 from .frontend import Model, entry_function, open_model
 from .parameters import plan_parameters, write_parameters
@@ -32,7 +32,7 @@ from .recipe import Recipe, load_recipe
 from .target import Target, load_target
 
 Calibration = Iterable[Any] | str | os.PathLike[str]
-STAGES = ("import", "calibration", "passes", "parameters", "compile")
+STAGES = ("import", "calibration", "allocation", "passes", "parameters", "compile")
 
 
 def compile(  # noqa: A001  (the name that users expect: lowc.compile)
@@ -162,18 +162,23 @@ class _Road:
             if _has_float64(imported):
                 self.target = self.target.with_float64()
             moments = self._moments(imported)
-            said, timing = self._passes(imported)
+            allotted = self._allotted(imported, moments)
+            said, timing = self._passes(imported, moments)
             if not _has_ordered_sums(imported.module):
                 self.target = self.target.with_sums_in_any_order()
             manifest = self._parameters(imported, said, moments)
             self._backend(imported.module, manifest)
         sizes = {path.name: path.stat().st_size for path in self._files()}
-        facts = manifest.report | {
-            "notes": [*imported.notes, *self.notes],
-            "bytes": sizes,
-            "seconds": self.seconds,
-            "pass_seconds": dict(timing.rows),
-        }
+        facts = (
+            manifest.report
+            | allotted
+            | {
+                "notes": [*imported.notes, *self.notes],
+                "bytes": sizes,
+                "seconds": self.seconds,
+                "pass_seconds": dict(timing.rows),
+            }
+        )
         return Artifact(self.stage.output, manifest, facts)
 
     def _files(self) -> list[Path]:
@@ -199,7 +204,20 @@ class _Road:
         self._end("calibration", begun)
         return found.of
 
-    def _passes(self, model: Model) -> tuple[dict[str, Any], instruments.Timing]:
+    def _allotted(self, model: Model, moments: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
+        """Spend the recipe's budget of planes, if it has one; return what the report has of it."""
+        if self.recipe.budget is None:
+            return {}
+        begun = self._begin("allocation")
+        found = planes.allot(model, self.recipe, moments)
+        self.recipe = found.recipe
+        self.notes.append(found.describe())
+        self._end("allocation", begun)
+        return {"planes": found.facts()}
+
+    def _passes(
+        self, model: Model, moments: Mapping[str, NDArray[np.float64]]
+    ) -> tuple[dict[str, Any], instruments.Timing]:
         begun = self._begin("passes")
         exported = count(model.module)
         timing = instruments.Timing()
@@ -215,7 +233,8 @@ class _Road:
                 failure.input_ir,
                 ["lowc", "opt", "{input}", f"--pass-pipeline={format_pipeline([failure.element])}"],
             ) from failure
-        said = report.facts(model.module, runner.remarks, exported)
+        said = report.facts(model.module, runner.remarks, exported, moments)
+        self._say_uncalibrated(said["matmuls"])
         self.notes += [
             f"{remark.subject}: {remark.message}"
             for remark in runner.remarks
@@ -223,6 +242,14 @@ class _Road:
         ]
         self._end("passes", begun)
         return said, timing
+
+    def _say_uncalibrated(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        without = [row["name"] for row in rows if row["calibrated"] is False]
+        if self.calibration is None and without:
+            self.notes.append(
+                f"the codes of {len(without)} weights follow from the weights alone; with inputs "
+                "(--calibration) they would lose less"
+            )
 
     def _elements(self) -> list[Pass | str]:
         return passes_for(self.recipe, self.target, self.measures, kernels=self.kernels)
@@ -292,7 +319,7 @@ def _has_ordered_sums(module: ir.Module) -> bool:
         op.name.startswith("linalg.")
         # A product that was refused its form is as the model has it.
         and annotations.PRODUCT in op.attributes
-        and form_of(op).form in ("lmul", "pam", "binary", "ternary", "shift", "lut")
+        and form_of(op).form in ("lmul", "pam", "binary", "ternary", "shift", "lut", "bipolar")
         for op in annotations.matmuls(module)
     )
 

@@ -28,6 +28,7 @@ from ..passes import annotations
 from ..passes.parameters import parameter_key
 from ..runtime.manifest import Parameters
 from .derivations import Derivation, Part, derive
+from .frontend import Model
 from .program import Tensor
 
 ALIGNMENT = 64
@@ -94,10 +95,7 @@ def write_parameters(
     """
     if source is None:
         missing = next(iter((*plan.originals, *(d.source for d in plan.derived))))
-        raise UserError(
-            f"the module reads the parameter '{missing}', which no file holds",
-            hint="MLIR with named parameters cannot be compiled yet; a .pt2 brings them along",
-        )
+        raise _no_file(missing)
     with _disk_errors(output), source.open("rb") as file, _spool_beside(output) as spool:
         index = rt.ParameterIndex()
         index.reserve(len(plan.originals) + 3 * len(plan.derived))
@@ -140,6 +138,26 @@ def _find(tensors: dict[str, Tensor], key: str) -> Tensor:
 def numpy_type(dtype: str) -> np.dtype[Any]:
     """Return NumPy's type for PyTorch's name of it."""
     return np.dtype(NUMPY_TYPES.get(dtype, dtype))
+
+
+def read(model: Model, key: str) -> NDArray[Any]:
+    """Return the parameter `key` of `model` as it is stored, mapped: nothing is read yet.
+
+    Raises
+    ------
+    UserError
+        The model has no such parameter, or no file holds it.
+    """
+    if model.source is None:
+        raise _no_file(key)
+    return _view(_find(model.tensors, key), model.source)
+
+
+def _no_file(key: str) -> UserError:
+    return UserError(
+        f"the module reads the parameter '{key}', which no file holds",
+        hint="MLIR with named parameters cannot be compiled yet; a .pt2 brings them along",
+    )
 
 
 def _plain_span(tensor: Tensor) -> tuple[int, int] | None:

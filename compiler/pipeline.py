@@ -11,6 +11,7 @@ from ..passes.clamp_indices import ClampIndices
 from ..passes.count_operations import CountOperations
 from ..passes.forms import rules_to_text
 from ..passes.fuse_dequant import FuseDequant
+from ..passes.lower_bipolar import LowerBipolar
 from ..passes.lower_lmul import LowerLmul
 from ..passes.lower_lut import LowerLut
 from ..passes.lower_pam import LowerPam
@@ -50,6 +51,7 @@ def passes_for(
         LowerPam(),
         LowerShiftAdd(),
         LowerLut(packing=packing),
+        LowerBipolar(),
         # Products of the same activation prepare it once, and are to be counted so.
         "cse",
         VerifyNoMultiplication(),

@@ -21,18 +21,35 @@ from importlib import resources
 from pathlib import Path
 
 from ..errors import UserError, nearest
-from ..passes.forms import Rule
+from ..passes.forms import MOST_PLANES, Rule
 
 _FOLDER = "recipes"
+_KEYS = ("rules", "description", "average-planes")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Planes of signs per weight, at most `average` over the matmuls whose rule leaves a choice.
+
+    `choices` has the numbers of such rules, and the numbers of planes that each allows.
+    """
+
+    average: float
+    choices: tuple[tuple[int, tuple[int, ...]], ...]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Rules in order, under a name; build one with :func:`load_recipe` or directly."""
+    """Rules in order, under a name; build one with :func:`load_recipe` or directly.
+
+    With a `budget`, the `planes` of a rule that leaves a choice are the most it allows, until
+    ``compiler/planes.py`` spends the budget.
+    """
 
     name: str
     rules: tuple[Rule, ...]
     description: str = ""
+    budget: Budget | None = None
 
     @property
     def takes_inputs(self) -> bool:
@@ -93,21 +110,72 @@ def parse_recipe(text: str, name: str, where: str) -> Recipe:
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"the recipe is not valid TOML: {error}", where=where) from error
     for key in data:
-        if key not in ("rules", "description"):
+        if key not in _KEYS:
             raise UserError(
                 f"the key '{key}' is unknown", where=f"{where}:{_line_of_key(text, key)}",
-                hint=nearest(key, ("rules", "description")),
+                hint=nearest(key, _KEYS),
             )  # fmt: skip
     rules = data.get("rules")
     if not isinstance(rules, list) or not rules:
         raise UserError("the recipe has no [[rules]]", where=where)
     lines = _rule_lines(text)
     lines += [1] * (len(rules) - len(lines))
+    choices = {
+        number: _choice(rule["planes"], where, _line_in_rule(text, line, "planes") or line)
+        for number, (rule, line) in enumerate(zip(rules, lines, strict=False))
+        if isinstance(rule, dict) and isinstance(rule.get("planes"), list)
+    }
+    closed = [
+        rule | {"planes": max(choices[number])} if number in choices else rule
+        for number, rule in enumerate(rules)
+    ]
     return Recipe(
         name,
-        tuple(_rule(rule, text, where, line) for rule, line in zip(rules, lines, strict=False)),
+        tuple(_rule(rule, text, where, line) for rule, line in zip(closed, lines, strict=False)),
         str(data.get("description", "")),
+        _budget(data.get("average-planes"), choices, text, where),
     )
+
+
+def _choice(planes: list[object], where: str, line: int) -> tuple[int, ...]:
+    """Return the numbers of planes that a rule allows, in rising order."""
+    numbers = [value for value in planes if type(value) is int and 1 <= value <= MOST_PLANES]
+    if len(numbers) != len(planes) or not numbers:
+        raise UserError(
+            f"planes = {planes} is no list of numbers from 1 to {MOST_PLANES}",
+            where=f"{where}:{line}", hint="planes = [2, 3, 4]",
+        )  # fmt: skip
+    return tuple(sorted(set(numbers)))
+
+
+def _budget(
+    average: object, choices: dict[int, tuple[int, ...]], text: str, where: str
+) -> Budget | None:
+    if average is None:
+        if not choices:
+            return None
+        line = _rule_lines(text)[next(iter(choices))] if _rule_lines(text) else 1
+        raise UserError(
+            "a list of planes needs 'average-planes'",
+            where=f"{where}:{_line_in_rule(text, line, 'planes') or line}",
+            hint="average-planes = 3 above the rules, or planes = 3",
+        )
+    place = f"{where}:{_line_of_key(text, 'average-planes')}"
+    if type(average) not in (int, float):
+        raise UserError(f"average-planes = {average!r} is no number", where=place)
+    if not choices:
+        raise UserError(
+            "average-planes is for rules with a list of planes, and there is none", where=place,
+            hint="planes = [2, 3, 4] in a rule of form 'binary'",
+        )  # fmt: skip
+    number = float(average)  # type: ignore[arg-type]
+    fewest, most = (end(end(planes) for planes in choices.values()) for end in (min, max))
+    if not fewest <= number <= most:
+        raise UserError(
+            f"average-planes = {average} is not {fewest} to {most}, what the rules allow",
+            where=place, hint="2, 3 and 4 are usual",
+        )  # fmt: skip
+    return Budget(number, tuple(choices.items()))
 
 
 def _rule(data: object, text: str, where: str, line: int) -> Rule:

@@ -1,7 +1,7 @@
 """What became of every matmul, read from the annotations that the passes left."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from iree.compiler import ir
@@ -11,16 +11,19 @@ from ..passes.base import Remark, RemarkKind
 from ..passes.build import element_of
 from ..passes.contraction import Contraction, Weight, defining, find_weight, match_product
 from ..passes.count_operations import Tally, tally_of
+from ..passes.forms import Form
 from ..passes.parameters import stored_bits
 from . import energy
 
 
-def matmul_rows(module: ir.Module) -> list[dict[str, Any]]:
+def matmul_rows(module: ir.Module, measured: Collection[str] = ()) -> list[dict[str, Any]]:
     """Return one row per named matmul, in the order of the program.
 
     ``shape`` is batch x M x N x K; ``bits_per_weight`` counts scales and zero points and is None
     for a product of two activations; ``tile`` and ``predicted_seconds`` are None until something
-    chooses or predicts them.  ``operations`` (scalar operations of a call by kind), ``bits_moved``
+    chooses or predicts them.  ``calibrated`` says whether codes were chosen by the inputs of a
+    calibration, of which `measured` are the matmuls, and is None where the method looks at weights
+    alone.  ``operations`` (scalar operations of a call by kind), ``bits_moved``
     and ``energy_picojoules`` (arithmetic and guards) are counted from the IR, and None where
     nothing was; what a weight costs to dequantise is in the sum of the model only.
     ``operations_exact`` are the f32 multiplications and additions of the matmul, and of an
@@ -46,6 +49,7 @@ def matmul_rows(module: ir.Module) -> list[dict[str, Any]]:
                 "tile": annotations.text(op, annotations.TILE) or None,
                 "predicted_seconds": None,
                 "bits_per_weight": bits,
+                "calibrated": _is_calibrated(op, form, name in measured),
                 **energy_columns(_exact_operations(op, kind, shape), counted.get(name), table),
             },
         )
@@ -72,11 +76,16 @@ def energy_columns(
     return columns
 
 
-def facts(module: ir.Module, remarks: Iterable[Remark], exported: Tally) -> dict[str, Any]:
-    """Return all that is known after the passes; `exported` was counted before them."""
+def facts(
+    module: ir.Module, remarks: Iterable[Remark], exported: Tally, measured: Collection[str] = ()
+) -> dict[str, Any]:
+    """Return all that is known after the passes; `exported` was counted before them.
+
+    `measured` are the matmuls whose inputs a calibration has measured.
+    """
     counted = tally_of(module.operation) or Tally()
     return {
-        "matmuls": matmul_rows(module),
+        "matmuls": matmul_rows(module, measured),
         "remarks": remark_rows(remarks),
         "energy": energy.summary(exported, counted, energy.load_table()),
     }
@@ -115,6 +124,11 @@ def _exact_operations(op: Any, kind: str, shape: str) -> dict[str, int]:
         each = json.loads(annotations.text(op, annotations.PRODUCT))["exact"]
     iterations = energy.iterations_of(shape)
     return {name: number * iterations for name, number in each.items()}
+
+
+def _is_calibrated(op: Any, form: Mapping[str, Any], measured: bool) -> bool | None:
+    takes_inputs = Form(**form).takes_inputs and _is_rewritten(op)
+    return measured if takes_inputs else None
 
 
 def _is_rewritten(op: Any) -> bool:

@@ -15,6 +15,7 @@ attribute                    on           meaning
                                           as exported
 ``lowc.tile = "…"``          contraction  the tile that its kernel was generated for
 ``lowc.part = "name"``       generic      its operations count for the matmul of that name
+``lowc.after = "name"``      generic      the same, of what scales the finished sums
 ``lowc.prepared = "0"``      generic      it prepares an operand of such a product, less this much,
                                           or is a step to ``tables``
 ``lowc.filled``              tensor.pad   fills K up to whole groups: no part of the model
@@ -42,6 +43,7 @@ BITS = "lowc.bits"
 OPERATIONS = "lowc.operations"
 PRODUCT = "lowc.product"
 PART = "lowc.part"
+AFTER = "lowc.after"
 PREPARED = "lowc.prepared"
 TILE = "lowc.tile"
 FILLED = "lowc.filled"

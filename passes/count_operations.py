@@ -152,7 +152,8 @@ def _add_parts(module: ir.Module) -> None:
     """Add what was counted for the parts of a product to the operation that stands for it."""
     parts: dict[str, Tally] = {}
     for op in annotations.operations(module):
-        name, tally = annotations.text(op, annotations.PART), tally_of(op)
+        name = annotations.text(op, annotations.PART) or annotations.text(op, annotations.AFTER)
+        tally = tally_of(op)
         if name and tally is not None:
             parts.setdefault(name, Tally()).add(tally)
     for op in annotations.matmuls(module):

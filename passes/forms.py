@@ -23,6 +23,7 @@ FORMS = {
     "lut": "integer weights bit by bit, by look-up in tables of sums of activations",
     "shift": "weights that are powers of two: shifts and additions (DeepShift, ShiftAddViT)",
     "ternary": "weights of -1, 0 and 1 with one scale: additions, and a multiplication at the end",
+    "bipolar": "two activations as planes of signs: XOR and counts of bits (MatAdd)",
     "binary": "weights as sums of planes of signs with power-of-two scales: shifts and additions",
 }
 INTEGER_BITS = {f"i{bits}": bits for bits in range(2, 9)}
@@ -35,6 +36,7 @@ TABLE_BITS = {"i6": 6, "i7": 7, "i8": 8}
 TABLES = ("none", *TABLE_BITS)
 SPANS = (16, 32, 64, 128)
 MOST_PLANES, MOST_TERMS = 4, 3
+SCALES = ("f32", "power")
 SPECIALS = ("finite", "full")
 CARRIERS = ("f32", "bf16", "f16", "f8E4M3FN", "f8E5M2")
 MANTISSA_BITS = {"f32": 23, "bf16": 7, "f16": 10, "f8E4M3FN": 3, "f8E5M2": 2}
@@ -49,12 +51,14 @@ KEYS: dict[str, tuple[str, ...]] = {
     "lut": ("weights", "group", "symmetric", "tables", "span", "method"),
     "shift": (),
     "ternary": ("tables", "span"),
+    "bipolar": ("planes", "scales"),
     "binary": ("planes", "group", "outputs", "terms", "tables", "span", "method"),
 }
 # Where a form's default is not that of :class:`Form`.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "binary": {"group": 128, "method": "auto"},
     "lut": {"group": 128},
+    "bipolar": {"planes": 1},
 }
 
 # IREE's code generator cannot load a part of a vector of 4-bit elements (seen in 3.13): a group is
@@ -125,7 +129,7 @@ class Form:
     of : str
         lmul, pam: which multiplications; ``elementwise`` rules apply to those outside matmuls.
     planes : int
-        binary: planes of signs, 1…4.
+        binary, bipolar: planes of signs, 1…4.
     outputs : int
         binary: output channels that share scales; 0 means all of N.
     terms : int
@@ -135,6 +139,8 @@ class Form:
         (``formats/tables.py``); ``none`` adds activations themselves.
     span : int
         binary, ternary, lut: inputs whose tables share a power of two, one of :data:`SPANS`.
+    scales : str
+        bipolar: what scales of rows are rounded to, one of :data:`SCALES`.
     """
 
     form: str = "exact"
@@ -155,6 +161,7 @@ class Form:
     terms: int = 3
     tables: str = "i8"
     span: int = 64
+    scales: str = "f32"
 
     @property
     def bits(self) -> int:
@@ -186,6 +193,10 @@ class Form:
             return
         if self.form == "binary":
             self._check_binary(where)
+            return
+        if self.form == "bipolar":
+            _known(self.scales, SCALES, "scales", where)
+            _within("planes", self.planes, MOST_PLANES, where)
             return
         if self.form == "ternary":
             self._check_tables(where)
@@ -255,15 +266,8 @@ class Form:
 
     def _check_binary(self, where: str) -> None:
         _known(self.method, METHODS[self.form], "method", where)
-        for key, value, most in (
-            ("planes", self.planes, MOST_PLANES), ("terms", self.terms, MOST_TERMS),
-        ):  # fmt: skip
-            if not 1 <= value <= most:
-                said = f"{key} = {value} is not 1 to {most}"
-                raise UserError(
-                    said if value or key != "planes" else "the rule has no 'planes'", where=where,
-                    hint="2 and 3 planes of signs and 3 terms are the paper's",
-                )  # fmt: skip
+        _within("planes", self.planes, MOST_PLANES, where)
+        _within("terms", self.terms, MOST_TERMS, where)
         if not 0 <= self.outputs < LARGEST_SIZE:
             what = "negative" if self.outputs < 0 else "no size of a weight"
             raise UserError(
@@ -316,7 +320,8 @@ class Form:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that this form uses."""
         used = ("form", *(key.replace("-", "_") for key in KEYS[self.form]))
-        return {key: getattr(self, key) for key in used}
+        has_span = self.tables != "none"
+        return {key: getattr(self, key) for key in used if has_span or key != "span"}
 
 
 @dataclass(frozen=True)
@@ -368,6 +373,11 @@ class Rule:
                 f"form '{form.form}' takes no '{extra[0]}'", where=where,
                 hint=f"it takes {', '.join(KEYS[form.form])}" if KEYS[form.form] else "",
             )  # fmt: skip
+        if "span" in values and form.tables == "none":
+            raise UserError(
+                "tables = 'none' have no span", where=where,
+                hint='tables = "i8", or leave span out',
+            )  # fmt: skip
         return cls(match, form)
 
     def to_dict(self) -> dict[str, Any]:
@@ -396,6 +406,16 @@ def rules_from_text(text: str, where: str) -> tuple[Rule, ...]:
     if not isinstance(data, list):
         raise UserError("the rules are not a list", where=where)
     return tuple(Rule.from_dict(rule, f"{where}, rule {i + 1}") for i, rule in enumerate(data))
+
+
+def _within(key: str, value: int, most: int, where: str) -> None:
+    if 1 <= value <= most:
+        return
+    said = f"{key} = {value} is not 1 to {most}"
+    raise UserError(
+        said if value or key != "planes" else "the rule has no 'planes'", where=where,
+        hint="2 and 3 planes of signs and 3 terms are the paper's",
+    )  # fmt: skip
 
 
 def _known(word: str, words: Any, key: str, where: str) -> None:

@@ -17,6 +17,7 @@ PASSES = {
     "lowc-quantize-activations": "quantize_activations:QuantizeActivations",
     "lowc-fuse-dequant": "fuse_dequant:FuseDequant",
     "lowc-count-operations": "count_operations:CountOperations",
+    "lowc-lower-bipolar": "lower_bipolar:LowerBipolar",
     "lowc-lower-lmul": "lower_lmul:LowerLmul",
     "lowc-lower-pam": "lower_pam:LowerPam",
     "lowc-lower-shift-add": "lower_shift_add:LowerShiftAdd",

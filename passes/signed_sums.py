@@ -41,9 +41,12 @@ def replace(module: ir.Module, plan: Plan, made: Any, kind: str) -> Any:
     The scale of a ternary weight comes after it: one multiplication for each element.
     """
     op, value = plan.found.contraction.op, made.results[0]
+    name = annotations.text(op, annotations.MATMUL)
     if plan.is_ternary:
         with ir.InsertionPoint(op), op.location:
-            value = _times(value, binary_weights.load_scale(module, plan))
+            scaled = _times(value, binary_weights.load_scale(module, plan))
+            annotations.set_text(scaled, annotations.AFTER, name)
+            value = scaled.results[0]
     return put(plan.found, made, value, json.dumps(plan.facts(kind)), plan.bits_per_weight)
 
 
@@ -64,13 +67,13 @@ def put(found: WeightRows, made: Any, value: ir.Value, facts: str, bits: float) 
     return made
 
 
-def _times(value: ir.Value, scale: ir.Value) -> ir.Value:
-    """Return a tensor times a number."""
+def _times(value: ir.Value, scale: ir.Value) -> Any:
+    """Return the operation that makes a tensor times a number."""
     rank = len(build.shape_of(value))
     maps = [build.identity_map(rank), build.dims_map(rank, [])]
     inputs = [value, scale]
-    product = build.elementwise(inputs, ir.F32Type.get(), lambda y, s, _: arith.mulf(y, s), maps)
-    return product.result
+    made = build.elementwise(inputs, ir.F32Type.get(), lambda y, s, _: arith.mulf(y, s), maps)
+    return made.operation
 
 
 def _partial_sums(module: ir.Module, cut: Cut) -> ir.Value:

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 from iree.compiler import ir
 
 from ..errors import InternalError
-from . import annotations, shift_products, signed_sums, table_products
+from . import annotations, shift_products, sign_products, signed_sums, table_products
 from .base import Pass
 from .count_operations import operations_of_body
 
-_KINDS = (signed_sums.KIND, table_products.KIND, shift_products.KIND)
+_KINDS = (signed_sums.KIND, table_products.KIND, shift_products.KIND, sign_products.KIND)
 _MULTIPLIES = ("mul", "div", "rem", "math.fma", "math.pow", "math.exp", "math.sqrt")
 
 
@@ -20,10 +20,10 @@ _MULTIPLIES = ("mul", "div", "rem", "math.fma", "math.pow", "math.exp", "math.sq
 class VerifyNoMultiplication(Pass):
     """Fail where the body of a shift-add product multiplies or divides data.
 
-    Looked at are the operations that ``lowc-lower-shift-add`` and ``lowc-lower-lut`` make: those
-    that are counted for such a product, and those that prepare its tables.  What indices are
-    multiplied by is no data, and the scale of ternary weights comes after their product.  It
-    changes nothing.
+    Looked at are the operations that ``lowc-lower-shift-add``, ``lowc-lower-lut`` and
+    ``lowc-lower-bipolar`` make: those that are counted for such a product, and those that prepare
+    its tables.  What indices are multiplied by is no data; scales of ternary weights and of bipolar
+    rows come after their product, and the codes of bipolar rows before it.  It changes nothing.
 
     Before::
 

@@ -15,6 +15,7 @@ from . import output
 STAGES = {
     "import": "importing the model",
     "calibration": "running the calibration",
+    "allocation": "choosing planes for each layer",
     "passes": "running passes",
     "parameters": "writing parameters",
     "compile": "generating code with iree-compile",

@@ -2,7 +2,7 @@
 
 import lowc
 import pytest
-from lowc.compiler.recipe import built_in_names, load_recipe, parse_recipe
+from lowc.compiler.recipe import Budget, built_in_names, load_recipe, parse_recipe
 from lowc.passes.forms import Form, Rule, first_match, rules_from_text, rules_to_text
 
 GOOD = '[[rules]]\nmatch = "*"\nform = "dequant"\nweights = "i4"\n'
@@ -57,6 +57,16 @@ MISTAKES = {
     "a negative group of signs": (BINARY + "group = -32\n", "group = -32 is not 1, 2", ""),
     "unknown tables": (BINARY + 'tables = "i9"\n', "tables = 'i9' is unknown", "'i"),
     "a span of no tables": (BINARY + "span = 48\n", "span = 48 is not 16, 32, 64 or 128", "64"),
+    "a span of inputs that are added": (
+        BINARY + 'tables = "none"\nspan = 32\n', "tables = 'none' have no span", "leave span out",
+    ),
+    "planes of activations": (
+        '[[rules]]\nmatch = "*"\nform = "bipolar"\nplanes = 5\n', "planes = 5 is not 1 to 4", "",
+    ),
+    "scales of activations": (
+        '[[rules]]\nmatch = "*"\nform = "bipolar"\nscales = "f16"\n',
+        "scales = 'f16' is unknown", "power",
+    ),
     "a group shorter than a table": (BINARY + "group = 2\n", "group = 2 is too short", "none"),
     "a span in two groups": (BINARY + "group = 96\n", "group = 96 is no multiple of span = 64", ""),
     "rounded to nearest signs": (BINARY + 'method = "rtn"\n', "method = 'rtn' is unknown", "bcq"),
@@ -69,6 +79,28 @@ MISTAKES = {
     ),
     "planes of powers": (
         '[[rules]]\nmatch = "*"\nform = "shift"\nplanes = 2\n', "takes no 'planes'", "",
+    ),
+    "a choice without a budget": (
+        BINARY.replace("2", "[2, 3]"), "a list of planes needs 'average-planes'", "average-planes = 3",
+    ),
+    "a budget without a choice": (
+        "average-planes = 2\n" + BINARY, "average-planes is for rules with a list", "[2, 3, 4]",
+    ),
+    "a budget that is no number": (
+        'average-planes = "3"\n' + BINARY.replace("= 2", "= [2, 3]"), "'3' is no number", "",
+    ),
+    "a budget below all choices": (
+        "average-planes = 1.5\n" + BINARY.replace("= 2", "= [2, 3]"),
+        "average-planes = 1.5 is not 2 to 3", "",
+    ),
+    "a choice of too many planes": (
+        "average-planes = 2\n" + BINARY.replace("= 2", "= [2, 5]"), "planes = [2, 5] is no list", "",
+    ),
+    "a choice of nothing": (
+        "average-planes = 2\n" + BINARY.replace("= 2", "= []"), "planes = [] is no list", "",
+    ),
+    "a choice of planes in another form": (
+        "average-planes = 2\n" + GOOD + "planes = [1, 2]\n", "takes no 'planes'", "weights",
     ),
     "weights of signs": (BINARY + 'weights = "i4"\n', "takes no 'weights'", "planes"),
     "a rule is no table": ("rules = [1]\n", "a rule is a table", ""),
@@ -128,6 +160,19 @@ def test_defaults_of_a_form():
     # Without tables no span has to fit.
     text = BINARY + 'tables = "none"\ngroup = 96\n'
     assert parse_recipe(text, "mine", "mine.toml").rules[0].form.group == 96
+
+
+def test_a_budget_of_planes():
+    text = "average-planes = 2.5\n" + GOOD + BINARY.replace("= 2", "= [3, 2, 4]")
+    recipe = parse_recipe(text, "mine", "mine.toml")
+    assert recipe.budget == Budget(2.5, ((1, (2, 3, 4)),))
+    assert recipe.rules[1].form.planes == 4
+    with pytest.raises(lowc.UserError) as caught:
+        parse_recipe(text.replace("2.5", "1"), "mine", "mine.toml")
+    assert caught.value.where == "mine.toml:1"
+    with pytest.raises(lowc.UserError) as caught:
+        parse_recipe(text.replace("4]", "0]"), "mine", "mine.toml")
+    assert caught.value.where == "mine.toml:9"
 
 
 @pytest.mark.parametrize("name", MISTAKES)

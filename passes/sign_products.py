@@ -1,0 +1,263 @@
+"""Products of two activations in planes of signs: built as linalg.
+
+With batch b, rows m, columns n, planes p and words w of 32 signs, a product is these operations, of
+which the last but the scaling is the matmul for reports (``formats/sign_products.py``)::
+
+    S = scales of the rows of both operands              [b, m], [b, n]                  f32 or i32
+    C = codes                                            [b, m, K], [b, K, n]            i32
+    B = their bits, 32 to a word                         [b, m, p, w], [b, n, p, w]      i32
+    D = sum over w, i, j of popcount(B xor B) << (i + j) [b, m, n]                       i32
+    Y = (C - 2 D) scaled                                 [b, m, n]                       f32
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from iree.compiler import ir
+from iree.compiler.dialects import arith, linalg, math
+
+from . import annotations, build, shift_add
+from .additive import bits_of
+from .base import Refusal
+from .contraction import (
+    NO_WEIGHT,
+    Contraction,
+    find_weight,
+    is_zero_fill,
+    match_product,
+    multiplies_and_adds,
+)
+from .formats import bipolar, powers
+from .formats.sign_products import HALFWAY, SPECIAL, WORD
+from .forms import Form
+from .integer_products import as_before, as_f32
+from .matrices import Matrices, Side, as_matrices, from_matrices, to_matrices
+
+KIND = "sign-products"  # in the facts of ``lowc.product``
+_F = arith.CmpFPredicate
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the rewrite needs: the contraction as matrices, and its form."""
+
+    contraction: Contraction
+    matrices: Matrices
+    form: Form
+
+    @property
+    def k(self) -> int:
+        """How many products are summed."""
+        return self.matrices.k or 0
+
+    @property
+    def words(self) -> int:
+        """Words of the bits of a row."""
+        return -(-self.k // WORD)
+
+    def describe(self) -> str:
+        """Say in words what became of the product."""
+        bits = self.form.planes
+        operands = "signs" if bits == 1 else f"{bits} planes of signs"
+        scales = "powers of two" if self.form.scales == "power" else "f32"
+        return f"both operands as {operands}, XOR and counts of bits, scales of rows as {scales}"
+
+
+def match(op: Any, form: Form) -> Plan | Refusal:
+    """Describe how `op` would be rewritten, or say why not.  Changes nothing."""
+    found = match_product(op)
+    if isinstance(found, Refusal):
+        return found
+    weight = find_weight(found)
+    if not isinstance(weight, Refusal):
+        return Refusal("it has a weight, and this form is for products of two activations")
+    if weight.reason != NO_WEIGHT:
+        return weight
+    elements = [build.element_of(value) for value in (*found.operands, found.init)]
+    if not all(isinstance(e, ir.FloatType) and e.width <= 32 for e in elements):
+        return Refusal(f"it is on {elements[0]}, and signs are taken of floats up to 32 bits")
+    if not multiplies_and_adds(op) or not is_zero_fill(found.init):
+        return Refusal("it does more than to multiply and to add")
+    matrices = as_matrices(op, 1)
+    if isinstance(matrices, Refusal):
+        return matrices
+    if matrices.k is None:
+        return Refusal("K is dynamic")
+    if not matrices.k:
+        return Refusal("K is 0")
+    return Plan(found, matrices, form)
+
+
+def rewrite(plan: Plan) -> Any:
+    """Build the product before the old operation, and replace it; return the one that counts."""
+    found, matrices = plan.contraction, plan.matrices
+    op = found.op
+    with ir.InsertionPoint(op), op.location:
+        left = _side(plan, to_matrices(as_f32(found.operands[0]), matrices, "rows"), "rows")
+        right = _side(plan, to_matrices(as_f32(found.operands[1]), matrices, "columns"), "columns")
+        made = _differing(left, right)
+        scaled = _scaled(plan, made.results[0], left.scales, right.scales)
+        result = as_before(from_matrices(scaled, matrices, op), found.init)
+    annotations.copy_annotations(op, made)
+    annotations.set_text(made, annotations.PRODUCT, json.dumps({"kind": KIND}))
+    op.operation.results[0].replace_all_uses_with(result)
+    op.operation.erase()
+    return made
+
+
+@dataclass(frozen=True)
+class _Coded:
+    """An operand: scales ``[batch, rows]`` (fields where they are powers), and bits."""
+
+    scales: ir.Value
+    bits: ir.Value  # [batch, rows, planes, words]
+
+
+def _side(plan: Plan, value: ir.Value, side: Side) -> _Coded:
+    """Code an operand ``[batch, rows, K]`` or ``[batch, K, columns]``."""
+    along, kept = ([0, 1, 2], [0, 1]) if side == "rows" else ([0, 2, 1], [0, 1])
+    # Loops are batch, row, k: `along` says where the operand is read.
+    value = build.with_static_size(value, along.index(2), plan.k)
+    largest = float(bipolar.largest(plan.form.planes))
+    highest = _reduced(value, along, kept, lambda x, top: arith.maxnumf(top, x))
+    total = _reduced(value, along, kept, lambda x, acc: arith.addf(acc, x))
+    f32 = ir.F32Type.get()
+
+    def reach(top: ir.Value, _: ir.Value) -> ir.Value:
+        zero = arith.constant(f32, 0.0)
+        found = arith.divf(arith.constant(f32, largest), arith.addf(top, top))
+        return arith.select(arith.cmpf(_F.OGT, top, zero), found, zero)
+
+    def scale(top: ir.Value, added: ir.Value, _: ir.Value) -> ir.Value:
+        mean = arith.mulf(added, arith.constant(f32, 1 / plan.k))
+        step = arith.mulf(top, arith.constant(f32, 1 / largest))
+        is_finite = arith.cmpf(_F.OLT, added, arith.constant(f32, float("inf")))
+        found = mean if plan.form.planes == 1 else step
+        found = arith.select(is_finite, found, arith.constant(f32, float("nan")))
+        return _field(found, is_finite) if plan.form.scales == "power" else found
+
+    element = ir.IntegerType.get_signless(32) if plan.form.scales == "power" else f32
+    scales = build.elementwise([highest, total], element, scale).result
+    codes = _codes(plan, value, build.elementwise([highest], f32, reach).result, along)
+    return _Coded(scales, _packed(plan, codes, along))
+
+
+def _reduced(
+    value: ir.Value, along: list[int], kept: list[int], step: Callable[..., ir.Value]
+) -> ir.Value:
+    """Return magnitudes of rows taken together, from the first to the last: ``[batch, rows]``."""
+    shape = build.shape_of(value)
+    rows = [along.index(loop) for loop in kept]
+    dynamic = [build.dim(value, axis) for axis in rows if shape[axis] == build.DYNAMIC]
+    zero = build.zeros([shape[axis] for axis in rows], ir.F32Type.get(), dynamic)
+    maps = [build.dims_map(3, along), build.dims_map(3, kept)]
+    kinds = ["parallel", "parallel", "reduction"]
+    return build.generic([value], zero, maps, kinds, lambda x, acc: step(math.absf(x), acc)).result
+
+
+def _field(scale: ir.Value, is_finite: ir.Value) -> ir.Value:
+    """Return the exponent of a scale as a power of two, plus 96."""
+    moved = arith.addi(bits_of(scale), shift_add.i32((1 << 23) - HALFWAY))
+    exponent = arith.shrsi(moved, shift_add.i32(23))
+    found = arith.subi(exponent, shift_add.i32(127 - powers.EXPONENT_BIAS))
+    found = arith.maxsi(found, shift_add.i32(0))
+    return arith.select(is_finite, found, shift_add.i32(SPECIAL))
+
+
+def _codes(plan: Plan, value: ir.Value, reach: ir.Value, along: list[int]) -> ir.Value:
+    """Return codes in the order of the operand, i32."""
+    i32, f32 = ir.IntegerType.get_signless(32), ir.F32Type.get()
+    half = float(1 << (plan.form.planes - 1))
+    place = [along.index(loop) for loop in range(3)]  # the operand's axis of each loop
+
+    def code(x: ir.Value, r: ir.Value, _: ir.Value) -> ir.Value:
+        step = math.floor(arith.mulf(x, r))
+        step = arith.maxnumf(step, arith.constant(f32, -half))
+        step = arith.minnumf(step, arith.constant(f32, half - 1))
+        return arith.addi(arith.fptosi(i32, step), shift_add.i32(int(half)))
+
+    # Loops are those of the operand here.
+    maps = [build.identity_map(3), build.dims_map(3, [place[0], place[1]])]
+    return build.elementwise([value, reach], i32, code, maps).result
+
+
+def _packed(plan: Plan, codes: ir.Value, along: list[int]) -> ir.Value:
+    """Return bits ``[batch, rows, planes, words]``; K is filled up with 0."""
+    axis, i32 = along.index(2), ir.IntegerType.get_signless(32)
+    missing = plan.words * WORD - plan.k
+    codes = build.pad_end(codes, axis, missing) if missing else codes
+    codes = build.expand_last(codes, plan.words, WORD, axis)
+    # Loops: batch 0, row 1, plane 2, word 3, bit 4.
+    read = [0, 1, 3, 4] if axis == 2 else [0, 3, 4, 1]
+    shape = build.shape_of(codes)
+    rows = [read.index(0), read.index(1)]
+    dynamic = [build.dim(codes, a) for a in rows if shape[a] == build.DYNAMIC]
+    init = _integer_zeros([*(shape[a] for a in rows), plan.form.planes, plan.words], dynamic)
+    maps = [build.dims_map(5, read), build.dims_map(5, range(4))]
+    kinds = ["parallel"] * 4 + ["reduction"]
+
+    def body(code: ir.Value, word: ir.Value) -> ir.Value:
+        plane, place = (arith.index_castui(i32, build.loop_index(loop)) for loop in (2, 4))
+        bit = arith.andi(arith.shrui(code, plane), shift_add.i32(1))
+        return arith.ori(word, arith.shli(bit, place))
+
+    return build.generic([codes], init, maps, kinds, body).result
+
+
+def _differing(left: _Coded, right: _Coded) -> Any:
+    """Return D: the operation that stands for the product."""
+    i32 = ir.IntegerType.get_signless(32)
+    shapes = [build.shape_of(side.bits) for side in (left, right)]
+    sizes = [shapes[0][0], shapes[0][1], shapes[1][1]]
+    places = [(left.bits, 0), (left.bits, 1), (right.bits, 1)]
+    dynamic = [
+        build.dim(value, axis)
+        for size, (value, axis) in zip(sizes, places, strict=True)
+        if size == build.DYNAMIC
+    ]
+    # Loops: batch 0, row 1, column 2, planes 3 and 4, word 5.
+    maps = [build.dims_map(6, dims) for dims in ([0, 1, 3, 5], [0, 2, 4, 5], [0, 1, 2])]
+    kinds = ["parallel"] * 3 + ["reduction"] * 3
+
+    def body(a: ir.Value, b: ir.Value, total: ir.Value) -> ir.Value:
+        places = [arith.index_castui(i32, build.loop_index(loop)) for loop in (3, 4)]
+        counted = math.ctpop(arith.xori(a, b))
+        return arith.addi(total, arith.shli(counted, arith.addi(*places)))
+
+    init = _integer_zeros(sizes, dynamic)
+    return build.generic([left.bits, right.bits], init, maps, kinds, body).operation
+
+
+def _scaled(plan: Plan, differing: ir.Value, left: ir.Value, right: ir.Value) -> ir.Value:
+    """Return Y from D and the scales."""
+    f32 = ir.F32Type.get()
+    most = plan.k * bipolar.largest(plan.form.planes) ** 2
+
+    def body(count: ir.Value, s: ir.Value, t: ir.Value, _: ir.Value) -> ir.Value:
+        total = arith.subi(shift_add.i32(most), arith.shli(count, shift_add.i32(1)))
+        value = arith.sitofp(f32, total)
+        if plan.form.scales == "f32":
+            return arith.mulf(arith.mulf(value, s), t)
+        moved = value
+        for field in (s, t):
+            kept = arith.andi(field, shift_add.i32(SPECIAL))
+            moved = shift_add.scale(moved, kept)
+        special = shift_add.i32(SPECIAL)
+        is_nan = arith.ori(*(arith.cmpi(arith.CmpIPredicate.eq, x, special) for x in (s, t)))
+        return arith.select(is_nan, arith.constant(f32, float("nan")), moved)
+
+    maps = [build.identity_map(3), build.dims_map(3, [0, 1]), build.dims_map(3, [0, 2])]
+    made = build.elementwise([differing, left, right], f32, body, maps)
+    # Shifts are a part of what must not multiply.
+    kind = annotations.AFTER if plan.form.scales == "f32" else annotations.PART
+    name = annotations.text(plan.contraction.op, annotations.MATMUL)
+    annotations.set_text(made.operation, kind, name)
+    return made.result
+
+
+def _integer_zeros(shape: list[int], dynamic: list[ir.Value]) -> ir.Value:
+    i32 = ir.IntegerType.get_signless(32)
+    zero = arith.constant(i32, 0)
+    return linalg.fill(zero, outs=[build.empty(shape, i32, dynamic)])

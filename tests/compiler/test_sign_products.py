@@ -1,0 +1,174 @@
+"""Products of two activations in planes of signs, against their definition to the bit."""
+
+import lowc
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from lowc.compiler.frontend import open_model
+from lowc.compiler.pipeline import passes_for
+from lowc.compiler.recipe import Recipe, load_recipe
+from lowc.compiler.target import load_target
+from lowc.errors import InternalError
+from lowc.passes import annotations
+from lowc.passes.formats import sign_products
+from lowc.passes.forms import Form, Rule
+from lowc.passes.runner import Runner
+from lowc.passes.verify_no_multiplication import verify_no_multiplication
+
+CASES = {
+    # name: (shape of q, shape of k, planes, scales, element, dynamic rows)
+    "signs": ((2, 3, 5, 32), (2, 3, 7, 32), 1, "f32", torch.float32, False),
+    "signs, powers of two": ((2, 3, 5, 40), (2, 3, 7, 40), 1, "power", torch.float32, False),
+    "one matrix, dynamic": ((5, 33), (7, 33), 1, "f32", torch.float32, True),
+    "shorter than a word": ((4, 5, 9), (4, 1, 9), 2, "power", torch.float32, False),
+    "four planes, dynamic": ((3, 6, 70), (3, 2, 70), 4, "f32", torch.float32, True),
+    "bf16": ((3, 6, 64), (3, 4, 64), 3, "f32", torch.bfloat16, False),
+}  # fmt: skip
+
+
+class Product(torch.nn.Module):
+    def forward(self, q, k):
+        return q @ k.transpose(-1, -2)
+
+
+def recipe_of(planes, scales):
+    return Recipe("test", (Rule("*", Form("bipolar", planes=planes, scales=scales)),))
+
+
+def values(shape, seed):
+    """Ordinary rows, and some of zeros, of huge and tiny numbers, with infinity and with NaN.
+
+    No number or product is subnormal: IREE's threads take such numbers for zeros.
+    """
+    x = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    rows = x.reshape(-1, shape[-1])
+    for place, factor in ((0, 0.0), (1, 1e20), (2, 1e-15)):
+        rows[place] *= np.float32(factor)
+    if len(rows) > 6:
+        rows[5, 3], rows[6, 0] = np.inf, np.nan
+    rows[-1] = -np.abs(rows[-1])
+    return x
+
+
+def expected(q, k, planes, scales):
+    coded = [sign_products.encode(rows, planes) for rows in (q, k)]
+    return sign_products.product(*coded, planes, scales)
+
+
+def check(name, target):
+    q_shape, k_shape, planes, scales, element, is_dynamic = CASES[name]
+    q, k = values(q_shape, 1), values(k_shape, 2)
+    rows = {len(q_shape) - 2: torch.export.Dim("rows", min=2, max=64)} if is_dynamic else None
+    example = tuple(torch.ones(shape, dtype=element) for shape in (q_shape, k_shape))
+    program = torch.export.export(Product(), example, dynamic_shapes=(rows, None))
+    artifact = lowc.compile(program, recipe_of(planes, scales), target)
+    (row,) = artifact.report["matmuls"]
+    assert row["form"] == "bipolar" and "XOR" in row["lowering"], row
+    if element is torch.bfloat16:
+        q, k = (np.clip(x, -1e30, 1e30).astype(ml_dtypes.bfloat16) for x in (q, k))
+    found = lowc.load(artifact)(q, k)
+    wanted = expected(q, k, planes, scales)
+    assert np.isfinite(wanted).any()
+    if element is torch.bfloat16:
+        wanted = wanted.astype(ml_dtypes.bfloat16)
+    assert np.array_equal(found, wanted, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_cpu(name):
+    check(name, "cpu")
+
+
+@pytest.mark.vulkan
+@pytest.mark.parametrize("name", ["signs", "signs, powers of two", "four planes, dynamic"])
+def test_vulkan(name):
+    check(name, "vulkan")
+
+
+def test_one_plane_is_the_sign_and_the_mean_magnitude():
+    x = np.array([[3.0, -1.0, 0.0, -0.0]], np.float32)
+    coded = sign_products.encode(x, 1)
+    assert coded.codes.tolist() == [[1, 0, 1, 1]] and coded.scales.tolist() == [1.0]
+    y = np.array([[1.0, 1.0, -2.0, 4.0]], np.float32)
+    found = sign_products.product(coded, sign_products.encode(y, 1), 1, "f32")
+    assert found.tolist() == [[(1 - 1 - 1 + 1) * 2.0]]
+
+
+@pytest.mark.parametrize("planes", [2, 3, 4])
+def test_more_planes_round_to_odd_steps(planes):
+    x = np.random.default_rng(planes).standard_normal((20, 50)).astype(np.float32)
+    coded = sign_products.encode(x, planes)
+    largest = 2**planes - 1
+    value = (2.0 * coded.codes - largest) * coded.scales[:, None]
+    # Half the distance of two codes, which is two steps.
+    assert np.abs(value - x).max() <= coded.scales.max() * (1 + 1e-5)
+    assert (np.abs(value - x) <= coded.scales[:, None] * (1 + 1e-5)).all()
+    exact = x @ x.T
+    found = sign_products.product(coded, coded, planes, "f32")
+    error = np.linalg.norm(found - exact) / np.linalg.norm(exact)
+    assert error < {2: 0.6, 3: 0.3, 4: 0.15}[planes]
+
+
+def test_scales_are_the_nearest_powers_of_two_in_the_logarithm():
+    scales = np.array([1.0, 1.4142134, 1.4142137, 3.0, 1e-38, 3e38, np.nan], np.float32)
+    found = sign_products.fields(scales)
+    assert found.tolist() == [96, 96, 97, 98, 0, 224, sign_products.SPECIAL]
+
+
+class Attention(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.qkv = torch.nn.Linear(32, 96)
+
+    def forward(self, x):
+        q, k, v = (part.view(2, 6, 2, 16).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v)
+
+
+def test_the_recipe_rewrites_queries_times_keys_alone():
+    x = torch.randn(2, 6, 32)
+    artifact = lowc.compile(torch.export.export(Attention().eval(), (x,)), "matadd")
+    forms = {row["name"]: row["form"] for row in artifact.report["matmuls"]}
+    assert forms == {name: "bipolar" if name.endswith(":qk") else "exact" for name in forms}
+    assert sum(form == "bipolar" for form in forms.values()) == 1
+    row = next(row for row in artifact.report["matmuls"] if row["form"] == "bipolar")
+    outputs = 2 * 2 * 6 * 6
+    # A word holds all 16 inputs; two scales multiply each sum.
+    assert row["operations"]["xori.i32"] == row["operations"]["math.ctpop.i32"] == outputs
+    assert row["operations"]["mulf.f32"] == 2 * outputs
+    assert row["energy_picojoules"] < row["energy_exact_picojoules"] / 4
+    assert np.isfinite(lowc.load(artifact)(x.numpy())).all()
+
+
+def test_a_product_with_a_weight_stays_exact():
+    program = torch.export.export(torch.nn.Linear(64, 8).eval(), (torch.ones(2, 64),))
+    (row,) = lowc.compile(program, recipe_of(1, "f32")).report["matmuls"]
+    assert row["form"] == "exact" and "it has a weight" in row["lowering"]
+
+
+@pytest.mark.parametrize("scales", ["f32", "power"])
+def test_the_verifier_sees_the_body(scales):
+    program = torch.export.export(Product(), (torch.ones(3, 40), torch.ones(4, 40)))
+    recipe = recipe_of(1, scales)
+    with open_model(program) as model:
+        elements = passes_for(recipe, load_target("cpu"))
+        place = next(i for i, e in enumerate(elements) if "verify" in getattr(e, "name", ""))
+        Runner(elements[:place]).run(model.module)
+        seen = verify_no_multiplication(model.module)
+        assert seen == (1 if scales == "f32" else 2)
+        # Scales in f32 do multiply, after the product: taken for a part of it, they are found.
+        scaled = [
+            op for op in annotations.operations(model.module) if annotations.AFTER in op.attributes
+        ]
+        assert len(scaled) == (scales == "f32")
+        for op in scaled:
+            annotations.set_text(op, annotations.PART, annotations.text(op, annotations.AFTER))
+            with pytest.raises(InternalError, match="multiplies: mulf"):
+                verify_no_multiplication(model.module)
+
+
+def test_the_recipe_is_for_attention():
+    rules = load_recipe("matadd").rules
+    assert [(rule.match, rule.form.form) for rule in rules] == [("*:qk", "bipolar"), ("*", "exact")]
