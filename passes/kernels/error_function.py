@@ -1,10 +1,11 @@
-"""The error function in f32 on vectors, for GELU: as exact as its use in f32 can tell.
+"""The error function in f32 on vectors, for GELU.
 
 ``erf(x)`` is about ``x P(x^2) / Q(x^2)`` for ``|x| <= 4`` and one beyond, with the coefficients of
 Eigen 3.4 (``Eigen/src/Core/MathFunctionsImpl.h``, ``generic_fast_erf_float``; MPL 2.0 code, of
 which only these numbers are taken).  The largest error is 3.8e-7; that of GELU, 1.5e-6 on [-6, 6],
-is 1.2 times what PyTorch's own f32 kernel has.  MLIR's expansion of ``math.erf`` picks coefficients
-for four intervals lane by lane, and takes three times as long.
+is 1.2 times what PyTorch's own f32 kernel has and 3 times that of an exact erf.  MLIR's expansion
+of ``math.erf`` picks coefficients for four intervals lane by lane, and takes 1.5 times as long
+(0.073 and 0.047 ms of 0.78 for 128 x 1536 on two cores of a Zen 4).
 """
 
 from __future__ import annotations
