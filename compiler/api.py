@@ -247,7 +247,7 @@ class _Road:
         without = [row["name"] for row in rows if row["calibrated"] is False]
         if self.calibration is None and without:
             self.notes.append(
-                f"the codes of {len(without)} weights follow from the weights alone; with inputs "
+                f"the codes of {len(without)} matmuls follow from the weights alone; with inputs "
                 "(--calibration) they would lose less"
             )
 

@@ -4,6 +4,8 @@ Takes the MiniLM sentence encoder whose weights come in the package ``gt-all-min
 it with PyTorch, compiles it with recipes ``f32`` and ``w4a16``, runs both on twelve sentences, and
 prints one table.  The ``.pt2``, ``.vmfb`` and ``.irpa`` files stay in FOLDER (``build/demo``), with
 the tokenised sentences, stacked, in ``minilm-inputs.npz``: what ``lowc report accuracy`` takes.
+For weights in few bits there are docstrings of Python's library: ``minilm-calibration.npz``, and
+others behind the sentences in ``minilm-texts.npz``.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,10 @@ import numpy as np
 
 from ..errors import LowcError, UserError
 from . import output
+from .library_texts import docstrings
 
 SEQUENCE = 128
+DOCSTRINGS, CALIBRATED, OTHERS = 224, 64, 52
 RECIPES = ("f32", "w4a16")
 SENTENCES = (
     "The cat fell asleep on the warm windowsill.",
@@ -68,8 +72,15 @@ class Demo:
     def run(self) -> None:
         """Export, compile, run, compare, print."""
         encoder, weights = self._step("loading MiniLM and its tokenizer", _load_encoder)
-        batches = _tokenise(weights)
+        batches = _tokenise(weights, SENTENCES)
         _save_inputs(batches, self.folder / "minilm-inputs.npz")
+        texts = docstrings(DOCSTRINGS)
+        others = {
+            "calibration": texts[::2][:CALIBRATED],
+            "texts": [*SENTENCES, *texts[1::2][:OTHERS]],
+        }
+        for name, some in others.items():
+            _save_inputs(_tokenise(weights, some), self.folder / f"minilm-{name}.npz")
         self._step(f"exporting to {self.model_path}", lambda: _export(encoder, self.model_path))
         artifacts = {recipe: self._compile(recipe) for recipe in RECIPES}
         import lowc
@@ -171,7 +182,7 @@ def _load_encoder() -> tuple[Any, Path]:
     return SentenceEncoder(bert).eval(), folder
 
 
-def _tokenise(folder: Path) -> list[dict[str, Any]]:
+def _tokenise(folder: Path, texts: Sequence[str]) -> list[dict[str, Any]]:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -182,7 +193,7 @@ def _tokenise(folder: Path) -> list[dict[str, Any]]:
             "input_ids": np.array([encoded.ids], np.int64),
             "attention_mask": np.array([encoded.attention_mask], np.int64),
         }
-        for encoded in tokenizer.encode_batch(list(SENTENCES))
+        for encoded in tokenizer.encode_batch(list(texts))
     ]
 
 

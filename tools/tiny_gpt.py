@@ -30,6 +30,7 @@ import numpy as np
 
 from ..errors import LowcError, UserError
 from . import output
+from .library_texts import library_files
 
 if TYPE_CHECKING:
     import torch
@@ -58,17 +59,13 @@ def read_library(limit: int | None = None) -> tuple[np.ndarray[Any, Any], np.nda
     UserError
         The standard library has no sources here (some distributions ship byte code alone).
     """
-    folder = Path(sysconfig.get_paths()["stdlib"])
-    files = sorted(
-        path for path in folder.rglob("*.py")
-        if "site-packages" not in path.parts and "test" not in path.parts
-    )  # fmt: skip
     parts: tuple[list[bytes], list[bytes]] = ([], [])
-    for number, path in enumerate(files):
+    for number, path in enumerate(library_files()):
         parts[number % HELD_BACK == 0].append(path.read_bytes())
     found = [np.frombuffer(b"".join(part), np.uint8)[:limit] for part in parts]
     if min(map(len, found)) < CONTEXT * max(EVALUATED, CALIBRATED):
-        raise UserError("Python's library has no sources to train on", where=str(folder))
+        where = sysconfig.get_paths()["stdlib"]
+        raise UserError("Python's library has no sources to train on", where=where)
     return found[0], found[1]
 
 

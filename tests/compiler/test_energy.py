@@ -209,6 +209,14 @@ def test_a_compilation_reports_energy(tmp_path: Path) -> None:
     assert lowc.load(artifact.path).manifest.report["energy"] == json.loads(json.dumps(found))
 
 
+def test_what_scales_a_ternary_product_counts_for_it(tmp_path: Path) -> None:
+    weight = np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)
+    artifact = compile_linear(tmp_path, weight, Form("ternary", tables="none"), m=5)
+    (row,) = artifact.report["matmuls"]
+    assert row["operations"]["mulf.f32"] == 5 * 8
+    assert row["operations"]["addf.f32"] >= 2 * 5 * 8 * 64
+
+
 def test_an_elementwise_row_is_compared_with_all_that_it_was(tmp_path: Path) -> None:
     """Sums that stay sums, and a second multiplication, are on both sides."""
     (tmp_path / "m.mlir").write_text("""

@@ -77,6 +77,32 @@ def test_uses_of_one_weight_are_added_up(tmp_path):
         assert matrix.dtype == np.float64 and np.allclose(matrix, wanted, rtol=1e-5, atol=1e-4)
 
 
+def test_a_weight_and_its_transpose_are_kept_apart(tmp_path):
+    turned = """  %t = tensor.empty() : tensor<16x16xf32>
+  %u = linalg.transpose ins(%w : tensor<16x16xf32>) outs(%t : tensor<16x16xf32>) permutation = [1, 0]
+  %b = linalg.matmul ins(%y, %u"""
+    model = model_with(
+        tmp_path, TWO.replace("  %b = linalg.matmul ins(%y, %w", turned), w=weight(16, 16)
+    )
+    x, y = correlated(7, 16, 1), correlated(2, 16, 2)
+    form = Form("dequant", "i4", 16, method="gptq")
+    found = moments.collect(model, Recipe("test", (Rule("*", form),)), [(x, y)])
+    for name, inputs in (("w", x), ("w#1", y)):
+        assert np.allclose(found.of[name], inputs.T @ inputs, rtol=1e-5, atol=1e-4)
+
+
+def test_the_report_says_which_codes_a_calibration_chose(tmp_path):
+    form = Form("binary", planes=2, group=64, method="auto")
+    artifact = compile_linear(tmp_path, weight(), form, None, calibration=[(correlated(9),)])
+    assert [row["calibrated"] for row in artifact.report["matmuls"]] == [True]
+    assert not any("--calibration" in note for note in artifact.report["notes"])
+    artifact = compile_linear(tmp_path, weight(), form, None)
+    assert [row["calibrated"] for row in artifact.report["matmuls"]] == [False]
+    assert any("the codes of 1 matmuls" in note for note in artifact.report["notes"])
+    artifact = compile_linear(tmp_path, weight(), Form("dequant", "i4", 32), None)
+    assert [row["calibrated"] for row in artifact.report["matmuls"]] == [None]
+
+
 @pytest.mark.parametrize(
     "form",
     [GPTQ, Form("dequant", "i4", 32, method="gptq"), Form("dequant", "i8", 0, method="gptq")],

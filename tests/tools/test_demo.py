@@ -26,10 +26,18 @@ def test_demo(tmp_path):
     assert "compiling with recipe w4a16: parameters" in done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {
         "minilm.pt2", "minilm-f32.vmfb", "minilm-f32.irpa", "minilm-w4a16.vmfb",
-        "minilm-w4a16.irpa", "minilm-inputs.npz",
+        "minilm-w4a16.irpa", "minilm-inputs.npz", "minilm-calibration.npz", "minilm-texts.npz",
     }  # fmt: skip
     stacked = np.load(tmp_path / "minilm-inputs.npz", allow_pickle=False)
     assert stacked["input_ids"].shape == stacked["attention_mask"].shape == (12, 128)
     assert len({row.tobytes() for row in stacked["input_ids"]}) == 12
+    known, texts = (
+        np.load(tmp_path / f"minilm-{name}.npz", allow_pickle=False)["input_ids"]
+        for name in ("calibration", "texts")
+    )
+    assert known.shape == (64, 128) and texts.shape == (64, 128)
+    assert (texts[:12] == stacked["input_ids"]).all()
+    # What codes are chosen by is not what they are judged by.
+    assert not {row.tobytes() for row in known} & {row.tobytes() for row in texts}
     stored = int(re.search(r"w4a16 .*\(0\.(\d+) of f32\)", done.stdout)[1])
     assert stored < 300  # thousandths
