@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +16,13 @@ _BUILT = ("build", "dist")
 
 def files(*suffixes: str) -> Iterator[Path]:
     """Yield the source files with one of `suffixes`, relative to the root, sorted."""
-    for path in sorted(ROOT.rglob("*")):
-        relative = path.relative_to(ROOT)
-        if relative.parts[0] in _BUILT or any(_is_by_product(part) for part in relative.parts[:-1]):
-            continue
-        if path.suffix in suffixes and path.is_file():
-            yield relative
+    found = []
+    for folder, below, names in os.walk(ROOT):
+        here = Path(folder).relative_to(ROOT)
+        # Not walked at all: an environment has a hundred times as many files as the repository.
+        below[:] = [name for name in below if not _is_by_product(here / name)]
+        found += [here / name for name in names if Path(name).suffix in suffixes]
+    yield from sorted(found)
 
 
 def package_files(*suffixes: str) -> list[Path]:
@@ -28,8 +30,14 @@ def package_files(*suffixes: str) -> list[Path]:
     return [path for path in files(*suffixes) if path.parts[0] not in OUTSIDE]
 
 
-def _is_by_product(folder: str) -> bool:
-    return folder.startswith(".") or folder == "__pycache__" or folder.endswith(".egg-info")
+def _is_by_product(folder: Path) -> bool:
+    name = folder.name
+    return (
+        name.startswith(".")
+        or name == "__pycache__"
+        or name.endswith(".egg-info")
+        or folder.as_posix() in _BUILT
+    )
 
 
 def pyproject() -> dict[str, Any]:
