@@ -10,6 +10,7 @@ import tempfile
 from functools import cache
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Later ones run later; a test without any of them runs first.
 _ORDER = ("filecheck", "slow", "vulkan", "cuda", "wheel")
@@ -21,6 +22,8 @@ _SLOW = (
     "tests/tools/test_demo.py",
     "tests/zoo/",
 )
+# Folders whose files compile once for each value of a parameter, and nothing for all of them.
+_APART = {"tests/passes/kernels/": ("compiled", "loaded"), "tests/zoo/": ("name",)}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -28,6 +31,9 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     for name in ("LOWC_DEBUG", "PYTHONWARNINGS"):
         os.environ.pop(name, None)
+    # A machine may be busy, and stop for seconds.
+    settings.register_profile("lowc", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("lowc")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,6 +44,7 @@ def _temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
     tempfile.tempdir = None
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order the tests by cost; Python's sort keeps the order within a group."""
     for item in items:
@@ -49,14 +56,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _group(item: pytest.Item) -> str:
-    """Name the tests that one process runs: those of a file and cost share what they compile.
-
-    The models of the zoo share nothing.
-    """
+    """Name the tests that one process runs: those of a file and cost share what they compile."""
     path = item.nodeid.partition("::")[0]
     callspec = getattr(item, "callspec", None)
-    model = callspec.params.get("name", "") if callspec and path.startswith("tests/zoo/") else ""
-    return f"{path} {_cost(item)} {model}"
+    given = callspec.params if callspec else {}
+    names = [name for folder, some in _APART.items() if path.startswith(folder) for name in some]
+    parts = [str(given[name]) for name in names if name in given]
+    return " ".join([path, str(_cost(item)), *parts])
 
 
 def _cost(item: pytest.Item) -> int:
