@@ -20,6 +20,9 @@ from .target import Target
 LIMITS = subprocesses.Limits(seconds=1800, memory=16 << 30)
 REFUSED = "iree-compile cannot lower"
 _MESSAGE_LENGTH = 400
+# iree-compile verifies the IR again after each of its own passes, a quarter to a third of its time.
+# What it gets was verified; the command that replays a failure leaves the verifier on.
+_UNVERIFIED = "--verify=false"
 # As lowc-outline-kernels names them.
 Unit = Literal["portable", "avx2", "avx2vnni", "avx512", "avx512vnni", "spirv", "ptx"]
 _PROBE = """
@@ -86,7 +89,7 @@ def _attempt(
     source: Path, output: Path, target: Target, limits: subprocesses.Limits
 ) -> _Failure | None:
     """Run ``iree-compile`` once; return how it failed, or None."""
-    command: list[str | Path] = [iree_compile(), source, "-o", output, *target.flags]
+    command: list[str | Path] = [iree_compile(), source, "-o", output, *target.flags, _UNVERIFIED]
     child = subprocesses.run(command, limits, environment={"LLVM_DISABLE_CRASH_REPORT": "1"})
     if child.ok and output.exists():
         return None
