@@ -121,7 +121,7 @@ def parse_recipe(text: str, name: str, where: str) -> Recipe:
     lines = _rule_lines(text)
     lines += [1] * (len(rules) - len(lines))
     choices = {
-        number: _choice(rule["planes"], where, _line_in_rule(text, line, "planes") or line)
+        number: _choice(rule, where, _line_in_rule(text, line, "planes") or line)
         for number, (rule, line) in enumerate(zip(rules, lines, strict=False))
         if isinstance(rule, dict) and isinstance(rule.get("planes"), list)
     }
@@ -137,8 +137,14 @@ def parse_recipe(text: str, name: str, where: str) -> Recipe:
     )
 
 
-def _choice(planes: list[object], where: str, line: int) -> tuple[int, ...]:
+def _choice(rule: dict[str, Any], where: str, line: int) -> tuple[int, ...]:
     """Return the numbers of planes that a rule allows, in rising order."""
+    planes: list[object] = rule["planes"]
+    if rule.get("form") != "binary":
+        raise UserError(
+            "a list of planes is for weights: for rules of form 'binary'",
+            where=f"{where}:{line}", hint=f"planes = {planes[0] if planes else 1}",
+        )  # fmt: skip
     numbers = [value for value in planes if type(value) is int and 1 <= value <= MOST_PLANES]
     if len(numbers) != len(planes) or not numbers:
         raise UserError(

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from iree.compiler import ir
 
 from . import annotations, build
 from .base import Pass, Refusal, RemarkKind
-from .contraction import defining, indexing_maps, is_dim, module_path
+from .contraction import defining, indexing_maps, is_zero_fill, module_path
 from .kernels import executable, tiles
 from .kernels.softmax import Softmax
 
@@ -57,7 +57,7 @@ class OutlineSoftmax(Pass):
         if self.unit not in tiles.ISAS:
             return
         # Found before anything is erased, which would leave some of a list of all behind.
-        found = [(op, _divided(op)) for op in annotations.operations(module)]
+        found = [(op, _exponentials(op)) for op in annotations.operations(module)]
         for op, exponentials in [pair for pair in found if pair[1] is not None]:
             where = module_path(op.location) or op.name
             plan = match(op, exponentials, tiles.ISAS[self.unit].lanes)
@@ -80,22 +80,23 @@ class Plan:
 
 def match(op: Any, exponentials: Any, lanes: int) -> Plan | Refusal:
     """Describe the softmax that `op` divides `exponentials` for, or say why it is none."""
+    if not _is_rowwise(op):
+        return Refusal("it is not over the last dimension")
     total, is_mended = _unmended(op.operands[1], 1.0)
-    summed, shifted = _reduced(total, "arith.addf"), _arguments(exponentials, "arith.subf")
+    summed = _reduced(total, "arith.addf")
     if summed is None or summed.operands[0] != exponentials.results[0]:
         return Refusal("it divides by something else than their sum over the last dimension")
-    if shifted is None:
+    difference = defining(exponentials.operands[0])
+    if _step(difference, ("arith.subf",), 2) is None or not _is_rowwise(difference):
         return Refusal("nothing is taken from its exponents")
-    difference, x = defining(exponentials.operands[0]), shifted[0]
-    shift, is_shift_mended = _unmended(shifted[1], 0.0)
+    x = difference.operands[0]
+    shift, is_shift_mended = _unmended(difference.operands[1], 0.0)
     largest = _reduced(shift, "arith.maximumf")
     if largest is None or largest.operands[0] != x:
         return Refusal("its exponents are not shifted by their maximum over the last dimension")
-    for condition in (is_mended, is_shift_mended):
-        if (is_mended is None) != (is_shift_mended is None) or (
-            condition is not None and not _finds_nothing(condition, largest)
-        ):
-            return Refusal("its sum or its maximum is changed")
+    conditions = [one for one in (is_mended, is_shift_mended) if one is not None]
+    if len(conditions) == 1 or not all(_finds_nothing(one, largest) for one in conditions):
+        return Refusal("its sum or its maximum is changed")
     if build.element_of(x) != ir.F32Type.get():
         return Refusal(f"its elements are {build.element_of(x)}")
     ops = [op, summed, exponentials, difference, largest]
@@ -138,20 +139,41 @@ def rewrite(module: ir.Module, plan: Plan) -> None:
 # -- parts -----------------------------------------------------------------------------------------
 
 
-def _divided(op: Any) -> Any:
-    """Return the operation that makes exponentials, if `op` divides them row by row."""
-    if _body(op) != ("arith.divf",) or not _is_rowwise(op):
-        return None
-    exponentials = defining(op.operands[0])
-    return exponentials if _body(exponentials) == ("math.exp",) else None
+class _Step(NamedTuple):
+    """What one ``linalg.generic`` without a reduction does to its elements."""
+
+    operations: tuple[Any, ...]
+    arguments: tuple[Any, ...]  # scalars of its inputs
+    maps: tuple[ir.AffineMap, ...]  # of its inputs, and of its result
+
+    def is_plain(self, operation: int = 0) -> bool:
+        """Whether an operation takes the scalars of all inputs, in order."""
+        return tuple(self.operations[operation].operands) == self.arguments
 
 
-def _arguments(exponentials: Any, name: str) -> tuple[ir.Value, ir.Value] | None:
-    """Return the two operands of the row-wise `name` that exponents come from."""
-    op = defining(exponentials.operands[0])
-    if _body(op) != (name,) or not _is_rowwise(op):
+def _step(op: Any, names: tuple[str, ...], inputs: int) -> _Step | None:
+    """Describe `op` if it does just these operations to so many inputs, and yields the last."""
+    if op is None or op.name != "linalg.generic" or len(op.operands) != inputs + 1:
         return None
-    return op.operands[0], op.operands[1]
+    if any("parallel" not in str(kind) for kind in op.attributes["iterator_types"]):
+        return None
+    block = op.regions[0].blocks[0]
+    *operations, last = [inner.operation for inner in block.operations]
+    if tuple(inner.name for inner in operations) != names:
+        return None
+    if last.operands[0] != operations[-1].results[0]:
+        return None
+    return _Step(tuple(operations), tuple(block.arguments)[:inputs], indexing_maps(op))
+
+
+def _exponentials(op: Any) -> Any:
+    """Return the operation that makes the exponentials that `op` divides, if it does."""
+    divided = _step(op, ("arith.divf",), 2)
+    if divided is None or not divided.is_plain():
+        return None
+    maker = defining(op.operands[0])
+    step = _step(maker, ("math.exp",), 1)
+    return maker if step is not None and step.is_plain() and _is_whole(*step.maps) else None
 
 
 def _reduced(value: ir.Value, name: str) -> Any:
@@ -159,19 +181,25 @@ def _reduced(value: ir.Value, name: str) -> Any:
     op = defining(value)
     while op is not None and op.name in _VIEWS:
         op = defining(op.operands[0])
-    if op is None or op.name != "linalg.generic" or name not in _body(op):
+    if op is None or op.name != "linalg.generic":
         return None
-    kinds = [str(kind) for kind in op.attributes["iterator_types"]]
-    maps = indexing_maps(op)
-    rank = len(kinds)
-    is_last = all("parallel" in kind for kind in kinds[:-1]) and "reduction" in kinds[-1]
-    if not is_last or list(maps[0].results) != _dims(rank):
+    kinds, maps = [str(kind) for kind in op.attributes["iterator_types"]], indexing_maps(op)
+    if not all("parallel" in kind for kind in kinds[:-1]) or "reduction" not in kinds[-1]:
         return None
-    # Its place beside the maximum, which PyTorch asks for too, is nobody's.
-    yielded = op.regions[0].blocks[0].operations[len(_operations(op))].operands[0]
-    maker, block = defining(yielded), op.regions[0].blocks[0]
-    arguments = {block.arguments[0], block.arguments[1]}
-    if maker is None or maker.name != name or {*maker.operands} != arguments:
+    dims = _dims(len(kinds))
+    kept = list(maps[1].results)
+    if kept[-1:] and _is_zero(kept[-1]):
+        kept.pop()
+    # It reads one tensor, in order; beside the maximum PyTorch asks for its place too.
+    reads = len(maps) - len(op.results)
+    if reads != 1 or list(maps[0].results) != dims or kept != dims[:-1]:
+        return None
+    block = op.regions[0].blocks[0]
+    last = block.operations[len(block.operations) - 1].operation
+    maker = defining(last.operands[0])
+    if maker is None or maker.name != name:
+        return None
+    if {*maker.operands} != {block.arguments[0], block.arguments[1]}:
         return None
     if any(list(result.uses) for result in list(op.results)[1:]):
         return None
@@ -180,12 +208,12 @@ def _reduced(value: ir.Value, name: str) -> Any:
 
 def _starts_at(value: ir.Value, name: str) -> bool:
     """Whether a reduction by `name` starts where it must not change the result."""
+    if name == "arith.addf":
+        return is_zero_fill(value)
     fill = defining(value)
     if fill is None or fill.name != "linalg.fill":
         return False
     number = _constant(fill.operands[0])
-    if name == "arith.addf":
-        return number == 0
     return number is not None and number < -3e38
 
 
@@ -202,23 +230,25 @@ def _constant(value: ir.Value) -> float | None:
 def _unmended(value: ir.Value, instead: float) -> tuple[ir.Value, ir.Value | None]:
     """Return what `value` is where it is not `instead`, and the tensor that says where it is."""
     op = defining(value)
-    if _body(op) != ("arith.select",):
+    step = _step(op, ("arith.select",), 3)
+    if step is None or not step.is_plain() or _constant(op.operands[1]) != instead:
         return value, None
-    maps, block = indexing_maps(op), op.regions[0].blocks[0]
-    condition, number, given = list(op.operands)[:3]
-    chosen = list(block.operations[0].operation.operands)
-    is_plain = _is_whole(maps[0], maps[3]) and _is_whole(maps[2], maps[3])
-    if not is_plain or chosen != list(block.arguments)[:3] or _constant(number) != instead:
+    if not _is_whole(step.maps[0], step.maps[3]) or not _is_whole(step.maps[2], step.maps[3]):
         return value, None
-    return given, condition
+    return op.operands[2], op.operands[0]
 
 
 def _finds_nothing(condition: ir.Value, largest: Any) -> bool:
     """Whether `condition` is where the maximum is negative infinity."""
     op = defining(condition)
-    if _body(op) not in (("arith.cmpf",), ("arith.extf", "arith.cmpf")):
+    step = _step(op, ("arith.cmpf",), 1) or _step(op, ("arith.extf", "arith.cmpf"), 1)
+    if step is None or not _is_whole(*step.maps):
         return False
-    comparison = _operations(op)[-1]
+    comparison = step.operations[-1]
+    compared = step.arguments[0] if len(step.operations) == 1 else step.operations[0].results[0]
+    is_of_input = step.operations[0].operands[0] == step.arguments[0]
+    if not is_of_input or comparison.operands[0] != compared:
+        return False
     predicate = ir.IntegerAttr(comparison.attributes["predicate"]).value
     if predicate != _EQUAL or _constant(comparison.operands[1]) != -math.inf:
         return False
@@ -228,12 +258,18 @@ def _finds_nothing(condition: ir.Value, largest: Any) -> bool:
 def _added(x: ir.Value, readers: Sequence[Any]) -> tuple[ir.Value, ir.Value] | None:
     """Return what is added up to `x`, whole tensor first, if nobody else reads the sum."""
     op = defining(x)
-    if _body(op) != ("arith.addf",) or not _only_read_by(op, readers):
+    step = _step(op, ("arith.addf",), 2)
+    if step is None or not _only_read_by(op, readers):
         return None
-    maps = indexing_maps(op)
-    if not _is_whole(maps[0], maps[-1]) or not _is_broadcast(op.operands[1], maps[1], maps[-1]):
+    if {*step.operations[0].operands} != {*step.arguments}:
         return None
-    return op.operands[0], op.operands[1]
+    result = step.maps[2]
+    for whole, other in ((0, 1), (1, 0)):
+        if _is_whole(step.maps[whole], result) and _is_broadcast(
+            op.operands[other], step.maps[other], result
+        ):
+            return op.operands[whole], op.operands[other]
+    return None
 
 
 def _own(addend: ir.Value, shape: tuple[int | None, ...]) -> tuple[bool, ...]:
@@ -243,24 +279,28 @@ def _own(addend: ir.Value, shape: tuple[int | None, ...]) -> tuple[bool, ...]:
 
 
 def _is_broadcast(value: ir.Value, map_: ir.AffineMap, whole: ir.AffineMap) -> bool:
-    """Whether a tensor of the same rank is read at its place, or at 0 where it has size 1."""
-    sizes = build.shape_of(value)
-    if len(map_.results) != len(whole.results) or sizes[-1:] == [1]:
+    """Whether an f32 tensor of the same rank is read at its place, or at 0 where it has size 1."""
+    if not isinstance(value.type, ir.RankedTensorType):
         return False
-    return all(
-        (is_dim(found) and found == wanted) or (_is_zero(found) and size == 1)
-        for found, wanted, size in zip(map_.results, whole.results, sizes, strict=True)
-    ) and is_dim(map_.results[-1])
+    sizes, places = build.shape_of(value), list(map_.results)
+    if build.element_of(value) != ir.F32Type.get() or len(places) != len(whole.results):
+        return False
+    return places[-1:] == _dims(whole.n_dims)[-1:] and all(
+        place == wanted or (_is_zero(place) and size == 1)
+        for place, wanted, size in zip(places, whole.results, sizes, strict=True)
+    )
 
 
 def _is_rowwise(op: Any) -> bool:
-    """Whether the second operand of an element-wise `op` has size 1 in the last dimension."""
-    maps = indexing_maps(op)
-    if len(maps) != 3 or not _is_whole(maps[0], maps[2]):
+    """Whether an element-wise `op` takes a tensor and, as second, one of size 1 in the last place.
+
+    It must take them in this order.
+    """
+    step = _step(op, (op.regions[0].blocks[0].operations[0].operation.name,), 2)
+    if step is None or not step.is_plain() or not _is_whole(step.maps[0], step.maps[2]):
         return False
-    results = list(maps[1].results)
-    rank = maps[2].n_dims
-    return results[:-1] == _dims(rank)[:-1] and len(results) == rank and _is_zero(results[-1])
+    places, dims = list(step.maps[1].results), _dims(step.maps[2].n_dims)
+    return len(places) == len(dims) and places[:-1] == dims[:-1] and _is_zero(places[-1])
 
 
 def _is_whole(map_: ir.AffineMap, result: ir.AffineMap) -> bool:
@@ -273,18 +313,6 @@ def _is_zero(expression: ir.AffineExpr) -> bool:
 
 def _dims(rank: int) -> list[ir.AffineExpr]:
     return [ir.AffineExpr.get_dim(axis) for axis in range(rank)]
-
-
-def _operations(op: Any) -> list[Any]:
-    """Return the operations of a body, but for the last one, which yields."""
-    return [inner.operation for inner in op.regions[0].blocks[0].operations][:-1]
-
-
-def _body(op: Any) -> tuple[str, ...]:
-    """Return the names of what an operation of linalg does to its elements; empty for others."""
-    if op is None or op.name != "linalg.generic":
-        return ()
-    return tuple(inner.name for inner in _operations(op))
 
 
 def _only_read_by(op: Any, readers: Sequence[Any]) -> bool:

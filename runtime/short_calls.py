@@ -20,7 +20,8 @@ from .manifest import Manifest
 if TYPE_CHECKING:
     from .module import Module
 
-# Estimated microseconds of one thread: below, waking others cannot pay; above, it always does.
+# Estimated microseconds of one thread.  Below, waking others cannot pay; above, on the machine that
+# was measured, it did.
 SURELY_SHORT = 10.0
 SURELY_LONG = 300.0
 ROUNDS, CALLS, WARMUP = 3, 5, 2
@@ -34,7 +35,7 @@ def devices_to_try(manifest: Manifest) -> Sequence[str]:
     if estimate < SURELY_SHORT:
         return (CPU_SYNC,)
     # Trial calls would change a state; sizes of inputs are fixed where there is an estimate.
-    return (CPU_SYNC,) if manifest.has_state else (CPU, CPU_SYNC)
+    return (CPU,) if manifest.has_state else (CPU, CPU_SYNC)
 
 
 def fastest(modules: Sequence[Module]) -> Module:

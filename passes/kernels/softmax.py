@@ -23,9 +23,12 @@ from iree.compiler.dialects import math as math_ops
 
 from . import emit
 from .executable import Interface
+from .work_split import Costs, split
 
 UNROLLED = 4  # vectors at a time: a maximum and a sum take some cycles each
-ITEM_ELEMENTS = 8 << 10  # of a workgroup: some microseconds
+ITEM_ELEMENTS = 8 << 10  # of a workgroup, about: some microseconds
+PARTS = 2048  # that rows are cut into at most, before they are put together again
+ELEMENT_CYCLES = 3.0  # of which the exponential takes most, per lane of 16
 
 
 @dataclass(frozen=True)
@@ -67,18 +70,30 @@ class Softmax:
         """How IREE goes on from the kernel's body."""
         return "#iree_codegen.translation_info<pipeline = #iree_cpu.pipeline<Default>>"
 
-    @property
-    def rows_of_item(self) -> int:
-        """Rows of a workgroup."""
+    def rows_of_item(self, sizes: Sequence[ir.Value]) -> ir.Value:
+        """Return the rows of a workgroup, given the sizes of x."""
         length = self.shape[-1]
-        return 1 if length is None else max(1, ITEM_ELEMENTS // max(1, length))
+        if length is None:
+            long = arith.divui(emit.index(ITEM_ELEMENTS), sizes[-1])
+            return arith.maxui(long, emit.index(1))
+        each = max(1, ITEM_ELEMENTS // max(1, length))
+        if None in self.shape:
+            return emit.index(each)
+        rows = math.prod(size or 0 for size in self.shape[:-1])
+        step = max(1, each // 8, -(-rows // PARTS))
+        cycles = length / self.lanes * ELEMENT_CYCLES * 16 / self.lanes
+        return emit.index(split(1, rows, 1, step, Costs(cycles, 0, 0), 1)[1])
+
+    def rows(self, sizes: Sequence[ir.Value]) -> ir.Value:
+        """Return how many rows x has, given its sizes."""
+        found = emit.index(1)
+        for size in sizes[:-1]:
+            found = arith.muli(found, size)
+        return found
 
     def grid(self, sizes: Sequence[ir.Value]) -> list[ir.Value]:
         """Return the workgroups along x, y and z, given the sizes of x."""
-        rows = emit.index(1)
-        for size in sizes[:-1]:
-            rows = arith.muli(rows, size)
-        count = arith.ceildivui(rows, emit.index(self.rows_of_item))
+        count = arith.ceildivui(self.rows(sizes), self.rows_of_item(sizes))
         return [count, emit.index(1), emit.index(1)]
 
     def emit(self, interface: Interface) -> None:
@@ -110,10 +125,7 @@ class _Body:
         self.number = interface.workgroup(0)
 
     def emit(self) -> None:
-        rows = emit.index(1)
-        for size in self.sizes[:-1]:
-            rows = arith.muli(rows, size)
-        each = emit.index(self.kernel.rows_of_item)
+        rows, each = self.kernel.rows(self.sizes), self.kernel.rows_of_item(self.sizes)
         first = arith.muli(self.number, each)
         emit.each(first, arith.minui(arith.addi(first, each), rows), 1, self._row)
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import numpy as np
-from lowc.compiler.call_time import OPERATIONS, WEIGHT_BYTES, serial_microseconds
+from lowc.compiler.call_time import BYTES, OPERATIONS, serial_microseconds
 from lowc.passes.forms import Form
 from products.linear import compile_linear
 
 
 def test_the_larger_of_arithmetic_and_weights_counts() -> None:
-    few = {"dynamic": False, "exported": {"operations": {"addf.f32": 10}}, "weight_bits": 8e6}
-    many = {"dynamic": False, "exported": {"operations": {"mulf.f32": 10**9}}, "weight_bits": 8}
-    assert serial_microseconds(few) == 1e6 / WEIGHT_BYTES
-    assert serial_microseconds(many) == 1e9 / OPERATIONS
-    assert serial_microseconds({**few, "dynamic": True}) is None
+    def energy(*, operations=0, weights=0, stored=0, moved=0):
+        exported = {
+            "operations": {"mulf.f32": operations // 2, "addf.f32": operations - operations // 2},
+            "weight_bits": weights, "read_bits": moved, "written_bits": 0,
+        }  # fmt: skip
+        return {"dynamic": False, "exported": exported, "weight_bits": stored}
+
+    assert serial_microseconds(energy(operations=10**9)) == 1e9 / OPERATIONS
+    assert serial_microseconds(energy(weights=32 * 10**6, stored=8 * 10**6)) == 1e6 / BYTES
+    assert serial_microseconds(energy(moved=16 * 10**6)) == 2e6 / BYTES
+    assert serial_microseconds(energy(operations=10**9, stored=8)) == 1e9 / OPERATIONS
+    assert serial_microseconds({**energy(), "dynamic": True}) is None
 
 
 def test_an_artifact_says_it_unless_sizes_are_dynamic(tmp_path) -> None:

@@ -77,6 +77,10 @@ MISTAKES = {
     "ternary tables": (
         '[[rules]]\nmatch = "*"\nform = "ternary"\ntables = "i4"\n', "tables = 'i4' is unknown", "'i",
     ),
+    "a list of planes of activations": (
+        'average-planes = 1.5\n[[rules]]\nmatch = "*"\nform = "bipolar"\nplanes = [1, 2]\n',
+        "a list of planes is for weights", "planes = 1",
+    ),
     "planes of powers": (
         '[[rules]]\nmatch = "*"\nform = "shift"\nplanes = 2\n', "takes no 'planes'", "",
     ),

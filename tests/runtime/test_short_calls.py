@@ -54,7 +54,8 @@ def test_only_what_may_be_short_is_tried() -> None:
     assert devices_to_try(about(SURELY_LONG * 2)) == ("cpu",)
     assert devices_to_try(about(SURELY_SHORT / 2)) == ("cpu-sync",)
     assert devices_to_try(about(BETWEEN)) == ("cpu", "cpu-sync")
-    assert len(devices_to_try(about(BETWEEN, has_state=True))) == 1
+    # Trial calls would change its state.
+    assert devices_to_try(about(BETWEEN, has_state=True)) == ("cpu",)
 
 
 def test_the_faster_one_is_kept() -> None:
