@@ -19,6 +19,7 @@ import tomllib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError, nearest
 from ..passes.forms import MOST_PLANES, Rule
@@ -140,7 +141,7 @@ def parse_recipe(text: str, name: str, where: str) -> Recipe:
 def _choice(rule: dict[str, Any], where: str, line: int) -> tuple[int, ...]:
     """Return the numbers of planes that a rule allows, in rising order."""
     planes: list[object] = rule["planes"]
-    if rule.get("form") != "binary":
+    if rule.get("form") == "bipolar":  # other forms have none, which is said of the rule
         raise UserError(
             "a list of planes is for weights: for rules of form 'binary'",
             where=f"{where}:{line}", hint=f"planes = {planes[0] if planes else 1}",
