@@ -61,3 +61,30 @@ func.func @embedding(%table: tensor<100x8xf32>, %at: tensor<4xi64>, %x: tensor<4
   } -> tensor<4x8xf32>
   return %r : tensor<4x8xf32>
 }
+
+// -----
+// Of a size that is not known: IREE would not find it behind a barrier.
+
+// CHECK-LABEL: func.func @dynamic
+// CHECK-NOT: util.optimization_barrier
+func.func @dynamic(%mask: tensor<?xi1>, %at: tensor<1x?xi64>, %e: tensor<1x?xi1>, %x: tensor<4x?xf32>) -> tensor<4x?xf32> {
+  %found = linalg.generic {
+      indexing_maps = [affine_map<(b, k) -> (b, k)>, affine_map<(b, k) -> (b, k)>],
+      iterator_types = ["parallel", "parallel"]}
+      ins(%at : tensor<1x?xi64>) outs(%e : tensor<1x?xi1>) {
+  ^bb0(%i: i64, %out: i1):
+    %j = arith.index_cast %i : i64 to index
+    %v = tensor.extract %mask[%j] : tensor<?xi1>
+    linalg.yield %v : i1
+  } -> tensor<1x?xi1>
+  %r = linalg.generic {
+      indexing_maps = [affine_map<(q, k) -> (0, k)>, affine_map<(q, k) -> (q, k)>],
+      iterator_types = ["parallel", "parallel"]}
+      ins(%found : tensor<1x?xi1>) outs(%x : tensor<4x?xf32>) {
+  ^bb0(%keep: i1, %in: f32):
+    %z = arith.constant 0.0 : f32
+    %s = arith.select %keep, %in, %z : f32
+    linalg.yield %s : f32
+  } -> tensor<4x?xf32>
+  return %r : tensor<4x?xf32>
+}
