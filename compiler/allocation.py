@@ -8,7 +8,8 @@ An integer programme, with x[l, p] in {0, 1} telling whether layer l gets p plan
 
 The errors are measured: layers are coded with each number of planes, and what counts is the part of
 a layer's output (``tr((W - Q) H (W - Q)^T) / tr(W H W^T)``), or of its weight, that is lost.  Only
-parts can be added up: normalisation makes the size of most outputs mean nothing.  ShiftAddLLM
+parts can be added up: normalisation makes the size of most outputs mean nothing.  What they are
+weighted by is the caller's (``planes.py``).  ShiftAddLLM
 multiplies an importance score of the layer by a loss that depends on the number of planes alone;
 the score stands for the error that is measured here, and the product assumes that all layers gain
 alike from one more plane, which the fit of their codes belies.
