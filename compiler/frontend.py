@@ -23,9 +23,10 @@ from ..passes import annotations
 from ..runtime import tree as trees
 from ..runtime.manifest import ENTRY_POINT, Leaf, Manifest
 from . import globals as parameter_globals
-from . import subprocesses
+from . import recent_imports, subprocesses
 from .archive import Archive
 from .program import Program, Tensor, read_program
+from .recent_imports import Imported
 
 IMPORT_LIMITS = subprocesses.Limits(seconds=900, memory=16 << 30)
 
@@ -128,11 +129,10 @@ def _torch_save(model: Any) -> Any:
 
 def _read_pt2(path: Path) -> Model:
     program = read_program(Archive(path))
-    with tempfile.TemporaryDirectory(prefix="lowc-import-") as folder:
-        result = _import(program, Path(folder))
-        context = new_context()
-        with context, ir.Location.unknown():
-            module = ir.Module.parse((Path(folder) / "module.mlirbc").read_bytes())
+    imported = _import(program)
+    result = json.loads(imported.result)
+    with new_context(), ir.Location.unknown():
+        module = ir.Module.parse(imported.module)
     tied = parameter_globals.lift_parameters(module, result, program.tensors)
     interface = _interface(program, result, module)
     notes = [
@@ -144,16 +144,26 @@ def _read_pt2(path: Path) -> Model:
     return Model(module, interface, tied, path, notes)
 
 
-def _import(program: Program, folder: Path) -> dict[str, Any]:
-    """Run the importer as a child; return its result."""
-    (folder / "spec.json").write_text(json.dumps(import_spec(program)))
+def _import(program: Program) -> Imported:
+    """Run the importer as a child, unless this process did so for the same program."""
+    spec = import_spec(program)
+    key = recent_imports.key(spec, IMPORT_LIMITS)
+    if (found := recent_imports.look_up(key)) is not None:
+        return found
+    with tempfile.TemporaryDirectory(prefix="lowc-import-") as folder:
+        found = _run_importer(spec, Path(folder), str(program.archive.path))
+    recent_imports.remember(key, found)
+    return found
+
+
+def _run_importer(spec: dict[str, Any], folder: Path, where: str) -> Imported:
+    (folder / "spec.json").write_text(json.dumps(spec))
     importer = "lowc.compiler.importer"
     command: list[str | Path] = [
         sys.executable, "-m", importer, folder / "spec.json", folder
     ]  # fmt: skip
     environment = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "PYTHONSAFEPATH": "1"}
     child = subprocesses.run(command, IMPORT_LIMITS, environment=environment)
-    where = str(program.archive.path)
     if child.timed_out:
         raise UserError(
             f"importing took more than {IMPORT_LIMITS.seconds:.0f} s and was stopped", where=where
@@ -171,12 +181,12 @@ def _import(program: Program, folder: Path) -> dict[str, Any]:
             f"the importer {ended}", where=where, detail=_tail(child.stderr, 12),
             hint="the archive may be damaged; if it is not, report this with the archive",
         )  # fmt: skip
-    result = json.loads((folder / "result.json").read_text())
-    if "error" in result:
-        error = result["error"]
+    result = (folder / "result.json").read_text()
+    error = json.loads(result).get("error")
+    if error is not None:
         place = ", ".join(part for part in (where, error["where"]) if part)
         raise UserError(error["what"], where=place, hint=error["hint"])
-    return result
+    return Imported((folder / "module.mlirbc").read_bytes(), result)
 
 
 def import_spec(program: Program) -> dict[str, Any]:

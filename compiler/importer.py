@@ -148,23 +148,26 @@ def _place_of_json(node: dict[str, Any]) -> str:
     return _words(_module_path("".join(path[1:2])), _source_line(metadata.get("stack_trace")))
 
 
+def has_bytes(tensor: dict[str, Any]) -> bool:
+    """Whether the import may depend on a tensor's bytes: PyTorch may look at a scalar constant."""
+    return bool(tensor["kind"] == "constants" and tensor["nbytes"] <= SMALL_CONSTANT_BYTES)
+
+
 def _tensor(tensor: dict[str, Any], archive: str, *, with_bytes: bool) -> Any:
     """Return a tensor over the archive's bytes, which nobody reads, so that it costs no memory.
 
-    Small constants get their bytes, because PyTorch may look at a scalar while it decomposes;
-    with `with_bytes` every tensor does.
+    Small constants get their bytes; with `with_bytes` every tensor does.
     """
     import torch
 
     dtype = getattr(torch, tensor["dtype"])
     if not tensor["nbytes"]:
         return torch.empty_strided(tensor["sizes"], tensor["strides"], dtype=dtype)
-    is_small = tensor["kind"] == "constants" and tensor["nbytes"] <= SMALL_CONSTANT_BYTES
     mapped = memoryview(_mapped(archive))[tensor["offset"] : tensor["offset"] + tensor["nbytes"]]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the mapping cannot be written to: nothing does
         storage = torch.frombuffer(
-            bytearray(mapped) if with_bytes or is_small else mapped,
+            bytearray(mapped) if with_bytes or has_bytes(tensor) else mapped,
             dtype=dtype,
             count=tensor["nbytes"] // dtype.itemsize,
         )
