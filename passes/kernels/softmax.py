@@ -28,7 +28,7 @@ from .work_split import Costs, split
 UNROLLED = 4  # vectors at a time: a maximum and a sum take some cycles each
 ITEM_ELEMENTS = 8 << 10  # of a workgroup, about: some microseconds
 PARTS = 2048  # that rows are cut into at most, before they are put together again
-ELEMENT_CYCLES = 3.0  # of which the exponential takes most, per lane of 16
+VECTOR_CYCLES = 48.0  # of which the exponential takes most
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,16 @@ class Softmax:
         """Return the rows of a workgroup, given the sizes of x."""
         length = self.shape[-1]
         if length is None:
-            long = arith.divui(emit.index(ITEM_ELEMENTS), sizes[-1])
-            return arith.maxui(long, emit.index(1))
+            # Rows of nothing are counted as of one element: nobody divides by 0.
+            length_here = arith.maxui(sizes[-1], emit.index(1))
+            rows_here = arith.divui(emit.index(ITEM_ELEMENTS), length_here)
+            return arith.maxui(rows_here, emit.index(1))
         each = max(1, ITEM_ELEMENTS // max(1, length))
         if None in self.shape:
             return emit.index(each)
         rows = math.prod(size or 0 for size in self.shape[:-1])
         step = max(1, each // 8, -(-rows // PARTS))
-        cycles = length / self.lanes * ELEMENT_CYCLES * 16 / self.lanes
+        cycles = length / self.lanes * VECTOR_CYCLES
         return emit.index(split(1, rows, 1, step, Costs(cycles, 0, 0), 1)[1])
 
     def rows(self, sizes: Sequence[ir.Value]) -> ir.Value:
