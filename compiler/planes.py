@@ -23,7 +23,7 @@ from ..errors import UserError
 from ..passes import annotations, binary_weights
 from ..passes.assign_forms import AssignForms, form_of
 from ..passes.base import Refusal
-from ..passes.forms import Rule, first_match, rules_to_text
+from ..passes.forms import Form, Rule, first_match, rules_to_text
 from ..passes.name_matmuls import NameMatmuls
 from ..passes.runner import Runner
 from . import parameters
@@ -68,7 +68,8 @@ def allot(model: Model, recipe: Recipe, moments: Moments) -> Allotment:
     Raises
     ------
     UserError
-        The budget is too small for any choice; a weight holds NaN or infinity; SciPy is missing.
+        The budget is too small for any choice; rules differ about one weight; a weight holds NaN or
+        infinity; SciPy is missing.
     """
     budget = recipe.budget
     if budget is None:
@@ -124,6 +125,7 @@ class _Weight:
     source: str
     layout: str
     shape: tuple[int, int, int]
+    wanted: tuple[Form, tuple[int, ...]]  # what its rule says
 
 
 def _weights(model: Model, recipe: Recipe, budget: Budget) -> tuple[list[_Weight], list[str]]:
@@ -140,7 +142,8 @@ def _weights(model: Model, recipe: Recipe, budget: Budget) -> tuple[list[_Weight
         rule = first_match(recipe.rules, name)
         if id(rule) not in choices:
             continue
-        plans = _plans(model.module, op, choices[id(rule)])
+        wanted = (form_of(op), choices[id(rule)])
+        plans = _plans(model.module, op, wanted[1])
         if not plans:
             refused.append(name)
             continue
@@ -148,8 +151,14 @@ def _weights(model: Model, recipe: Recipe, budget: Budget) -> tuple[list[_Weight
         layout = json.dumps(rows.layout)
         weight = found.setdefault(
             (rows.source, layout),
-            _Weight(plans, [], rows.source, layout, (rows.batch, rows.n, rows.k)),
+            _Weight(plans, [], rows.source, layout, (rows.batch, rows.n, rows.k), wanted),
         )
+        if weight.wanted != wanted:
+            raise UserError(
+                f"'{weight.names[0]}' and '{name}' share a weight, and their rules differ",
+                where=f"recipe '{recipe.name}', parameter '{rows.source}'",
+                hint="one rule for both: its codes, and so its planes, are the same",
+            )
         if name not in weight.names:
             weight.names.append(name)
     return list(found.values()), refused

@@ -102,6 +102,26 @@ def test_uses_of_one_weight_have_the_same_planes():
     assert artifact.report["planes"]["of"] == {"layer": 3, "layer#1": 3}
 
 
+def test_two_rules_cannot_differ_about_one_weight():
+    class Tied(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = (torch.nn.Linear(64, 64, bias=False) for _ in range(2))
+            self.b.weight = self.a.weight
+
+        def forward(self, x):
+            return self.b(torch.relu(self.a(x)))
+
+    program = torch.export.export(Tied().eval(), (torch.ones(3, 64),))
+    rule = parse_recipe(BUDGET, "mine", "mine.toml").rules[0]
+    rules = (Rule("b", rule.form), Rule("*", rule.form))
+    same = Recipe("mine", rules, budget=Budget(2, ((0, (1, 2)), (1, (1, 2)))))
+    assert lowc.compile(program, same).report["planes"]["of"] == {"a": 2, "b": 2}
+    other = dataclasses.replace(same, budget=Budget(2, ((0, (4,)), (1, (1, 2)))))
+    with pytest.raises(lowc.UserError, match="'a' and 'b' share a weight, and their rules differ"):
+        lowc.compile(program, other)
+
+
 def test_other_rules_and_names_with_brackets(exported):
     rules = (Rule("small", Form()), Rule("*", recipe_of().rules[0].form))
     recipe = Recipe("mine", rules, budget=Budget(2.5, ((1, (2, 3)),)))
