@@ -30,20 +30,19 @@ def splat(lanes: int, element: ir.Type, value: int | float) -> ir.Value:
     """Return a vector constant; an integer is a bit pattern."""
     type_ = vector_type(lanes, element)
     if isinstance(element, ir.IntegerType):
-        width, number = element.width, int(value)
-        number = number - (1 << width) if number >> (width - 1) & 1 else number
-        scalar: Any = ir.IntegerAttr.get(element, number)
+        scalar: Any = ir.IntegerAttr.get(element, _signed(int(value), element.width))
     else:
         scalar = ir.FloatAttr.get(element, float(value))
     return arith.constant(type_, ir.DenseElementsAttr.get_splat(type_, scalar))
 
 
-def splat_scalar(element: ir.Type, value: int) -> ir.Value:
+def wrapped(element: ir.IntegerType, value: int) -> ir.Value:
     """Return an integer constant; `value` is taken modulo two to the width of `element`."""
-    width = element.width
-    number = value % (1 << width)
-    number = number - (1 << width) if number >> (width - 1) & 1 else number
-    return arith.constant(element, number)
+    return arith.constant(element, _signed(value % (1 << element.width), element.width))
+
+
+def _signed(pattern: int, width: int) -> int:
+    return pattern - (1 << width) if pattern >> (width - 1) & 1 else pattern
 
 
 def loop(

@@ -252,7 +252,7 @@ class Rounding:
         total = self._over(start, length, step, emit.splat(self.lanes, self.i32, 0))
         found = vector.reduction(self.i32, vector.CombiningKind.ADD, total)
         count = -(-length // self.lanes) * self.lanes
-        added = emit.splat_scalar(self.i32, count * ROUNDING_BITS)
+        added = emit.wrapped(self.i32, count * ROUNDING_BITS)
         place = self._of_group(g, self.kernel.first_sum)
         emit.store_scalar(arith.subi(added, found), self.target, place)
 
