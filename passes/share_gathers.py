@@ -36,20 +36,31 @@ class ShareGathers(Pass):
     def run(self, module: ir.Module, remark: Callable[..., None]) -> None:
         """Put a barrier behind every look-up of a known size that is broadcast."""
         for op in annotations.operations(module.operation):
-            if op.name != "linalg.generic" or not _looks_up(op):
-                continue
-            for result in op.results:
-                # IREE 3.13 finds no dynamic size behind a barrier.
-                if build.DYNAMIC in build.shape_of(result):
-                    continue
-                uses = [(use.owner, use.operand_number) for use in result.uses]
-                if not any(_broadcasts(owner, number) for owner, number in uses):
-                    continue
-                with ir.InsertionPoint.after(op), op.location:
-                    kept = build.barrier(result)
-                for owner, number in uses:
-                    owner.operands[number] = kept
+            for result in _broadcast_look_ups(op):
+                _put_barrier_behind(result)
                 remark(RemarkKind.NOTE, op, module_path(op.location) or op.name, "looked up once")
+
+
+def _broadcast_look_ups(op: Any) -> list[ir.Value]:
+    """Return the results of `op` that are looked up in a table, and then broadcast."""
+    if op.name != "linalg.generic" or not _looks_up(op):
+        return []
+    # IREE 3.13 finds no dynamic size behind a barrier.
+    known = [result for result in op.results if build.DYNAMIC not in build.shape_of(result)]
+    return [
+        result
+        for result in known
+        if any(_broadcasts(use.owner, use.operand_number) for use in result.uses)
+    ]
+
+
+def _put_barrier_behind(result: ir.Value) -> None:
+    op = result.owner
+    uses = [(use.owner, use.operand_number) for use in result.uses]
+    with ir.InsertionPoint.after(op), op.location:
+        kept = build.barrier(result)
+    for owner, number in uses:
+        owner.operands[number] = kept
 
 
 def _looks_up(op: Any) -> bool:
