@@ -59,7 +59,8 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     rows = IntegerRows(count, k, group, not product.per_row, dot)
     words = rows.chunks * dot.vectors
     rounds = tiles.rounds_rows(m, k)
-    tile = tiles.choose_integer(dot.isa, (batch, m, n, k), words, dot.strategy, rows.groups)
+    sizes = (batch, m, n, k)
+    tile = tiles.choose_integer(dot.isa, sizes, words, dot.strategy, rows.groups, dot.bits)
     chain = epilogues.match(op, matrices)
     epilogue = chain.epilogue if isinstance(chain, Chain) else None
     kernel = IntegerMatmul(batch, m, n, rows, product.symmetric, tile, epilogue, rounds)

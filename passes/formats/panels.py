@@ -8,11 +8,14 @@ first:
 1. *panels* of `columns` columns;
 2. *chunks* along K: 32 weights each, or 16 where the group is an odd multiple of 16, so that a
    chunk never holds weights of two groups;
-3. *planes* of bits: b is cut into widths 8, 4, 2 and 1 from the largest on (3 = 2 + 1,
-   7 = 4 + 2 + 1), and the first plane has the lowest bits.  Joining planes is a shift and an "or";
-4. vectors of `columns` 32-bit words.  Byte j of a column's word belongs to weight ``4 * quad + j``
-   of the chunk; in a plane of width w, a byte holds ``8 / w`` quads, so vector v has the quads
-   ``v * 8 / w + i`` at bit ``w * i``.
+3. vectors of `columns` 32-bit words.  Byte j of a column's word belongs to weight ``4 * quad + j``
+   of the chunk.  A byte holds as many *whole* codes as fit, the first in its lowest bits: with w of
+   them, vector v has those of the quads ``v * w + i`` at bit ``b * i``.  What is left at the top of
+   the bytes, 1 to 3 bits, holds the codes of the last quads in pieces (:func:`parts`).
+
+A whole code is taken out by one mask, where it stands; a shift brings it down to bit 0.  A code in
+pieces takes a shift, a mask and an "or" for each but the first piece: 3 bits in chunks of 32 are
+three vectors, with two whole quads each, and the last two quads in the 2 bits that are left.
 
 A chunk of 32 is b vectors.  Scales and zero points are ``[panels, G, columns]``, f32 and u8.
 Columns that fill up the last panel have scale 0.
@@ -20,6 +23,7 @@ Columns that fill up the last panel have scale 0.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,26 +35,43 @@ CHUNK = 32  # weights along K
 
 
 @dataclass(frozen=True)
-class Plane:
-    """Bits ``shift`` to ``shift + width`` of every code."""
+class Part:
+    """Bits of a quad's codes: `width` bits of each byte of a vector, from bit `bit` of the byte on.
 
+    They are the bits of the code from `shift` on.
+    """
+
+    vector: int
+    bit: int
     width: int
     shift: int
 
-    @property
-    def ways(self) -> int:
-        """Quads that share a byte."""
-        return 8 // self.width
 
+@functools.cache
+def parts(bits: int, quads: int) -> tuple[tuple[Part, ...], ...]:
+    """Return where the codes of 1…8 `bits` of each quad of a chunk are, their highest bits first.
 
-def planes(bits: int) -> tuple[Plane, ...]:
-    """Return the planes of codes of 1…8 `bits`, the one with the lowest bits first."""
-    found: list[Plane] = []
-    shift = 0
-    for width in (8, 4, 2, 1):
-        if bits & width:
-            found.append(Plane(width, shift))
-            shift += width
+    Quads in pieces have all that is left of the vectors 0, 1 … in turn as their highest bits.  The
+    bits below them are, from the highest on, the highest that are left of the vector that has most
+    of them left, the first of several.
+    """
+    whole, left = divmod(8, bits)
+    vectors = bits * quads // 8
+    found: list[tuple[Part, ...]] = [
+        (Part(quad // whole, bits * (quad % whole), bits, 0),)
+        for quad in range(min(quads, vectors * whole))
+    ]
+    others = quads - len(found)
+    free = [0] * others + [left] * (vectors - others)
+    for first in range(others):
+        pieces, missing = [Part(first, 8 - left, left, bits - left)], bits - left
+        while missing:
+            vector = free.index(max(free))
+            width = min(missing, free[vector])
+            missing -= width
+            pieces.append(Part(vector, 8 - left + free[vector] - width, width, missing))
+            free[vector] -= width
+        found.append(tuple(pieces))
     return tuple(found)
 
 
@@ -99,37 +120,32 @@ def pack_panels(
         As :func:`vectors_per_chunk`.
     """
     n, groups, group = codes.shape
-    vectors_per_chunk(bits, group)
-    chunk = chunk_of(group)
+    count, chunk = vectors_per_chunk(bits, group), chunk_of(group)
     panels, chunks, quads = -(-n // columns), groups * group // chunk, chunk // 4
     padded = np.full((panels * columns, groups * group), fill, np.uint8)
     padded[:n] = codes.reshape(n, -1)
-    by_quad = padded.reshape(panels, columns, chunks, quads, 4)
-    parts = []
-    for plane in planes(bits):
-        field = (by_quad >> np.uint8(plane.shift)) & np.uint8((1 << plane.width) - 1)
-        shared = field.reshape(panels, columns, chunks, quads // plane.ways, plane.ways, 4)
-        offsets = (np.arange(plane.ways, dtype=np.uint8) * np.uint8(plane.width))[:, None]
-        parts.append(np.bitwise_or.reduce(shared << offsets, axis=-2))
-    joined = np.concatenate(parts, axis=3).transpose(0, 2, 3, 1, 4)
-    return np.ascontiguousarray(joined).view("<u4")[..., 0]
+    by_quad = padded.reshape(panels, columns, chunks, quads, 4).transpose(0, 2, 3, 1, 4)
+    data = np.zeros((panels, chunks, count, columns, 4), np.uint8)
+    for quad, pieces in enumerate(parts(bits, quads)):
+        for part in pieces:
+            field = (by_quad[:, :, quad] >> np.uint8(part.shift)) & np.uint8((1 << part.width) - 1)
+            data[:, :, part.vector] |= field << np.uint8(part.bit)
+    return data.view("<u4")[..., 0]
 
 
 def unpack_panels(words: NDArray[np.uint32], bits: int, n: int, group: int) -> NDArray[np.uint8]:
     """Undo :func:`pack_panels`: codes ``[n, G, group]``."""
     panels, chunks, _, columns = words.shape
     quads = chunk_of(group) // 4
-    data = np.ascontiguousarray(words)[..., None].view(np.uint8).transpose(0, 3, 1, 2, 4)
-    codes = np.zeros((panels, columns, chunks, quads, 4), np.uint8)
-    start = 0
-    for plane in planes(bits):
-        count = quads // plane.ways
-        shared = data[..., start : start + count, None, :]
-        offsets = (np.arange(plane.ways, dtype=np.uint8) * np.uint8(plane.width))[:, None]
-        field = (shared >> offsets) & np.uint8((1 << plane.width) - 1)
-        codes |= field.reshape(codes.shape) << np.uint8(plane.shift)
-        start += count
-    return codes.reshape(panels * columns, -1, group)[:n]
+    data = np.ascontiguousarray(words)[..., None].view(np.uint8)
+    codes = np.zeros((panels, chunks, quads, columns, 4), np.uint8)
+    for quad, pieces in enumerate(parts(bits, quads)):
+        for part in pieces:
+            field = (data[:, :, part.vector] >> np.uint8(part.bit)) & np.uint8(
+                (1 << part.width) - 1
+            )
+            codes[:, :, quad] |= field << np.uint8(part.shift)
+    return codes.transpose(0, 3, 1, 2, 4).reshape(panels * columns, -1, group)[:n]
 
 
 def pack_group_values(

@@ -17,6 +17,14 @@ lanes     4 x (multiply, add)                        4 x i32               up to
 ========= ========================================== ===================== ======================
 
 All are exact: no sum of pairs saturates, which ``vpmaddubsw`` does beyond 16 bits.
+
+``vpdpbusd`` has room for codes that are not shifted down: a code that stands at bit p of its byte
+counts 2^p times.  So few rows, of which taking codes apart is most of the work, have a sum for each
+p, and shift that once for a group (:meth:`IntegerDot.levels`).
+
+On Zen 4 two vector instructions start in a cycle.  Shifts are beside ``vpdpbusd``; what else could
+take a field out of bytes (``vpmultishiftqb``, ``vgf2p8affineqb``) starts on the ports of
+``vpdpbusd``, and multiplications for the scales do so too.
 """
 
 from __future__ import annotations
@@ -28,7 +36,7 @@ from iree.compiler import ir
 from iree.compiler.dialects import arith, vector
 
 from ..formats import panels
-from ..formats.activations import LARGEST
+from ..formats.activations import LARGEST, longest_group
 from . import emit
 from .tiles import Isa
 
@@ -73,15 +81,32 @@ class IntegerDot:
         """How many sums of two products fit one i16, one after another."""
         return (2**15 - 1) // (2 * (2**self.bits - 1) * LARGEST)
 
-    def quad(self, words: Words, number: int) -> list[ir.Value]:
-        """Take the codes of quad `number` from the words of its chunk."""
-        if self.strategy == "lanes":
-            return [self._field(words, number, 8 * j, 1) for j in range(4)]
-        if self.strategy == "shorts":
-            word, mask = words(number), self._splat(0x00FF00FF)
-            low = arith.andi(word, mask)
-            return [low, arith.andi(arith.shrui(word, self._splat(8)), mask)]
-        return [self._field(words, number, 0, 4)]
+    @property
+    def parts(self) -> tuple[tuple[panels.Part, ...], ...]:
+        """Where the codes of each quad are (:func:`..formats.panels.parts`)."""
+        return panels.parts(self.bits, self.quads)
+
+    def levels(self, places: int, rows: int, group: int) -> tuple[int, ...]:
+        """Return at which bits of a byte the codes that are multiplied begin, 0 first.
+
+        Only 0, unless more sums fit the registers of `places` of a register tile with so many
+        `rows`, cannot overflow in a `group`, and save shifts.
+        """
+        levels = tuple(sorted({_place(pieces) for pieces in self.parts}))
+        fit = len(levels) * places <= self.isa.registers // 2
+        if self.strategy != "vnni" or not fit or group > longest_group(255):
+            return (0,)
+        saved = sum(
+            (part.bit != part.shift) - (part.bit - part.shift != _place(pieces))
+            for pieces in self.parts
+            for part in pieces
+        )
+        # A further sum takes a shift and an addition in the end.
+        return levels if saved * (group // self.chunk) > 2 * rows * (len(levels) - 1) else (0,)
+
+    def level(self, number: int) -> int:
+        """Return the bit of a byte at which the codes of quad `number` begin."""
+        return _place(self.parts[number])
 
     def of_sums(self, zeros: ir.Value, sums: ir.Value, group: int) -> ir.Value:
         """Multiply zero points by the sums of `group` activations, in i32 lanes."""
@@ -98,21 +123,66 @@ class IntegerDot:
             found.append(emit.broadcast_scalar(self.isa.lanes, source, place))
         return found
 
-    def _field(self, words: Words, number: int, down: int, count: int) -> ir.Value:
-        """Return the code that begins at bit `down` of each lane, in `count` bytes of a lane."""
-        code: ir.Value | None = None
-        first = 0
-        for plane in panels.planes(self.bits):
-            word = words(first + number // plane.ways)
-            first += self.quads // plane.ways
-            offset = plane.width * (number % plane.ways)
-            part = self._shifted(word, offset + down - plane.shift)
-            if plane.width < 8 or count < 4:
-                mask = ((1 << plane.width) - 1) << plane.shift
-                part = arith.andi(part, self._splat(mask * 0x01010101 if count == 4 else mask))
-            code = part if code is None else arith.ori(code, part)
-        assert code is not None  # noqa: S101  (for mypy: every width has a plane)
-        return code
+
+def _place(pieces: Sequence[panels.Part]) -> int:
+    """Return the bit of a byte at which a code stands whose highest bits are where they are."""
+    return pieces[0].bit - pieces[0].shift
+
+
+class Codes:
+    """The codes of one chunk and vector of columns, in quads that are asked for in order.
+
+    Pieces of a quad are put together as the vectors go by, so that no register holds a vector until
+    the last quad.  `stay` says whether codes stay at the bit where they stand.
+    """
+
+    def __init__(self, dot: IntegerDot, words: Words, *, stay: bool) -> None:
+        self.dot, self.words, self.stay = dot, words, stay
+        self._joined: dict[tuple[int, int], ir.Value] = {}
+
+    def quad(self, number: int) -> list[ir.Value]:
+        """Take the codes of quad `number` from the words of its chunk."""
+        dot = self.dot
+        if dot.strategy == "shorts":
+            word, mask = self.words(number), self._splat(0x00FF00FF)
+            low = arith.andi(word, mask)
+            return [low, arith.andi(arith.shrui(word, self._splat(8)), mask)]
+        downs = [8 * j for j in range(4)] if dot.strategy == "lanes" else [0]
+        pieces = dot.parts[number]
+        if len(pieces) > 1:
+            return [self._joined[number, down] for down in downs]
+        found = [self._piece(number, pieces[0], down) for down in downs]
+        is_last = number + 1 == dot.quads or dot.parts[number + 1][0].vector != pieces[0].vector
+        if is_last or len(dot.parts[number + 1]) > 1:
+            self._join(pieces[0].vector, downs)
+        return found
+
+    def _join(self, vector_number: int, downs: Sequence[int]) -> None:
+        """Add the pieces in a vector to the quads that they are of."""
+        for number, pieces in enumerate(self.dot.parts):
+            for part in pieces if len(pieces) > 1 else ():
+                if part.vector != vector_number:
+                    continue
+                for down in downs:
+                    piece, before = (
+                        self._piece(number, part, down),
+                        self._joined.get((number, down)),
+                    )
+                    joined = piece if before is None else arith.ori(before, piece)
+                    self._joined[number, down] = joined
+
+    def _piece(self, number: int, part: panels.Part, down: int) -> ir.Value:
+        """Return a part of the code that begins at bit `down` of each lane.
+
+        In "lanes" it is all that is left of a lane, else all four bytes have their codes.
+        """
+        place = part.shift + (self.dot.level(number) if self.stay else 0)
+        piece = self._shifted(self.words(part.vector), part.bit + down - place)
+        is_alone = self.dot.strategy == "lanes"
+        if part.width == 8 and not is_alone:
+            return piece
+        mask = ((1 << part.width) - 1) << place
+        return arith.andi(piece, self._splat(mask if is_alone else mask * 0x01010101))
 
     def _shifted(self, word: ir.Value, down: int) -> ir.Value:
         if down > 0:
@@ -120,14 +190,19 @@ class IntegerDot:
         return arith.shli(word, self._splat(-down)) if down else word
 
     def _splat(self, value: int) -> ir.Value:
-        return emit.splat(self.isa.lanes, emit.integer(32), value)
+        return emit.splat(self.dot.isa.lanes, emit.integer(32), value)
 
 
 class Accumulator:
-    """The running sums of one chunk for every place of a register tile, in i32 lanes."""
+    """The running sums of one chunk for every place of a register tile, in i32 lanes.
 
-    def __init__(self, dot: IntegerDot, sums: Sequence[ir.Value]) -> None:
-        self.dot, self.sums = dot, list(sums)
+    With several `levels` there is a sum for each: those of a place follow one another.
+    """
+
+    def __init__(
+        self, dot: IntegerDot, sums: Sequence[ir.Value], levels: Sequence[int] = (0,)
+    ) -> None:
+        self.dot, self.sums, self.levels = dot, list(sums), levels
         self._pairs: list[ir.Value | None] = [None] * len(self.sums)
         self._held = [0] * len(self.sums)
 
@@ -148,6 +223,16 @@ class Accumulator:
             for code, activation in zip(codes, quad, strict=True):
                 product = arith.muli(code, activation)
                 self.sums[place] = arith.addi(self.sums[place], product)
+
+    def codes(self, words: Words) -> Codes:
+        """Return the codes of a chunk and vector of columns, as these sums take them."""
+        return Codes(self.dot, words, stay=len(self.levels) > 1)
+
+    def place(self, number: int, which: int) -> int:
+        """Return which sum takes the products of quad `number`, for place `which` of the tile."""
+        if len(self.levels) == 1:
+            return which
+        return which * len(self.levels) + self.levels.index(self.dot.level(number))
 
     def finish(self) -> list[ir.Value]:
         """Return the sums, nothing held back."""

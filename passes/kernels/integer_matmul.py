@@ -86,7 +86,8 @@ class IntegerMatmul(RecordMatmul):
     def together(self, rows: int) -> int:
         """Return how many panels are read side by side for a block of `rows`."""
         dot, tile = self.dot, self.tile
-        most = panels_together(dot.isa, dot.strategy, rows, tile.vectors, self.rows.groups)
+        groups = self.rows.groups
+        most = panels_together(dot.isa, dot.strategy, rows, tile.vectors, groups, dot.bits)
         return min(most, tile.panels)
 
     @property
@@ -161,20 +162,31 @@ class _Body(RecordBody):
         return arith.mulf(total, self._activation_scale(r, emit.index(0)))
 
     def _group(self, g: ir.Value) -> None:
-        chunks = self.rows.group // self.kernel.dot.chunk
+        dot, group = self.kernel.dot, self.rows.group
+        chunks = group // dot.chunk
         first = arith.muli(g, emit.index(chunks))
+        levels = dot.levels(len(self.places), len(self.at), group)
 
         def step(i: ir.Value, *carried: ir.Value) -> Sequence[ir.Value]:
-            sums = Accumulator(self.kernel.dot, carried)
+            sums = Accumulator(dot, carried, levels)
             self._chunk(arith.addi(first, i), sums)
             return sums.finish()
 
-        starting = self._of_zeros(g)
+        others = [emit.splat(self.lanes, self.i32, 0)] * (len(levels) - 1)
+        starting = [sum_ for zero in self._of_zeros(g) for sum_ in (zero, *others)]
         if chunks == 1:
             sums = list(step(emit.index(0), *starting))
         else:
             sums = emit.loop(emit.index(0), emit.index(chunks), emit.index(1), step, starting)
-        self._scale(g, sums)
+        self._scale(g, [self._joined(sums, levels, i) for i in range(len(self.places))])
+
+    def _joined(self, sums: Sequence[ir.Value], levels: Sequence[int], place: int) -> ir.Value:
+        """Return the sum of a place: that of the codes at bit p is 2^p times too large."""
+        total, *others = sums[place * len(levels) : (place + 1) * len(levels)]
+        for level, found in zip(levels[1:], others, strict=True):
+            down = emit.splat(self.lanes, self.i32, level)
+            total = arith.addi(total, arith.shrsi(found, down))
+        return total
 
     def _chunk(self, chunk: ir.Value, sums: Accumulator) -> None:
         """Add the products of a chunk, a quad at a time."""
@@ -182,17 +194,19 @@ class _Body(RecordBody):
         first = arith.muli(chunk, emit.index(dot.vectors))
         # Read when it is needed: all words of a chunk at once would push sums out of registers.
         words = [
-            functools.cache(lambda i, v=v: self._word(arith.addi(first, emit.index(i)), v))
+            sums.codes(
+                functools.cache(lambda i, v=v: self._word(arith.addi(first, emit.index(i)), v))
+            )
             for v in range(self.vectors)
         ]
         base = arith.muli(chunk, emit.index(dot.quads * dot.stride))
         for quad in range(dot.quads):
-            codes = [dot.quad(own, quad) for own in words]
+            codes = [own.quad(quad) for own in words]
             at = arith.addi(base, emit.index(quad * dot.stride))
             for r, record in enumerate(self.records):
                 activation = dot.activation(self.a, [record, at])
                 for v, code in enumerate(codes):
-                    sums.add(r * self.vectors + v, code, activation)
+                    sums.add(sums.place(quad, r * self.vectors + v), code, activation)
 
     def _word(self, number: ir.Value, v: int) -> ir.Value:
         panel, vector_number = self.panel(v)

@@ -74,14 +74,11 @@ class PackedCodes:
     def fields(self, k: int) -> list[Field]:
         """Return where the bits of the `k`-th weight of a chunk are, the lowest first."""
         quad, byte = divmod(k, 4)
-        found, start = [], 0
-        for plane in panels.planes(self.bits):
-            word, way = divmod(quad, plane.ways)
-            found.append(
-                Field(start + word, 8 * byte + plane.width * way, plane.width, plane.shift)
-            )
-            start += self.chunk // 4 // plane.ways
-        return found
+        pieces = panels.parts(self.bits, self.chunk // 4)[quad]
+        return [
+            Field(part.vector, 8 * byte + part.bit, part.width, part.shift)
+            for part in reversed(pieces)
+        ]
 
     def position(self, k: int) -> int:
         """Return the mantissa bit at which the `k`-th code stands when it is made a float."""

@@ -24,7 +24,7 @@ def kernel(
     known = None if dynamic else m
     rounds = tiles.rounds_rows(known, k)
     tile = tile or tiles.choose_integer(
-        dot.isa, (batch, known, n, k), words, dot.strategy, rows.groups
+        dot.isa, (batch, known, n, k), words, dot.strategy, rows.groups, bits
     )
     return IntegerMatmul(batch, known, n, rows, symmetric, tile, rounds=rounds)
 

@@ -9,15 +9,32 @@ from lowc.passes.formats import panels, small_floats
 from lowc.passes.formats.integer import GroupedInteger, quantize
 from lowc.passes.formats.small_floats import SMALL_FLOATS
 
-WIDTHS = {
-    2: [2], 3: [2, 1], 4: [4], 5: [4, 1], 6: [4, 2], 7: [4, 2, 1], 8: [8],
-}  # fmt: skip
+# Where the quads of a chunk of 32 are that are no whole codes: vector and bit of each bit of a
+# code, the highest first.
+IN_PIECES = {
+    3: {6: [(0, 7), (0, 6), (2, 7)], 7: [(1, 7), (1, 6), (2, 6)]},
+    5: {
+        5: [(0, 7), (0, 6), (0, 5), (3, 7), (3, 6)],
+        6: [(1, 7), (1, 6), (1, 5), (4, 7), (4, 6)],
+        7: [(2, 7), (2, 6), (2, 5), (3, 5), (4, 5)],
+    },
+    6: {
+        6: [(0, 7), (0, 6), (2, 7), (2, 6), (3, 7), (3, 6)],
+        7: [(1, 7), (1, 6), (4, 7), (4, 6), (5, 7), (5, 6)],
+    },
+    7: {7: [(vector, 7) for vector in range(7)]},
+}
+# Of a chunk of 16.
+IN_PIECES_OF_16 = {6: {3: [(0, 7), (0, 6), (1, 7), (1, 6), (2, 7), (2, 6)]}}
 
 
-def place(bit, quad, width, first_vector):
-    """Where bit `bit` of a plane of `width` is, for quad `quad`: vector and bit of the byte."""
-    ways = 8 // width
-    return first_vector + quad // ways, width * (quad % ways) + bit
+def places(bits, chunk, quad):
+    """Where each bit of a quad's codes is, the highest first: vector and bit of the byte."""
+    in_pieces = IN_PIECES_OF_16 if chunk == 16 else IN_PIECES
+    if quad in in_pieces.get(bits, {}):
+        return in_pieces[bits][quad]
+    vector, number = divmod(quad, 8 // bits)
+    return [(vector, bits * number + bit) for bit in reversed(range(bits))]
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
@@ -36,14 +53,10 @@ def test_each_bit_lies_where_it_is_said_to(bits, group):
     data = words[..., None].view(np.uint8)
     flat = np.vstack([codes.reshape(n, -1), np.ones((1, groups * group), np.uint8)])
     for column, k in np.ndindex(flat.shape):
-        quad, byte = k % chunk // 4, k % 4
-        found, shift, vector = 0, 0, 0
-        for width in WIDTHS[bits]:
-            for bit in range(width):
-                row, at = place(bit, quad, width, vector)
-                value = data[column // columns, k // chunk, row, column % columns, byte]
-                found |= (int(value) >> at & 1) << (shift + bit)
-            shift, vector = shift + width, vector + width * chunk // 32
+        found = 0
+        for vector, bit in places(bits, chunk, k % chunk // 4):
+            value = data[column // columns, k // chunk, vector, column % columns, k % 4]
+            found = found << 1 | (int(value) >> bit & 1)
         assert found == flat[column, k], (column, k)
 
 

@@ -27,6 +27,10 @@ CASES = [
     ((70, 40, 256), 7, 128, True, False, False),
     ((3, 1, 1), 4, 16, True, True, False),
     ((3, 40, 700), 8, 320, True, False, True),  # sums of a group do not fit 16 bits
+    # A sum for each bit at which codes stand, with VNNI: one row, several chunks in a group.
+    *(((1, 70, 256), bits, 128, True, bits % 2 == 0, False) for bits in (2, 3, 5, 6, 7)),
+    ((2, 40, 384), 2, 192, True, False, False),
+    ((1, 40, 96), 4, 48, True, True, False),  # chunks of 16
 ]
 STRANGE = np.array([0, -0.0, 1e-45, 2.0**-121, 1e30, -1e30, np.inf, -np.inf, np.nan], np.float32)
 
@@ -160,6 +164,28 @@ def test_the_portable_kernels_compile_for_arm(tmp_path):
 def test_no_two_kernels_share_a_name():
     made = [one for unit in units.CHIPS for one in kernels(unit)]
     assert len({one.name for one in made}) == len(made)
+
+
+def test_codes_stay_where_they_are_while_it_saves_shifts():
+    def levels(bits, group, rows=1, unit="avx512vnni"):
+        one = kernel(unit, (rows, 4096, 4096), bits, group)
+        return one.dot.levels(4 * rows, rows, group)
+
+    found = {bits: levels(bits, 128) for bits in range(2, 9)}
+    wanted = {2: (0, 2, 4, 6), 3: (0, 3, 5), 4: (0, 4), 5: (0, 3), 6: (0, 2), 7: (0, 1), 8: (0,)}
+    assert found == wanted
+    assert levels(4, 32) == (0, 4)
+    assert levels(4, 32, rows=2) == (0,)  # more instructions in the end than shifts
+    assert levels(2, 128, rows=4) == (0,)  # more sums than registers
+    assert levels(4, 128, unit="avx512") == (0,)  # 16 bits hold no such products
+
+
+def test_codes_are_shifted_where_a_sum_could_overflow():
+    """Of a code times 2^p: the sum itself may wrap on its way, since its end fits; a shift's may not."""
+    dot = kernel("avx512vnni", (1, 64, 64), 4, 32).dot
+    longest = (2**31 - 1) // (255 * 127) // 32 * 32
+    assert dot.levels(4, 1, longest) == (0, 4)
+    assert dot.levels(4, 1, longest + 32) == (0,)
 
 
 @pytest.mark.parametrize("bits", range(2, 8))
