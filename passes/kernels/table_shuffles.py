@@ -123,12 +123,12 @@ class Shuffles(TableBody):
         """Return the sums of a register of bytes in 32 bits, times `factor`, in column order."""
         even = arith.subi(every, arith.shli(odd, self._splat16(8)))
         return [
-            self._half(part, factor << 16 if upper else factor)
+            self._chosen(part, factor << 16 if upper else factor)
             for upper in (False, True)
             for part in (even, odd)
         ]
 
-    def _half(self, shorts: ir.Value, factors: int) -> ir.Value:
+    def _chosen(self, shorts: ir.Value, factors: int) -> ir.Value:
         """Return the short of each 32-bit lane that has a factor other than 0, times that."""
         return multiply_shorts(self.lanes, shorts, emit.splat(self.lanes, self.i32, factors))
 
