@@ -24,7 +24,7 @@ _MESSAGE_LENGTH = 400
 # What it gets was verified; the command that replays a failure leaves the verifier on.
 _UNVERIFIED = "--verify=false"
 # As lowc-outline-kernels names them.
-Unit = Literal["portable", "avx2", "avx2vnni", "avx512", "avx512vnni", "spirv", "ptx"]
+Unit = Literal["portable", "avx2", "avx2vnni", "avx512", "avx512vnni", "avx512vbmi", "spirv", "ptx"]
 _PROBE = """
 func.func @probe(%x: tensor<64xf32>) -> tensor<64xf32> {
   %y = arith.addf %x, %x : tensor<64xf32>
@@ -118,7 +118,9 @@ def vector_unit(target: Target) -> Unit:
     features = set(re.findall(r"\+([\w.-]+)", text))
     # Wide vectors of floats may come without those of integers: Sandy Bridge, Knights Landing.
     if found[1] == "64" and {"avx512bw", "avx512dq", "avx512vl"} <= features:
-        return "avx512vnni" if "avx512vnni" in features else "avx512"
+        if "avx512vnni" not in features:
+            return "avx512"
+        return "avx512vbmi" if "avx512vbmi" in features else "avx512vnni"
     if {"avx2", "fma"} <= features:
         return "avx2vnni" if "avxvnni" in features else "avx2"
     return "portable"

@@ -24,11 +24,13 @@ from ..passes.formats import (
     key_panels,
     panels,
     powers,
+    sign_panels,
     small_floats,
     stored,
     tables,
     ternary,
 )
+from ..passes.formats.binary_codes import Coded
 from . import feedback
 from .feedback import Feedback
 
@@ -240,7 +242,10 @@ def _bit_planes(
 def _binary_panels(
     tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
 ) -> Iterator[Part]:
-    """Binary codes of ``[batch, N, K]`` in the panels of ``formats/key_panels.py``.
+    """Binary codes of ``[batch, N, K]`` in panels: signs, and scales.
+
+    Scales that all columns of a panel share are f32 ``[panels, G, planes]``; ternary codes have
+    none, but the one for all of them, which is not here.
 
     As many columns are in memory at a time as are whole panels and share whole scales; with error
     feedback more, as its steps are short.
@@ -251,10 +256,49 @@ def _binary_panels(
         at_once *= max(1, BLOCK_ELEMENTS // (at_once * tensor.shape[2]))
     step = at_once // fmt.outputs
     for coded in _coded(tensor, derivation, inputs, step):
-        keys = key_panels.pack_keys(tables.keys(coded), columns, derivation["quads"])
-        yield "keys", keys.reshape(-1)
+        yield _sign_panels(coded, derivation)
+        if derivation["coding"] == "ternary":
+            continue
         scales = np.repeat(powers.values(coded.terms), fmt.outputs, axis=0)[: len(coded.signs)]
-        yield "scales", key_panels.pack_scales(scales, columns).reshape(-1).view(np.uint8)
+        if "shared" in dict(derivation.settings):
+            packed: NDArray[Any] = scales[::columns].astype(np.float32)
+        else:
+            packed = key_panels.pack_scales(scales, columns)
+        yield "scales", packed.reshape(-1).view(np.uint8)
+
+
+def _bit_plane_panels(
+    tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
+) -> Iterator[Part]:
+    """Integers of ``[batch, N, K]`` in panels: signs of planes, halves of scales, zero points.
+
+    One panel of columns is in memory at a time; with error feedback more, as its steps are short.
+    """
+    columns = derivation["columns"]
+    fmt = integer.GroupedInteger(derivation["bits"], derivation["group"], derivation["symmetric"])
+    for matrix in tensor:
+        step = columns
+        if inputs is not None:
+            step *= max(1, BLOCK_ELEMENTS // (columns * matrix.shape[1]))
+        for start in range(0, matrix.shape[0], step):
+            rows = np.ascontiguousarray(matrix[start : start + step], np.float32)
+            quantized = _round_to_integers(rows, fmt, inputs)
+            no_terms = np.zeros((len(rows), 0, fmt.bits, 1), np.uint8)
+            yield _sign_panels(Coded(bit_planes.signs(quantized, fmt), no_terms), derivation)
+            scales = panels.pack_group_values(bit_planes.halves(quantized), columns, np.float32)
+            yield "scales", scales.reshape(-1).view(np.uint8)
+            if quantized.zeros is not None:
+                zeros = panels.pack_group_values(quantized.zeros, columns, np.uint8)
+                yield "zeros", zeros.reshape(-1).view(np.uint8)
+
+
+def _sign_panels(coded: Coded, derivation: Derivation) -> Part:
+    """Return the signs of some columns, as the kernel reads them that has these panels."""
+    columns, settings = derivation["columns"], dict(derivation.settings)
+    if "words" in settings:
+        words = sign_panels.pack_words(coded.signs, columns, settings["words"])
+        return "words", words.reshape(-1).view(np.uint8)
+    return "keys", key_panels.pack_keys(tables.keys(coded), columns, settings["quads"]).reshape(-1)
 
 
 def _binary_format(tensor: NDArray[Any], derivation: Derivation) -> binary_codes.BinaryCodes:
@@ -309,6 +353,7 @@ METHODS: dict[str, Callable[[NDArray[Any], Derivation, Feedback | None], Iterato
     "bit-planes": _bit_planes,
     "shift": _shift,
     "binary-panels": _binary_panels,
+    "bit-plane-panels": _bit_plane_panels,
 }
 
 

@@ -103,7 +103,9 @@ def load_weight(
     }
     symbol = ir.FlatSymbolRefAttr(defining(given).attributes["global"]).value
     holder = parameters.find_global(module, symbol)
-    filled = f".q{derivation['quads']}" if "quads" in derivation else ""
+    filled = "".join(
+        f".{key[0]}{derivation[key]}" for key in ("quads", "words") if key in derivation
+    )
     stem = f"{symbol.rpartition('.')[0]}{filled}.p{derivation['columns']}"
     found = []
     for part, dims, element in parts:

@@ -1,4 +1,4 @@
-"""Products with integer weights by look-up, built as linalg.
+"""Products with integer weights by look-up: built as linalg, and recognised again.
 
 The numbers are those of ``formats/bit_planes.py``.  Tables t, exponents e and looked up sums P are
 those of ``table_products.py``; with them, a product goes on::
@@ -16,9 +16,12 @@ from typing import Any
 from iree.compiler import ir
 from iree.compiler.dialects import arith, linalg, tensor
 
-from . import binary_weights, build, signed_sums, table_products
+from . import annotations, binary_weights, build, signed_sums, table_products
+from .base import Refusal
 from .binary_weights import Cut, Plan
+from .contraction import defining
 from .formats.tables import ENTRIES, QUAD
+from .table_products import TableProduct
 
 KIND = "integer-tables"  # in the facts of ``lowc.product``
 
@@ -38,6 +41,18 @@ def rewrite(module: ir.Module, plan: Plan, *, entry_width: int = 8) -> Any:
         made = _by_scales(module, cut, signed_sums.of_groups(cut, spans))
     facts = json.dumps({**plan.facts(KIND), "symmetric": plan.form.symmetric})
     return signed_sums.put(plan.found, made, made.results[0], facts, plan.bits_per_weight)
+
+
+def match(op: Any) -> TableProduct | Refusal:
+    """Describe what :func:`rewrite` built, by its last operation.  Changes nothing."""
+    text = annotations.text(op, annotations.PRODUCT)
+    facts = json.loads(text) if text else {}
+    if facts.pop("kind", None) != KIND:
+        return Refusal("it is no product by look-up")
+    scaled = table_products.scaled_sums(op, facts)
+    joined = defining(table_products.unshaped(scaled.operands[0]))
+    looked_up = defining(table_products.unshaped(joined.operands[0]))
+    return table_products.describe(op, facts, scaled, looked_up)
 
 
 def _ones(cut: Cut, entries: ir.Value) -> ir.Value:

@@ -69,7 +69,7 @@ class OutlineKernels(Pass):
     """
 
     unit: Literal[
-        "none", "portable", "avx2", "avx2vnni", "avx512", "avx512vnni", "spirv", "ptx"
+        "none", "portable", "avx2", "avx2vnni", "avx512", "avx512vnni", "avx512vbmi", "spirv", "ptx"
     ] = "none"
     name: ClassVar[str] = "lowc-outline-kernels"
 

@@ -48,7 +48,7 @@ class OutlineSoftmax(Pass):
     """
 
     unit: Literal[
-        "none", "portable", "avx2", "avx2vnni", "avx512", "avx512vnni", "spirv", "ptx"
+        "none", "portable", "avx2", "avx2vnni", "avx512", "avx512vnni", "avx512vbmi", "spirv", "ptx"
     ] = "none"
     name: ClassVar[str] = "lowc-outline-softmax"
 

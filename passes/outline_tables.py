@@ -1,7 +1,8 @@
-"""Products of binary-coded weights by look-up as kernels, for ``lowc-outline-kernels``.
+"""Products of planes of signs by look-up as kernels, for ``lowc-outline-kernels``.
 
-What it takes is what ``lowc-lower-lut`` makes.  It becomes two dispatches, one that makes the
-tables of the activation and one that looks up and adds.
+What it takes is what ``lowc-lower-lut`` makes: products of binary codes, ternary weights and
+integers.  It becomes two dispatches, one that makes the tables of the activation and one that looks
+up and adds.
 """
 
 import json
@@ -10,18 +11,26 @@ from typing import Any
 
 from iree.compiler import ir
 
-from . import add_operands, annotations, dispatch_records, epilogues, table_products
+from . import (
+    add_operands,
+    annotations,
+    dispatch_records,
+    epilogues,
+    integer_tables,
+    table_products,
+)
 from .base import Refusal
 from .contraction import dims_of
 from .epilogues import Chain
 from .formats.tables import TableFormat
 from .kernels import tiles
-from .kernels.table_matmul import TableMatmul, refusal
+from .kernels.table_matmul import Scaling, TableMatmul, looks_up_four, refusal
 from .kernels.table_rows import TableRows
 from .table_products import TableProduct
 
 # Of the derivation of a weight: all that its codes depend on.
-_CODING = ("planes", "group", "outputs", "terms", "coding", "rounds")
+_CODING = ("planes", "group", "outputs", "terms", "coding", "rounds", "bits", "symmetric")
+_KINDS = {table_products.KIND: table_products, integer_tables.KIND: integer_tables}
 
 
 @dataclass(frozen=True)
@@ -35,15 +44,14 @@ class Plan:
 
 def takes(op: Any) -> bool:
     """Whether `op` is the last operation of a product by look-up."""
-    text = annotations.text(op, annotations.PRODUCT)
-    return bool(text) and json.loads(text).get("kind") == table_products.KIND
+    return _kind(op) in _KINDS
 
 
 def match(op: Any, unit: str) -> Plan | Refusal:
     """Describe the kernels for `op`, or say why there are none.  Changes nothing."""
     if unit not in tiles.ISAS or unit == "portable":
         return Refusal("kernels of look-ups are for CPUs with AVX2")
-    product = table_products.match(op)
+    product: TableProduct | Refusal = _KINDS[_kind(op)].match(op)
     if isinstance(product, Refusal):
         return product
     matrices = product.matrices
@@ -60,12 +68,19 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     if why:
         return Refusal(why)
     isa = tiles.ISAS[unit]
-    rows = TableRows(None if m is None else batch * m, k, fmt, isa)
+    scaling = _scaling(product, isa, n)
+    has_sums = scaling.kind == "bits"
+    rows = TableRows(
+        None if m is None else batch * m, k, fmt, isa, looks_up_four(isa, fmt), has_sums
+    )
     words = product.planes * rows.spans * fmt.span // 32
     tile = tiles.choose_tables(isa, batch, m, n, product.planes, rows.folded, words)
+    if rows.by_four:
+        sums = product.planes if scaling.kind == "planes" else 1
+        tile = tiles.choose_permuted_tables(isa, batch, m, n, sums, words)
     chain = epilogues.match(op, matrices)
     epilogue = chain.epilogue if isinstance(chain, Chain) else None
-    kernel = TableMatmul(batch, m, n, rows, product.planes, product.group, tile, epilogue)
+    kernel = TableMatmul(batch, m, n, rows, product.planes, product.group, tile, epilogue, scaling)
     return Plan(product, kernel, chain)
 
 
@@ -79,20 +94,41 @@ def rewrite(module: ir.Module, plan: Plan) -> None:
     dispatch_records.replace(module, product, kernel.rows, kernel, weight, bits, chain)
 
 
+def _kind(op: Any) -> str:
+    text = annotations.text(op, annotations.PRODUCT)
+    return str(json.loads(text).get("kind")) if text else ""
+
+
+def _scaling(product: TableProduct, isa: tiles.Isa, n: int) -> Scaling:
+    if product.symmetric is not None:
+        return Scaling("bits", product.symmetric)
+    if add_operands.derivation_of(product.signs).get("coding") == "ternary":
+        return Scaling("ternary")
+    columns = tiles.TABLE_VECTORS * isa.lanes
+    return Scaling("planes", shared=product.outputs >= n or product.outputs % columns == 0)
+
+
 def _weight(module: ir.Module, plan: Plan) -> list[ir.Value]:
-    """Load the weight's keys and scales as the kernel reads them."""
+    """Load the weight's signs, scales and zeros as the kernel reads them."""
     product, kernel = plan.product, plan.kernel
     stored = add_operands.derivation_of(product.signs)
+    size = {"words": kernel.words} if kernel.rows.by_four else {"quads": 2 * kernel.pairs}
     derivation = {
         **{key: stored[key] for key in _CODING if key in stored},
-        "kind": "binary-panels",
+        "kind": "bit-plane-panels" if kernel.scaling.kind == "bits" else "binary-panels",
         "columns": kernel.tile.columns,
-        "quads": 2 * kernel.pairs,
+        **size,
     }
-    i32, head = ir.IntegerType.get_signless(32), [kernel.batch, kernel.panels]
+    if kernel.scaling.shared:
+        derivation["shared"] = True
+    head = [kernel.batch, kernel.panels]
     parts = [
-        (name, [*head, *shape], i32)
-        for name, (shape, _) in zip(("keys", "scales"), kernel.weights, strict=True)
+        (
+            name,
+            [*head, *shape],
+            ir.IntegerType.get_signless(width) if width else ir.F32Type.get(),
+        )
+        for name, shape, width in kernel.parts
     ]
     shape = [kernel.batch, kernel.n, kernel.rows.k]
     return dispatch_records.load_weight(module, product.signs, shape, derivation, parts)

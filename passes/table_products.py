@@ -65,6 +65,9 @@ class TableProduct:
         The format of the tables.
     planes, group, outputs, terms : int
         That of the weight; `outputs` is N where all outputs share scales.
+    symmetric : bool or None
+        Of integers: whether they have no zero points.  None for binary codes, whose planes have
+        scales of their own.
     """
 
     op: Any
@@ -77,6 +80,7 @@ class TableProduct:
     group: int
     outputs: int
     terms: int
+    symmetric: bool | None = None
 
 
 def match(op: Any) -> TableProduct | Refusal:
@@ -85,20 +89,34 @@ def match(op: Any) -> TableProduct | Refusal:
     facts = json.loads(text) if text else {}
     if facts.pop("kind", None) != KIND:
         return Refusal("it is no product by look-up")
-    k = len(build.shape_of(op.results[0]))
-    scaled = defining(_unshaped(op.operands[0]))
+    scaled = scaled_sums(op, facts)
+    return describe(op, facts, scaled, defining(unshaped(scaled.operands[0])))
+
+
+def scaled_sums(op: Any, facts: dict[str, Any]) -> Any:
+    """Return the operation that shifts the sums of spans, by the last one of a product."""
+    scaled = defining(unshaped(op.operands[0]))
     if facts["group"] > facts["span"]:
-        scaled = defining(_unshaped(scaled.operands[0]))
-    looked_up = defining(_unshaped(scaled.operands[0]))
-    maxima = defining(defining(scaled.operands[1]).operands[0])
-    floats = defining(_unshaped(maxima.operands[0]))
+        scaled = defining(unshaped(scaled.operands[0]))
+    return scaled
+
+
+def describe(op: Any, facts: dict[str, Any], scaled: Any, looked_up: Any) -> TableProduct:
+    """Describe a product by its last operation, that which shifts, and that which looks up.
+
+    `facts` are what is known of it besides, and K.
+    """
+    k = len(build.shape_of(op.results[0]))
+    maxima = defining(defining(unshaped(scaled.operands[1])).operands[0])
+    floats = defining(unshaped(maxima.operands[0]))
     # One reshape cuts it into quads; what is before that belongs to the model, reshapes and pads.
     activation = defining(floats.operands[0]).operands[0]
-    rows = dims_of(indexing_maps(scaled)[1])
+    # Loops of units of a group, if there are any, are behind that of K.
+    rows = [loop for loop in dims_of(indexing_maps(scaled)[1]) if loop <= k]
     size = facts.pop("k")
     if build.shape_of(activation)[rows.index(k)] != size:
         activation = defining(activation).operands[0]
-    signs = _unshaped(looked_up.operands[0])
+    signs = unshaped(looked_up.operands[0])
     columns = dims_of(indexing_maps(looked_up)[0])[: len(build.shape_of(signs)) - 2]
     sizes = [*build.shape_of(op.results[0]), size]
     batch = tuple(d for d in range(k) if d in rows and d in columns)
@@ -294,7 +312,7 @@ def extended(value: ir.Value) -> ir.Value:
     return value if value.type == type_ else arith.extsi(type_, value)
 
 
-def _unshaped(value: ir.Value) -> ir.Value:
+def unshaped(value: ir.Value) -> ir.Value:
     """Return the tensor that was cut or joined into `value`."""
     op = defining(value)
     while op is not None and op.name in ("tensor.expand_shape", "tensor.collapse_shape"):

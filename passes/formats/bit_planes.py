@@ -11,8 +11,8 @@ A code of b bits (``integer.py``) as an unsigned number u with the zero point z 
     F[n, G] = sum over the spans s of a group of scale(f32(D[n, s]), e[s])
     y[n] = sum over G of F[n, G] * (s[n, G] / 2)
 
-in f32, from the first to the last.  A scale is applied once per group; IREE fuses its product with
-the addition, so that both are rounded once.
+in f32, from the first to the last.  A scale is applied once per group; kernels and, where it can,
+IREE fuse its product with the addition, so that both are rounded once.
 
 Source: the bipolar reading of codes is LUT Tensor Core's (arXiv 2408.06003), the sum of activations
 from the tables themselves T-MAC's (arXiv 2407.00088).
@@ -49,9 +49,17 @@ def halves(quantized: Quantized) -> NDArray[np.float32]:
 
 
 def product(
-    x: NDArray[np.float32], quantized: Quantized, fmt: GroupedInteger, table: TableFormat
+    x: NDArray[np.float32],
+    quantized: Quantized,
+    fmt: GroupedInteger,
+    table: TableFormat,
+    *,
+    fused: bool = False,
 ) -> NDArray[np.float32]:
-    """Return y ``[..., N]`` of rows ``[..., K]`` and a weight ``[N, K]``, spans whole in groups."""
+    """Return y ``[..., N]`` of rows ``[..., K]`` and a weight ``[N, K]``, spans whole in groups.
+
+    `fused` rounds the product with a scale and its addition once, but for what f64 rounds before.
+    """
     n, groups = quantized.scales.shape
     made = tables.quantize(x, table)
     coded = Coded(signs(quantized, fmt), np.zeros((n, groups, fmt.bits, 1), np.uint8))
@@ -70,5 +78,10 @@ def product(
             of_group = np.zeros_like(total)
             for s in range(per_group):
                 of_group = of_group + cut[..., g, s]
-            total = total + of_group * halves(quantized)[:, g]
+            scale = halves(quantized)[:, g]
+            if fused:
+                exact = of_group.astype(np.float64) * scale
+                total = (total + exact).astype(np.float32)
+            else:
+                total = total + of_group * scale
     return total

@@ -4,6 +4,10 @@ A row becomes a record of words of 32 bits, which one dispatch writes and the ne
 
     tables, 16 bytes for each quad: entries with 2^(bits-1) added, so that none is negative
     scales, f32: a power of two for each span; NaN where the span holds NaN or infinity
+    sums, i32, where they are asked for: of the entries 15 of a span, that is of its activations
+
+Tables for kernels that look up four quads at once have nothing added, and those of the even quads
+of eight come first (:func:`..formats.sign_panels.places`).
 
 The definition is :func:`..formats.tables.quantize`.  A table is one vector of 16 f32, an entry in
 each lane; multiplying by a sign is exact, so a fused multiply-add rounds as an addition does.
@@ -21,6 +25,7 @@ from iree.compiler.dialects import arith, scf, vector
 
 from ..formats.activations import MAGNITUDE_MASK
 from ..formats.floats import F32, bits_of
+from ..formats.sign_panels import PER_WORD
 from ..formats.tables import ENTRIES, QUAD, SMALLEST_MAXIMUM, TableFormat
 from . import emit
 from .executable import Interface
@@ -50,12 +55,18 @@ class TableRows:
         Bits of an entry, and inputs that share a scale.
     isa : Isa
         The vector unit.
+    by_four : bool
+        Whether the kernel looks up four quads at once: spans are then whole words of 32.
+    has_sums : bool
+        Whether there are sums of activations.
     """
 
     m: int | None
     k: int
     format: TableFormat
     isa: Isa
+    by_four: bool = False
+    has_sums: bool = False
 
     @property
     def spans(self) -> int:
@@ -70,7 +81,7 @@ class TableRows:
     @property
     def bias(self) -> int:
         """What is added to entries."""
-        return 1 << (self.format.bits - 1)
+        return 0 if self.by_four else 1 << (self.format.bits - 1)
 
     @property
     def folded(self) -> int:
@@ -83,9 +94,14 @@ class TableRows:
         return self.spans * self.quads * WORDS
 
     @property
+    def first_sum(self) -> int:
+        """The word of a record where the sums begin."""
+        return self.first_scale + self.spans
+
+    @property
     def words(self) -> int:
         """Words of a record: whole cache lines, so that all begin on one."""
-        return -(-(self.first_scale + self.spans) // 16) * 16
+        return -(-(self.first_sum + self.spans * self.has_sums) // 16) * 16
 
     @property
     def span_chunk(self) -> int:
@@ -96,7 +112,8 @@ class TableRows:
     def name(self) -> str:
         """A symbol that two kernels share only if they are the same."""
         m = "d" if self.m is None else str(self.m)
-        return f"tables_{m}x{self.k}i{self.format.bits}s{self.format.span}v{self.isa.lanes}"
+        kind = ("f" if self.by_four else "") + ("o" if self.has_sums else "")
+        return f"tables{kind}_{m}x{self.k}i{self.format.bits}s{self.format.span}v{self.isa.lanes}"
 
     @property
     def translation(self) -> str:
@@ -189,14 +206,13 @@ class _Body:
         scale, reciprocal, has_entries = self._scale(largest)
         at = arith.addi(emit.index(self.kernel.first_scale), s)
         emit.store_scalar(scale, self.target, [self.row, at])
-        first = arith.muli(s, emit.index(self.kernel.quads * WORDS))
         choice = scf.IfOp(has_entries, has_else=True)
         with ir.InsertionPoint(choice.then_block):
             inverse = vector.broadcast(emit.vector_type(ENTRIES, self.f32), reciprocal)
-            self._tables(first, lambda q: vector.fma(self._floats(q), inverse, rounding))
+            self._tables(s, lambda q: vector.fma(self._floats(q), inverse, rounding))
             scf.YieldOp([])
         with ir.InsertionPoint(choice.else_block):
-            self._tables(first, lambda q: rounding)
+            self._tables(s, lambda q: rounding)
             scf.YieldOp([])
 
     def _scale(self, largest: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
@@ -223,19 +239,44 @@ class _Body:
         found: ir.Value = emit.load(ENTRIES, self.floats, [q, emit.index(0)])
         return found
 
-    def _tables(self, first: ir.Value, entries: Callable[[ir.Value], ir.Value]) -> None:
-        """Store the tables of a span, from word `first` on; entries are low bytes of f32."""
+    def _tables(self, s: ir.Value, entries: Callable[[ir.Value], ir.Value]) -> None:
+        """Store the tables of span `s`, and their sum; entries are low bytes of f32."""
+        kernel = self.kernel
+        first = arith.muli(s, emit.index(kernel.quads * WORDS))
         lowest = [4 * key for key in range(ENTRIES)]
 
-        def table(q: ir.Value) -> None:
-            data = vector.bitcast(emit.vector_type(4 * ENTRIES, emit.integer(8)), entries(q))
+        def table(q: ir.Value, *sums: ir.Value) -> list[ir.Value]:
+            found = entries(q)
+            data = vector.bitcast(emit.vector_type(4 * ENTRIES, emit.integer(8)), found)
             words = vector.bitcast(
                 emit.vector_type(WORDS, self.i32), vector.shuffle(data, data, lowest)
             )
-            at = arith.addi(first, arith.muli(q, emit.index(WORDS)))
+            at = arith.addi(first, arith.muli(self._place(q), emit.index(WORDS)))
             emit.store(words, self.target, [self.row, at])
+            bits = emit.vector_type(ENTRIES, self.i32)
+            return [arith.addi(total, vector.bitcast(bits, found)) for total in sums]
 
-        emit.each(emit.index(0), emit.index(self.kernel.quads), 1, table)
+        quads = emit.index(kernel.quads)
+        if not kernel.has_sums:
+            emit.loop(emit.index(0), quads, emit.index(1), table)
+            return
+        # Whole numbers stand in the low bits of f32 above that of what was added to them.
+        added = int(bits_of(ROUNDING, F32)) + kernel.bias
+        zero = emit.splat(ENTRIES, self.i32, 0)
+        (sums,) = emit.loop(emit.index(0), quads, emit.index(1), table, [zero])
+        last = vector.extract(sums, [], [ENTRIES - 1])
+        total = arith.subi(last, emit.wrapped(emit.integer(32), added * kernel.quads))
+        place = arith.addi(emit.index(kernel.first_sum), s)
+        emit.store_scalar(total, self.target, [self.row, place])
+
+    def _place(self, q: ir.Value) -> ir.Value:
+        """Return where in its span the table of quad `q` stands."""
+        if not self.kernel.by_four:
+            return q
+        within = arith.remui(q, emit.index(PER_WORD))
+        half = arith.muli(arith.remui(q, emit.index(2)), emit.index(PER_WORD // 2))
+        place = arith.addi(half, arith.divui(within, emit.index(2)))
+        return arith.addi(arith.subi(q, within), place)
 
     def _int(self, value: int) -> ir.Value:
         return arith.constant(self.i32, value)

@@ -33,8 +33,8 @@ class Isa:
         What it is called.
     lanes, registers : int
         f32 in a register, and how many registers there are.
-    vnni : bool
-        Whether it has ``vpdpbusd``.
+    vnni, vbmi : bool
+        Whether it has ``vpdpbusd``, and ``vpermb``.
     asks_ahead : bool
         Whether few rows ask for words and scales of small integers before they need them.  A Xeon
         without VNNI gains by it; Zen 4 loses: 0.060 against 0.073 ms for 1 x 4096 x 4096.
@@ -44,12 +44,14 @@ class Isa:
     lanes: int
     registers: int
     vnni: bool = False
+    vbmi: bool = False
     asks_ahead: bool = True
 
 
 ISAS = {
     isa.name: isa
     for isa in (
+        Isa("avx512vbmi", 16, 32, vnni=True, vbmi=True, asks_ahead=False),
         Isa("avx512vnni", 16, 32, vnni=True, asks_ahead=False),
         Isa("avx512", 16, 32),
         Isa("avx2vnni", 8, 16, vnni=True),
@@ -215,6 +217,26 @@ def choose_tables(
         group = 1
     if m is not None and m <= rows:
         group = min(panels, max(1, panels * batch // STREAMS))
+    return Tile(isa.lanes, rows, TABLE_VECTORS, words, group, chunk)
+
+
+def choose_permuted_tables(
+    isa: Isa, batch: int, m: int | None, n: int, sums: int, words: int
+) -> Tile:
+    """Return the tile for planes of signs that are looked up four quads at once.
+
+    `sums` are those of a column, and `words` of 32 bits what it takes in memory.  Rows share the
+    keys; two tables of each are in registers too.
+    """
+    most = max(1, min(STREAMED_ROWS, (isa.registers - 8) // (TABLE_VECTORS * sums + 2)))
+    rows = most if m is None else -(-m // -(-m // most))
+    panels = -(-n // (TABLE_VECTORS * isa.lanes))
+    is_once = m is not None and m <= rows
+    panel_bytes = 4 * TABLE_VECTORS * isa.lanes * words
+    fitting = panels if is_once else max(1, B_BYTES // panel_bytes)
+    cycles = words * TABLE_VECTORS * 3.0
+    costs = Costs(tile=cycles, row=0.0, panel=panel_bytes / FAR_BYTES)
+    group, chunk = split(batch, m, panels, rows, costs, fitting)
     return Tile(isa.lanes, rows, TABLE_VECTORS, words, group, chunk)
 
 

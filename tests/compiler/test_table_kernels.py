@@ -1,5 +1,7 @@
 """Kernels of products by look-up through the whole road, beside the definition."""
 
+import re
+
 import lowc
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from lowc.compiler.recipe import Recipe
 from lowc.passes.forms import Rule
 from products import units
 from products.linear import compile_linear
-from products.signs import form_of, product, rows_of, ternary_form
+from products.signs import form_of, lut_form, product, rows_of, ternary_form
 
 CASES = {
     # name: (n, k, form, m at compile time, rows at run time, element)
@@ -20,9 +22,13 @@ CASES = {
     "one group, one scale": (5, 200, form_of(4, 0, 0, 1, "i8", 128), None, [3], "f32"),
     "scales of blocks": (150, 256, form_of(2, 64, 3, 3, "i6"), 2, [2], "f32"),
     "ternary": (70, 300, ternary_form("i8"), None, [1, 5], "f32"),
+    "integers": (70, 256, lut_form("i4"), 1, [1], "f32"),
+    "integers, zero points": (33, 171, lut_form("i3", 64, False, span=32), None, [1, 5], "f32"),
+    "integers, one group": (7, 300, lut_form("i2", 0, False, "i7"), 3, [3], "f32"),
+    "scales of all": (70, 256, form_of(2, 64, 0, tables="i8"), 2, [2], "f32"),
     "bf16": (16, 170, form_of(2, 64, tables="i8"), None, [1, 9], "bf16"),
 }
-HAVE = ("avx512vnni", "avx512", "avx2vnni", "avx2")
+HAVE = ("avx512vbmi", "avx512vnni", "avx512", "avx2vnni", "avx2")
 
 
 def check(found, x, weight, form):
@@ -33,7 +39,7 @@ def check(found, x, weight, form):
     assert np.isnan(found[broken]).all()
     found, wanted, x = found[~broken], wanted[~broken], x[~broken]
     assert np.isfinite(wanted).all() and np.isfinite(found).all()
-    weights = np.abs(weight).astype(np.float64).max(axis=1) * (form.planes or 2)
+    weights = np.abs(weight).astype(np.float64).max(axis=1) * (form.planes or 4)
     bound = np.abs(x).astype(np.float64).sum(axis=1)[:, None] * weights * 2.0**-18 + 1e-37
     assert (np.abs(found - wanted) <= bound).all()
 
@@ -42,7 +48,7 @@ def check_lowering(row, kernels=True):
     """Fail unless the report says which kernel the product got, or why it got none."""
     lowering = row["lowering"]
     if kernels and units.here() in HAVE:
-        assert "look-up kernel (vpshufb, " in lowering, row
+        assert re.search(r"look-up kernel \((vpshufb|vpermb, vpdpbusd), ", lowering), row
     else:
         why = "kernels of look-ups are for CPUs with AVX2" if kernels else "lowc's kernels are off"
         assert f"stock code generation ({why})" in lowering, row

@@ -16,8 +16,9 @@ from lowc.passes.kernels import tiles
     ("target", "unit"),
     [
         ("cpu:skylake-avx512", "avx512"),
-        ("cpu:sapphirerapids", "avx512vnni"),
-        ("cpu:znver4", "avx512vnni"),
+        ("cpu:cascadelake", "avx512vnni"),
+        ("cpu:sapphirerapids", "avx512vbmi"),
+        ("cpu:znver4", "avx512vbmi"),
         ("cpu:alderlake", "avx2vnni"),
         ("cpu:haswell", "avx2"),
         ("cpu:znver3", "avx2"),
@@ -47,7 +48,8 @@ def test_the_host_has_what_the_system_says() -> None:
     assert unit in tiles.ISAS
     if unit.startswith("avx512"):
         assert "avx512f" in flags
-        assert (unit == "avx512vnni") == ("avx512_vnni" in flags)
+        assert (unit in ("avx512vnni", "avx512vbmi")) == ("avx512_vnni" in flags)
+        assert (unit == "avx512vbmi") == ({"avx512_vnni", "avx512vbmi"} <= flags)
     elif unit.startswith("avx2"):
         assert "avx2" in flags
         assert (unit == "avx2vnni") == ("avx_vnni" in flags)

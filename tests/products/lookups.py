@@ -3,27 +3,43 @@
 import numpy as np
 from iree.compiler import ir
 from lowc.passes import build
-from lowc.passes.formats import key_panels, powers, tables
-from lowc.passes.formats.binary_codes import Coded
+from lowc.passes.formats import (
+    bit_planes,
+    integer,
+    key_panels,
+    panels,
+    powers,
+    sign_panels,
+    tables,
+    ternary,
+)
+from lowc.passes.formats.binary_codes import BinaryCodes, Coded
 from lowc.passes.formats.tables import TableFormat
 from lowc.passes.kernels import executable, tiles
-from lowc.passes.kernels.table_matmul import TableMatmul
+from lowc.passes.kernels.table_matmul import Scaling, TableMatmul, looks_up_four
 from lowc.passes.kernels.table_rows import TableRows
 
 from .modules import LoadedModule, add_function, compile_functions
 
 BYTES = TableFormat(8, 64)
+PLANES = Scaling()
 
 
-def kernel(unit, sizes, planes, group, fmt=BYTES, *, dynamic=False, batch=1, tile=None):
+def kernel(
+    unit, sizes, planes, group, fmt=BYTES, *, dynamic=False, batch=1, tile=None, scaling=PLANES
+):
     """The kernel of ``m x n x k`` with the tile that is chosen for it, or another."""
     m, n, k = sizes
-    isa = tiles.ISAS[unit]
-    rows = TableRows(None if dynamic else batch * m, k, fmt, isa)
+    isa, has_sums = tiles.ISAS[unit], scaling.kind == "bits"
+    count = None if dynamic else batch * m
+    rows = TableRows(count, k, fmt, isa, looks_up_four(isa, fmt), has_sums)
     known = None if dynamic else m
     words = planes * rows.spans * fmt.span // 32
+    if tile is None and rows.by_four:
+        sums = planes if scaling.kind == "planes" else 1
+        tile = tiles.choose_permuted_tables(isa, batch, known, n, sums, words)
     tile = tile or tiles.choose_tables(isa, batch, known, n, planes, rows.folded, words)
-    return TableMatmul(batch, known, n, rows, planes, group, tile)
+    return TableMatmul(batch, known, n, rows, planes, group, tile, None, scaling)
 
 
 def compile_kernels(kernels, target, folder, flags=()):
@@ -37,7 +53,13 @@ def _add(module, name, one):
     result = build.tensor_type([one.batch, build.DYNAMIC if one.m is None else one.m, one.n], f32)
     types = [
         build.tensor_type([count, rows.k], f32),
-        *(build.tensor_type([one.batch, one.panels, *shape], i32) for shape, _ in one.weights),
+        *(
+            build.tensor_type(
+                [one.batch, one.panels, *shape],
+                ir.IntegerType.get_signless(width) if width else f32,
+            )
+            for shape, width in one.weights
+        ),
     ]
 
     def value(x, *weight):
@@ -85,19 +107,23 @@ def compile_rows(kernels, target, folder):
 
 
 class Loaded(LoadedModule):
-    """Compiled kernels on the CPU; ``loaded.check(i, x, coded)`` runs the i-th and compares."""
+    """Compiled kernels on the CPU; ``loaded.check(i, x, weights)`` runs the i-th and compares.
 
-    def __call__(self, number, x, coded):
-        """Return ``[batch, m, n]`` for ``x [batch, m, k]`` and a coded weight for each batch."""
+    A weight is a :class:`Coded` or, where planes are those of integers, a :class:`Quantized`.
+    """
+
+    def __call__(self, number, x, weights):
+        """Return ``[batch, m, n]`` for ``x [batch, m, k]`` and a weight for each batch."""
         one = self.kernels[number]
-        return self.run(number, x.reshape(-1, x.shape[-1]), *operands(one, coded))
+        return self.run(number, x.reshape(-1, x.shape[-1]), *operands(one, weights))
 
-    def check(self, number, x, coded):
+    def check(self, number, x, weights):
         """Fail unless the kernel's result is what f32 may make of the definition."""
         one = self.kernels[number]
-        found = self(number, x, coded)
-        for rows, weight, result in zip(x, coded, found, strict=True):
-            close(result, *expected(one, rows, weight), one.name)
+        found = self(number, x, weights)
+        wanted = of_integers if one.scaling.kind == "bits" else expected
+        for rows, weight, result in zip(x, weights, found, strict=True):
+            close(result, *wanted(one, rows, weight), one.name)
 
 
 def expected(one, x, coded):
@@ -114,6 +140,17 @@ def expected(one, x, coded):
     return scaled.sum(axis=(-2, -1)), np.abs(scaled).sum(axis=(-2, -1)) * count * 2.0**-24 + 1e-37
 
 
+def of_integers(one, x, weight):
+    """The result ``[m, n]`` by the definition, scales and additions rounded together: no bound."""
+    group = one.group if one.group < one.rows.k else one.rows.spans * one.rows.format.span
+    return bit_planes.product(x, weight, integers(one, group), one.rows.format, fused=True), 0.0
+
+
+def integers(one, group):
+    """The format of integers whose planes a kernel reads."""
+    return integer.GroupedInteger(one.planes, group, one.scaling.symmetric)
+
+
 def close(found, wanted, bound, what=""):
     assert found.shape == wanted.shape and found.dtype == np.float32
     assert np.array_equal(np.isnan(found), np.isnan(wanted)), (what, "NaN")
@@ -123,22 +160,50 @@ def close(found, wanted, bound, what=""):
     assert not far.any(), (what, np.argwhere(far)[0], found[far][0], wanted[far][0])
 
 
-def operands(one, coded):
-    """Keys and scales in the kernel's panels."""
-    columns = one.tile.columns
-    keys = [key_panels.pack_keys(tables.keys(c), columns, 2 * one.pairs) for c in coded]
-    scales = [key_panels.pack_scales(powers.values(c.terms), columns) for c in coded]
-    return [
-        np.stack(keys).view(np.int32),
-        np.stack(scales).view(np.int32),
-    ]
+def operands(one, weights):
+    """Signs and scales in the kernel's panels."""
+    columns, kind = one.tile.columns, one.scaling.kind
+    if kind == "bits":
+        fmt = integers(one, one.group)
+        no_terms = np.zeros((one.n, one.groups, one.planes, 0), np.uint8)
+        coded = [Coded(bit_planes.signs(w, fmt), no_terms) for w in weights]
+        rest = [
+            [panels.pack_group_values(bit_planes.halves(w), columns, np.float32) for w in weights]
+        ]
+        if not one.scaling.symmetric:
+            rest.append([panels.pack_group_values(w.zeros, columns, np.uint8) for w in weights])
+    else:
+        coded, rest = weights, []
+        scales = [powers.values(w.terms) for w in weights]
+        if kind == "planes" and one.scaling.shared:
+            rest = [[np.float32(s[::columns, ..., None]) for s in scales]]
+        elif kind == "planes":
+            rest = [[key_panels.pack_scales(s, columns).view(np.int32) for s in scales]]
+    if one.rows.by_four:
+        signs = [sign_panels.pack_words(c.signs, columns, one.words) for c in coded]
+    else:
+        signs = [key_panels.pack_keys(tables.keys(c), columns, 2 * one.pairs) for c in coded]
+    return [np.stack(signs).view(np.int32), *map(np.stack, rest)]
 
 
-def coded_weight(one, rng):
-    """A weight of any signs and scales that falls off from plane to plane, for each batch."""
-    found = []
-    for _ in range(one.batch):
-        signs = rng.random((one.n, one.planes, one.groups * one.group)) < 0.5
-        scales = rng.random((one.n, one.groups, one.planes)) * 2.0 ** -np.arange(one.planes)
-        found.append(Coded(signs, powers.project(scales, 3)))
-    return found
+def random_weight(one, rng):
+    """A weight of any signs, and of scales as they are for this kernel, for each batch."""
+    return [_random(one, rng) for _ in range(one.batch)]
+
+
+def _random(one, rng):
+    shape, k = (one.n, one.groups), one.groups * one.group
+    if one.scaling.kind == "bits":
+        half = 1 << (one.planes - 1) if one.scaling.symmetric else 0
+        codes = rng.integers(0, 1 << one.planes, (*shape, one.group)) - half
+        zeros = None if half else rng.integers(0, 1 << one.planes, shape).astype(np.uint8)
+        scales = (rng.random(shape) + 0.1).astype(np.float32)
+        return integer.Quantized(codes.astype(np.int8), scales, zeros)
+    if one.scaling.kind == "ternary":
+        codes = rng.integers(-1, 2, (one.n, one.rows.k)).astype(np.int8)
+        return ternary.as_planes(codes, BinaryCodes(2, one.group, 1, 1))
+    signs = rng.random((one.n, one.planes, k)) < 0.5
+    scales = rng.random((*shape, one.planes)) * 2.0 ** -np.arange(one.planes)
+    if one.scaling.shared:
+        scales[:] = scales[:1]
+    return Coded(signs, powers.project(scales, 3))

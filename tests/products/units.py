@@ -7,6 +7,7 @@ from lowc.compiler.backend import vector_unit
 from lowc.compiler.target import load_target
 
 CHIPS = {
+    "avx512vbmi": "cpu:icelake-server",
     "avx512vnni": "cpu:cascadelake",
     "avx512": "cpu:skylake-avx512",
     "avx2vnni": "cpu:alderlake",
@@ -16,6 +17,7 @@ CHIPS = {
 # Those whose kernels in floats differ: VNNI is about integers.
 FLOAT_UNITS = ("avx512", "avx2", "portable")
 _HAVE = {
+    "avx512vbmi": ("avx512vbmi", "avx512vnni", "avx512", "avx2", "portable"),
     "avx512vnni": ("avx512vnni", "avx512", "avx2", "portable"),
     "avx512": ("avx512", "avx2", "portable"),
     "avx2vnni": ("avx2vnni", "avx2", "portable"),

@@ -5,7 +5,8 @@ from collections import Counter
 
 import pytest
 from lowc.passes.formats.tables import TableFormat
-from lowc.passes.kernels.table_matmul import STEP
+from lowc.passes.kernels.table_matmul import Scaling
+from lowc.passes.kernels.table_shuffles import STEP
 from products import units
 from products.assembly import compile_assembly, inner_loops
 from products.lookups import compile_kernels, kernel
@@ -60,3 +61,31 @@ def test_inner_loop(assembly, bits, planes, m):
     assert not [name for name in counts if name.startswith("call")]
     # Sums stay in registers: nothing of the stack is read or written.
     assert not [part for part in loop if len(part) > 1 and re.search(r"\(%(rsp|rbp)\b", part[1])]
+
+
+@pytest.mark.slow
+def test_inner_loop_of_four_quads_at_once(tmp_path):
+    scalings = {"planes": Scaling(), "bits": Scaling("bits", symmetric=False)}
+    made = {
+        (kind, planes, m): kernel(
+            "avx512vbmi", (m, 256, 256), planes, 128, TableFormat(8, 128), scaling=scaling
+        )
+        for kind, scaling in scalings.items()
+        for planes in (1, 2, 3)
+        for m in (1, 60)
+    }
+    found = compile_assembly(
+        compile_kernels, list(made.values()), units.CHIPS["avx512vbmi"], tmp_path
+    )
+    for (_, planes, _), one in made.items():
+        loop = max(inner_loops(found[one.name], "vpermb"), key=len)
+        counts = Counter(part[0] for part in loop)
+        rows, words = one.tile.rows, planes * one.tile.vectors
+        rounds = counts["vpermb"] // (2 * rows * words)
+        assert rounds and counts["vpermb"] == counts["vpdpbusd"] == 2 * rounds * rows * words
+        # A shift for every second key, one logic instruction for each, whatever rows there are.
+        assert counts["vpsrld"] + counts["vpsrlw"] == rounds * words
+        logic = sum(count for name, count in counts.items() if name.startswith("vptern"))
+        assert logic == 2 * rounds * words
+        assert not [name for name in counts if name.startswith(("call", "vpand", "vpor"))]
+        assert not [p for p in loop if len(p) > 1 and re.search(r"\(%(rsp|rbp)\b", p[1])]

@@ -7,38 +7,52 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lowc.passes.formats import powers, tables
+from lowc.passes.formats import powers, sign_panels, tables
 from lowc.passes.formats.binary_codes import Coded
+from lowc.passes.formats.integer import Quantized
 from lowc.passes.formats.tables import TableFormat
-from lowc.passes.kernels.table_matmul import STEP, refusal
+from lowc.passes.kernels.table_matmul import Scaling, looks_up_four, refusal
+from lowc.passes.kernels.table_shuffles import STEP
 from lowc.passes.kernels.tiles import ISAS, Tile
 from products import units
 from products.lookups import (
+    PLANES,
     Loaded,
-    coded_weight,
     compile_kernels,
     compile_rows,
     kernel,
     operands,
+    random_weight,
 )
 from products.modules import LoadedModule
 
-# sizes, planes, group, bits, span, dynamic
+INTEGERS, WITH_ZEROS = Scaling("bits"), Scaling("bits", symmetric=False)
+TERNARY, SHARED = Scaling("ternary"), Scaling(shared=True)
+# sizes, planes, group, bits, span, dynamic, scaling
 CASES = [
-    ((1, 130, 256), 2, 128, 8, 64, False),
-    ((1, 70, 300), 3, 128, 6, 128, False),
-    ((5, 70, 200), 2, 64, 6, 64, True),
-    ((7, 33, 200), 1, 200, 7, 64, False),
-    ((13, 40, 300), 4, 64, 8, 32, True),
-    ((4, 64, 96), 4, 96, 6, 32, False),
-    ((17, 65, 130), 1, 64, 6, 64, False),
-    ((3, 1, 1), 2, 16, 7, 16, True),
-    ((2, 31, 1030), 2, 1030, 8, 1024, False),  # the longest span of 8 bits
+    ((1, 130, 256), 2, 128, 8, 64, False, PLANES),
+    ((1, 70, 300), 3, 128, 6, 128, False, PLANES),
+    ((5, 70, 200), 2, 64, 6, 64, True, PLANES),
+    ((7, 33, 200), 1, 200, 7, 64, False, PLANES),
+    ((13, 40, 300), 4, 64, 8, 32, True, PLANES),
+    ((4, 64, 96), 4, 96, 6, 32, False, PLANES),
+    ((17, 65, 130), 1, 64, 6, 64, False, PLANES),
+    ((3, 1, 1), 2, 16, 7, 16, True, PLANES),
+    ((2, 31, 1030), 2, 1030, 8, 1024, False, PLANES),  # the longest span of 8 bits
+    ((1, 70, 256), 2, 64, 8, 64, False, WITH_ZEROS),
+    ((6, 33, 200), 3, 64, 8, 32, True, WITH_ZEROS),  # spans are added up to groups
+    ((3, 130, 171), 4, 192, 7, 64, False, INTEGERS),  # one group
+    ((2, 9, 300), 4, 128, 8, 128, True, WITH_ZEROS),
+    ((5, 17, 90), 2, 16, 6, 16, False, INTEGERS),
+    ((1, 70, 300), 2, 320, 7, 64, False, TERNARY),
+    ((4, 31, 90), 2, 96, 8, 32, True, TERNARY),
+    ((2, 70, 256), 3, 64, 6, 64, False, SHARED),
 ]
 STRANGE = np.array(
     [0, -0.0, 1e-45, 2.0**-91, 2.0**-90, 1e30, -1e30, 3e38, np.inf, -np.inf, np.nan], np.float32
 )
-UNITS = ("avx512vnni", "avx512", "avx2vnni", "avx2")
+# VNNI without VBMI changes nothing.
+UNITS = ("avx512vbmi", "avx512", "avx2")
 
 
 def kernels(unit):
@@ -48,8 +62,16 @@ def kernels(unit):
     side = Tile(lanes, 1, 4, 0, 3, 1)  # panels side by side, and one that is left
     return [
         *(
-            kernel(unit, sizes, planes, group, TableFormat(bits, span), dynamic=dynamic)
-            for sizes, planes, group, bits, span, dynamic in CASES
+            kernel(
+                unit,
+                sizes,
+                planes,
+                group,
+                TableFormat(bits, span),
+                dynamic=dynamic,
+                scaling=scaling,
+            )
+            for sizes, planes, group, bits, span, dynamic, scaling in CASES
         ),
         kernel(unit, (5, 20, 64), 2, 64, batch=3),
         kernel(unit, (11, 8 * lanes + 3, 96), 2, 96, tile=cut),
@@ -91,7 +113,7 @@ EVERY = pytest.mark.parametrize("loaded", UNITS, indirect=True)
 def test_products_are_those_of_the_definition(loaded, number):
     one = loaded.kernels[number]
     rng, x = activation(one)
-    loaded.check(number, x, coded_weight(one, rng))
+    loaded.check(number, x, random_weight(one, rng))
 
 
 @EVERY
@@ -99,11 +121,22 @@ def test_products_are_those_of_the_definition(loaded, number):
 def test_the_smallest_and_largest_entries_fit_their_sums(loaded, number):
     one = loaded.kernels[number]
     rng, x = activation(one)
-    (*coded,) = coded_weight(one, rng)
+    (*weights,) = random_weight(one, rng)
     for sign in (1, -1):
-        for signs in (np.ones, np.zeros):
-            same = [Coded(signs(c.signs.shape, np.bool_), c.terms) for c in coded]
+        for largest in (True, False):
+            same = [of_one_code(w, one.planes, largest) for w in weights]
             loaded.check(number, np.full_like(x, sign), same)
+
+
+def of_one_code(weight, planes, largest):
+    """A weight whose codes are all the largest or the smallest, and zero points its opposites."""
+    if isinstance(weight, Coded):
+        return Coded(np.full_like(weight.signs, largest), weight.terms)
+    most = (1 << planes) - 1
+    half = 0 if weight.zeros is not None else 1 << (planes - 1)
+    code, zero = (most, 0) if largest else (0, most)
+    zeros = None if half else np.full_like(weight.zeros, zero)
+    return Quantized(np.full_like(weight.codes, code - half), weight.scales, zeros)
 
 
 @EVERY
@@ -111,9 +144,13 @@ def test_the_smallest_and_largest_entries_fit_their_sums(loaded, number):
 def test_zeros_and_strange_activations(loaded, number):
     one = loaded.kernels[number]
     rng, x = activation(one, seed=1)
-    coded = coded_weight(one, rng)
+    coded = random_weight(one, rng)
     for c in coded:
-        c.terms[::3, :, -1] = 0
+        if isinstance(c, Quantized):
+            c.scales[::3] = 0
+        elif one.scaling.kind == "planes":
+            c.terms[:, :, -1] = 0
+            c.terms[:: 1 if one.scaling.shared else 3, 0] = 0
     x[:, ::2] = 0
     strange = rng.random(x.shape) < 0.02
     x[strange] = rng.choice(STRANGE, int(strange.sum()))
@@ -128,21 +165,41 @@ def test_zeros_and_strange_activations(loaded, number):
 def test_sums_that_f32_holds_are_exact(loaded, number):
     one = loaded.kernels[number]
     rng, x = activation(one, seed=2)
-    coded = coded_weight(one, rng)
+    coded = random_weight(one, rng)
     # Small whole numbers are their own entries, and scales are 1 or 2.
     x = rng.integers(-2, 3, x.shape).astype(np.float32)
-    coded = [
-        Coded(c.signs, powers.project(rng.integers(1, 3, c.terms.shape[:-1]), 1)) for c in coded
-    ]
+    coded = [of_whole_scales(one, c, rng) for c in coded]
     found = loaded(number, x, coded)
     for b, c in enumerate(coded):
-        signs = np.where(c.signs[..., : one.rows.k], 1, -1)
-        scales = np.repeat(powers.values(c.terms), one.group, axis=1)[:, : one.rows.k]
-        wanted = np.einsum("nik,nki,mk->mn", signs, scales, x[b])
-        assert np.array_equal(found[b], wanted), one.name
+        assert np.array_equal(found[b], x[b] @ values(one, c).T), one.name
 
 
-DYNAMIC = [number for number, case in enumerate(CASES) if case[-1]]
+def of_whole_scales(one, weight, rng):
+    """The weight with scales of 1 and 2, where its kernel has any."""
+    if isinstance(weight, Quantized):
+        scales = rng.integers(1, 3, weight.scales.shape).astype(np.float32)
+        return Quantized(weight.codes, scales, weight.zeros)
+    if one.scaling.kind == "ternary":
+        return weight
+    scales = rng.integers(1, 3, weight.terms.shape[:-1])
+    if one.scaling.shared:
+        scales[:] = scales[:1]
+    return Coded(weight.signs, powers.project(scales, 1))
+
+
+def values(one, weight):
+    """What ``[N, K]`` the codes of a weight stand for."""
+    k = one.rows.k
+    if isinstance(weight, Quantized):
+        codes = weight.codes.astype(np.float64)
+        if weight.zeros is not None:
+            codes -= weight.zeros[..., None]
+        return (codes * weight.scales[..., None]).reshape(one.n, -1)[:, :k]
+    scales = np.repeat(powers.values(weight.terms), one.group, axis=1)[:, :k]
+    return np.einsum("nik,nki->nk", np.where(weight.signs[..., :k], 1, -1), scales)
+
+
+DYNAMIC = [number for number, case in enumerate(CASES) if case[5]]
 
 
 @EVERY
@@ -152,14 +209,14 @@ def test_any_number_of_rows(loaded, number, m, seed):
     one = loaded.kernels[number]
     rng, _ = activation(one, seed)
     x = rng.standard_normal((1, m, one.rows.k)) * 10.0 ** rng.integers(-30, 30, (1, m, 1))
-    loaded.check(number, x.astype(np.float32), coded_weight(one, rng))
+    loaded.check(number, x.astype(np.float32), random_weight(one, rng))
 
 
 @pytest.mark.parametrize("rows", UNITS, indirect=True)
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-@given(number=st.integers(0, 5), m=st.integers(1, 9), seed=st.integers(0, 99))
+@given(number=st.integers(0, 13), m=st.integers(1, 9), seed=st.integers(0, 99))
 def test_tables_are_those_of_the_definition_to_the_bit(rows, number, m, seed):
-    one = rows.kernels[number]
+    one = rows.kernels[number % len(rows.kernels)]
     rng = np.random.default_rng(seed)
     m = one.m or m
     x = rng.standard_normal((m, one.k)) * 10.0 ** rng.integers(-30, 30, (m, 1))
@@ -167,10 +224,16 @@ def test_tables_are_those_of_the_definition_to_the_bit(rows, number, m, seed):
     x = x.astype(np.float32)
     strange = rng.random(x.shape) < 0.01 * (seed % 2)
     x[strange] = rng.choice(STRANGE, int(strange.sum()))
-    records = rows.run(number, x)
+    records = rows.run(number % len(rows.kernels), x)
     wanted = tables.quantize(x, one.format)
     entries = records.view(np.uint8)[:, : 4 * one.first_scale].astype(np.int16) - one.bias
-    assert np.array_equal(entries.reshape(wanted.entries.shape), wanted.entries)
+    entries = entries.astype(np.int8).reshape(wanted.entries.shape)
+    if one.by_four:
+        entries = entries[..., sign_panels.places(one.quads), :]
+    assert np.array_equal(entries, wanted.entries)
+    if one.has_sums:
+        sums = records.view(np.int32)[:, one.first_sum : one.first_sum + one.spans]
+        assert np.array_equal(sums, wanted.entries[..., -1].sum(axis=-1, dtype=np.int32))
     scales = records[:, one.first_scale : one.first_scale + one.spans]
     assert np.array_equal(np.isnan(scales), wanted.broken)
     counts = wanted.entries.any(axis=(-2, -1))
@@ -193,6 +256,12 @@ def test_entries_fit_bytes(bits):
     assert (256 >> bits) * (one.bias + one.format.largest) < 256
 
 
+def test_four_quads_at_once_need_permutations_and_whole_words():
+    assert looks_up_four(ISAS["avx512vbmi"], TableFormat(8, 32))
+    assert not looks_up_four(ISAS["avx512vbmi"], TableFormat(8, 16))
+    assert not looks_up_four(ISAS["avx512vnni"], TableFormat(8, 32))
+
+
 def test_panels_are_read_side_by_side_where_rows_are_few():
     one, many = (kernel("avx512", (m, 4096, 4096), 2, 128) for m in (1, 64))
     assert one.together(1) == 2 and one.is_whole(2)
@@ -200,7 +269,8 @@ def test_panels_are_read_side_by_side_where_rows_are_few():
 
 
 def test_no_two_kernels_share_a_name():
-    made = [one for unit in UNITS if "vnni" not in unit for one in kernels(unit)]
+    # Short spans are looked up in one way with and without VBMI.
+    made = [one for unit in ("avx512vbmi", "avx2") for one in kernels(unit)]
     assert len({one.name for one in made}) == len(made)
     assert len({one.rows.name for one in made}) == len({one.rows for one in made})
 
@@ -208,5 +278,5 @@ def test_no_two_kernels_share_a_name():
 def test_the_bits_of_a_weight_are_all_there_is():
     one = kernel("avx512", (1, 4096, 4096), 2, 128)
     rng = np.random.default_rng(0)
-    keys, scales = operands(one, coded_weight(one, rng))
+    keys, scales = operands(one, random_weight(one, rng))
     assert 8 * (keys.nbytes + scales.nbytes) == 4096 * 4096 * 2 * (1 + 16 / 128)
