@@ -11,7 +11,7 @@ PARALLEL ?= --numprocesses logical --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test fast check lint format types docs wheel bench lock vulkan clean distclean
+.PHONY: help venv demo test fast check lint format types docs quality wheel bench lock vulkan clean distclean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -64,6 +64,12 @@ docs: $(INSTALLED) ## Write docs/map.md and docs/passes.md from the docstrings
 	$(BIN)/python tests/source_map.py > build/map.md
 	$(BIN)/lowc passes --markdown > build/passes.md
 	@mv build/map.md build/passes.md docs/
+
+# About an hour, and a quarter for the GPT; what is in build/quality is not measured again.
+quality: $(INSTALLED) ## Measure all forms of few bits on two models, and write docs/quality.md
+	@test -e build/demo/minilm-texts.npz || $(MAKE) demo
+	@test -e build/tiny-gpt/tiny-gpt.pt2 || $(BIN)/python -m lowc.tools.tiny_gpt
+	$(BIN)/python -m lowc.tools.quality
 
 wheel: $(INSTALLED) ## Build the wheel into dist/
 	rm -rf build/lib build/bdist.*

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..passes.shadow_matmuls import ShadowMatmuls
 from ..runtime import tree as trees
-from .api import Calibration, build, check_calibration
+from .api import Calibration, Limited, build, check_calibration
 from .recipe import Recipe, load_recipe
 from .target import Target, load_target
 
@@ -92,7 +92,7 @@ def shadow(
         dataclasses.replace(chosen, rules=rules),
         load_target(target),
         output,
-        calibration=calibration,
+        calibration=None if calibration is None else Limited(calibration),
         progress=progress,
         measures=[ShadowMatmuls()],
     )

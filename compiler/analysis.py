@@ -20,7 +20,7 @@ def analyse(
     ----------
     model, recipe, target
         As for :func:`lowc.compile`.  A :class:`Model` is rewritten: pass a copy of it.  A budget of
-        planes is spent by the weights alone.
+        planes is spent by the weights alone, or, if it goes by inputs, alike on all.
 
     Raises
     ------
@@ -29,7 +29,7 @@ def analyse(
     """
     chosen, goal = load_recipe(recipe), load_target(target)
     with open_model(model) as imported:
-        if chosen.budget is not None:
+        if chosen.budget is not None and not chosen.budget.by_inputs:
             chosen = planes.allot(imported, chosen, {}).recipe
         exported = count(imported.module)
         runner = Runner(passes_for(chosen, goal))

@@ -32,7 +32,16 @@ from .recipe import Recipe, load_recipe
 from .target import Target, load_target
 
 Calibration = Iterable[Any] | str | os.PathLike[str]
+CALIBRATION_MEMORY = 1 << 30  # bytes
 STAGES = ("import", "calibration", "allocation", "passes", "parameters", "compile")
+
+
+@dataclasses.dataclass(frozen=True)
+class Limited:
+    """Inputs of a calibration, and how many bytes what is summed up over them takes at most."""
+
+    inputs: Calibration
+    memory: int = CALIBRATION_MEMORY
 
 
 def compile(  # noqa: A001  (the name that users expect: lowc.compile)
@@ -41,6 +50,7 @@ def compile(  # noqa: A001  (the name that users expect: lowc.compile)
     target: str | Target = "cpu",
     *,
     calibration: Calibration | None = None,
+    calibration_memory: int = CALIBRATION_MEMORY,
     output: str | os.PathLike[str] | None = None,
     save_temps: str | os.PathLike[str] | None = None,
     progress: Callable[[str], object] | None = None,
@@ -59,6 +69,9 @@ def compile(  # noqa: A001  (the name that users expect: lowc.compile)
     calibration : iterable of input tuples, or path, optional
         Inputs for methods that look at activations, such as ``gptq``: what the model takes, once
         for each call, or a file of stacked inputs (``compiler/calibration.py``).
+    calibration_memory : int, optional
+        Bytes that what is summed up over a calibration takes at most, by default 1 GiB.  If that is
+        too little for all matmuls at once, the model is compiled and run in rounds.
     output : path, optional
         Where the ``.vmfb`` goes; the ``.irpa`` goes beside it.  Without one, the files live in a
         temporary folder as long as the artifact does.
@@ -93,7 +106,7 @@ def compile(  # noqa: A001  (the name that users expect: lowc.compile)
         chosen,
         goal,
         Path(output),
-        calibration=calibration,
+        calibration=None if calibration is None else Limited(calibration, calibration_memory),
         temps=temps,
         progress=progress,
         kernels=kernels,
@@ -123,10 +136,10 @@ def build(
     target: Target,
     output: Path,
     *,
-    calibration: Calibration | None = None,
+    calibration: Limited | None = None,
     temps: Path | None = None,
     progress: Callable[[str], object] | None = None,
-    measures: Sequence[Pass] = (),
+    measures: Sequence[Pass | str] = (),
     kernels: bool = True,
 ) -> Artifact:
     """Do the work of :func:`compile`.
@@ -149,9 +162,10 @@ class _Road:
     ) -> None:
         self.recipe, self.target, self.stage, self.temps = recipe, target, stage, temps
         self.progress = progress
-        self.measures: Sequence[Pass] = ()
+        self.measures: Sequence[Pass | str] = ()
         self.kernels = True
-        self.calibration: Calibration | None = None
+        self.calibration: Limited | None = None
+        self.facts: dict[str, Any] = {}
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
 
@@ -162,7 +176,7 @@ class _Road:
             if _has_float64(imported):
                 self.target = self.target.with_float64()
             moments = self._moments(imported)
-            allotted = self._allotted(imported, moments)
+            self._allot(imported, moments)
             said, timing = self._passes(imported, moments)
             if not _has_ordered_sums(imported.module):
                 self.target = self.target.with_sums_in_any_order()
@@ -171,7 +185,7 @@ class _Road:
         sizes = {path.name: path.stat().st_size for path in self._files()}
         facts = (
             manifest.report
-            | allotted
+            | self.facts
             | {
                 "notes": [*imported.notes, *self.notes],
                 "bytes": sizes,
@@ -197,23 +211,27 @@ class _Road:
         from .moments import collect  # it compiles the model too, with this module
 
         begun = self._begin("calibration")
-        found = collect(model.copy(), self.recipe, self.calibration)
+        found = collect(model, self.recipe, self.calibration, self.stage.folder)
+        self.facts["calibration"] = found.facts()
         self.notes += [
             f"{name}: rounded without the calibration; {why}" for name, why in found.refused.items()
         ]
         self._end("calibration", begun)
         return found.of
 
-    def _allotted(self, model: Model, moments: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
-        """Spend the recipe's budget of planes, if it has one; return what the report has of it."""
-        if self.recipe.budget is None:
-            return {}
+    def _allot(self, model: Model, moments: Mapping[str, NDArray[np.float64]]) -> None:
+        """Spend the recipe's budget of planes, if it has one."""
+        budget = self.recipe.budget
+        if budget is None:
+            return
+        if budget.by_inputs and not moments:
+            return  # the average for all, as the rules have it
         begun = self._begin("allocation")
         found = planes.allot(model, self.recipe, moments)
         self.recipe = found.recipe
         self.notes.append(found.describe())
+        self.facts["planes"] = found.facts()
         self._end("allocation", begun)
-        return {"planes": found.facts()}
 
     def _passes(
         self, model: Model, moments: Mapping[str, NDArray[np.float64]]
@@ -339,10 +357,10 @@ def _with_bounds(model: Model) -> tuple[Leaf, ...]:
 def _with_measures(interface: Manifest, function: Any, measured: dict[str, list[Any]]) -> Manifest:
     """Return the interface with what passes measure as its last outputs.
 
-    ``lowc-shadow-matmuls`` adds one table, ``lowc-collect-moments`` one matrix for each matmul.
+    ``lowc-shadow-matmuls`` adds one table, ``lowc-collect-moments`` one matrix for each activation.
     """
     names = [annotations.SHADOWS] if "shadows" in measured else []
-    names += [f"{annotations.MOMENTS} {name}" for name, _ in measured.get("moments", [])]
+    names += [f"{annotations.MOMENTS} {uses[0][0]}" for uses in measured.get("moments", [])]
     if not names:
         return interface
     types = [ir.RankedTensorType(type_) for type_ in function.type.results[-len(names) :]]

@@ -1,19 +1,23 @@
-"""Make binary codes better for given inputs: alphas by least squares, signs by coordinate descent.
+"""Make binary codes better for given inputs: signs by error feedback, alphas by least squares.
 
 Codes Q of a weight W have the squared error ``E = tr((W - Q) H (W - Q)^T)`` over the inputs that H
-is the matrix of second moments of.  Two steps, in turns:
+is the matrix of second moments of.  Steps of a round:
 
+* *signs by feedback*, for fixed alphas: column by column, each making up for the errors of those
+  before it (``feedback.py``).  As alphas are known beforehand, columns may be taken in any order:
+  the one with the largest moment first, whose error would cost most and which many can make up for.
 * *alphas*, for fixed signs: E is quadratic in all alphas of a row of blocks together; its minimum
   solves a system of planes x groups unknowns.  It is projected to powers of two.
-* *signs*, for fixed alphas: column by column, with all others fixed, E is smallest for the value
-  nearest to ``w[n, j] + sum over l != j of (w - q)[n, l] H[l, j] / H[j, j]``.
+* *signs, one by one*, for fixed alphas: column by column, with all others fixed, E is smallest for
+  the value nearest to ``w[n, j] + sum over l != j of (w - q)[n, l] H[l, j] / H[j, j]``.
 
-A row of blocks takes new alphas only where they make E smaller, and the second step cannot make it
-larger: E never grows.
+A row of blocks takes new alphas only where they make E smaller, and signs one by one cannot make it
+larger.  Feedback can, but is not caught in the nearest minimum; of all rounds, each row of blocks
+keeps the codes with the least E: E never grows.
 
 Source: coordinate descent on codes is QuantEase (arXiv 2309.01885), least squares under H is
-decoupleQ (arXiv 2404.12759).  That both are done for binary codes with powers of two is ours: on
-Gaussian weights E falls by a fifth below what error feedback alone leaves.
+decoupleQ (arXiv 2404.12759), the order of columns that of GPTQ's reference code ("act order").
+That they are done in turns for binary codes with powers of two is ours.
 """
 
 from __future__ import annotations
@@ -38,11 +42,52 @@ def descend(
 ) -> Coded:
     """Return better codes of `weight` ``[N, K]`` under `hessian` ``[K, K]``, positive definite."""
     wide = np.asarray(weight, np.float64)
+    order = np.argsort(-np.diagonal(hessian), kind="stable")
+    upper = upper_factor(hessian[np.ix_(order, order)]) if rounds else hessian
+    best, least = coded, _block_errors(wide, coded, hessian, fmt)
     for _ in range(rounds):
-        if coded.terms.shape[1] * fmt.planes <= LARGEST_SYSTEM:
-            coded = solve_alphas(wide, coded, hessian, fmt)
-        coded = choose_signs(wide, coded, hessian, fmt)
-    return in_order(coded, fmt)
+        coded = feed_back(wide, coded, order, upper, fmt)
+        # Alphas first, for signs that were chosen together; then both once more.
+        for step in (solve_alphas, choose_signs, solve_alphas):
+            if step is choose_signs or coded.terms.shape[1] * fmt.planes <= LARGEST_SYSTEM:
+                coded = step(wide, coded, hessian, fmt)
+        error = _block_errors(wide, coded, hessian, fmt)
+        best, least = _better(best, coded, error < least, fmt), np.minimum(least, error)
+    return in_order(best, fmt)
+
+
+def feed_back(
+    weight: Float, coded: Coded, order: NDArray[np.intp], upper: Float, fmt: BinaryCodes
+) -> Coded:
+    """Return the codes with all signs chosen anew, column by column in `order`, with feedback.
+
+    `upper` is :func:`upper_factor` of H in that order.
+    """
+    k = weight.shape[1]
+    alpha = _alphas(coded, fmt)
+    levels = [Levels.of(alpha[:, group]) for group in range(alpha.shape[1])]
+    left = np.ascontiguousarray(weight.T[order])
+    patterns = np.empty(left.shape, np.uint8)
+    for first in range(0, k, LAZY):
+        end = min(first + LAZY, k)
+        errors = np.empty((end - first, len(weight)))
+        for j in range(first, end):
+            pattern, value = levels[order[j] // fmt.group].nearest(left[j, :, None])
+            patterns[order[j]] = pattern[:, 0]
+            errors[j - first] = (left[j] - value[:, 0]) / upper[j, j]
+            left[j + 1 : end] -= upper[j, j + 1 : end, None] * errors[j - first]
+        left[end:] -= upper[first:end, end:].T @ errors
+    return _with_patterns(coded, patterns, fmt)
+
+
+def upper_factor(hessian: Float) -> Float:
+    """Return the upper triangular U with ``U^T U = H^-1``.
+
+    ``H = V V^T`` with V upper triangular is the Cholesky factor from the last column on, and U is
+    its inverse: H itself need not be inverted.
+    """
+    reversed_ = np.linalg.cholesky(hessian[::-1, ::-1])[::-1, ::-1]
+    return np.triu(np.linalg.inv(reversed_))
 
 
 def solve_alphas(weight: Float, coded: Coded, hessian: Float, fmt: BinaryCodes) -> Coded:
@@ -83,9 +128,7 @@ def choose_signs(weight: Float, coded: Coded, hessian: Float, fmt: BinaryCodes) 
             patterns[j], moved[j - first] = pattern[:, 0], found[:, 0] - value[j]
             slope[j + 1 : end] -= hessian[j + 1 : end, j, None] * moved[j - first]
         slope[end:] -= hessian[end:, first:end] @ moved
-    signs = coded.signs.copy()
-    signs[..., :k] = binary_codes.signs_of(patterns, fmt.planes).transpose(1, 2, 0)
-    return Coded(signs, coded.terms)
+    return _with_patterns(coded, patterns, fmt)
 
 
 def in_order(coded: Coded, fmt: BinaryCodes) -> Coded:
@@ -101,6 +144,22 @@ def in_order(coded: Coded, fmt: BinaryCodes) -> Coded:
     places = np.repeat(order, fmt.outputs, axis=0)[:n, ..., None]
     sorted_ = np.take_along_axis(signs, places, axis=2).transpose(0, 2, 1, 3)
     return Coded(np.ascontiguousarray(sorted_).reshape(n, planes, padded), terms)
+
+
+def _with_patterns(coded: Coded, patterns: NDArray[np.uint8], fmt: BinaryCodes) -> Coded:
+    """Return the codes with the signs of `patterns` ``[K, N]``."""
+    signs = coded.signs.copy()
+    signs[..., : len(patterns)] = binary_codes.signs_of(patterns, fmt.planes).transpose(1, 2, 0)
+    return Coded(signs, coded.terms)
+
+
+def _better(one: Coded, other: Coded, chosen: NDArray[np.bool_], fmt: BinaryCodes) -> Coded:
+    """Return `one` with the `chosen` rows of blocks of `other`."""
+    rows = np.repeat(chosen, fmt.outputs)[: len(one.signs), None, None]
+    return Coded(
+        np.where(rows, other.signs, one.signs),
+        np.where(chosen[:, None, None, None], other.terms, one.terms),
+    )
 
 
 def _alphas(coded: Coded, fmt: BinaryCodes) -> Float:

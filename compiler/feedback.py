@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from ..passes.formats import binary_codes, integer, powers
 from ..passes.formats.binary_codes import BinaryCodes, Coded, Levels
 from ..passes.formats.integer import GroupedInteger, Quantized
-from .descent import descend
+from .descent import descend, upper_factor
 
 Float = NDArray[np.float64]
 
@@ -69,7 +69,7 @@ class Feedback:
         for damping in DAMPING:
             damped = hessian + damping * mean * np.eye(len(hessian))
             try:
-                return cls(damped, _upper_factor(damped))
+                return cls(damped, upper_factor(damped))
             except np.linalg.LinAlgError:
                 continue
         raise ValueError("the activations of the calibration have no second moments")
@@ -206,13 +206,3 @@ class _Binary:
         self.patterns.append(patterns.reshape(-1)[:n])
         flat: Float = values.reshape(-1)[:n]
         return flat
-
-
-def _upper_factor(hessian: Float) -> Float:
-    """Return the upper triangular U with ``U^T U = H^-1``.
-
-    ``H = V V^T`` with V upper triangular is the Cholesky factor from the last column on, and U is
-    its inverse: H itself need not be inverted.
-    """
-    reversed_ = np.linalg.cholesky(hessian[::-1, ::-1])[::-1, ::-1]
-    return np.triu(np.linalg.inv(reversed_))

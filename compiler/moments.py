@@ -1,83 +1,220 @@
 """Run a model over the inputs of a calibration, and collect ``X^T X`` of what its matmuls read.
 
-The model is compiled exact for this machine's CPU, with ``lowc-collect-moments``; the matmuls that
-use one weight are summed up together.
+The model is compiled exact for this machine's CPU, with ``lowc-collect-moments``.  Matmuls that
+read the same rows share a matrix, and matmuls that use one weight are summed up together.
+
+A matrix is ``[K, K]``, f32 from a call and f64 in the sum over calls, and a large model has
+hundreds of them.  So there is a budget: the sums are cut into rounds, each of which fits into it; a
+round compiles the model once more, and runs it over all inputs.  The sums of a finished round lie
+on disk.
 """
 
-from __future__ import annotations
-
+import functools
+import json
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from iree.compiler import ir
 from numpy.typing import NDArray
 
 from ..errors import UserError
+from ..passes import annotations
+from ..passes.assign_forms import AssignForms
+from ..passes.base import RemarkKind
 from ..passes.collect_moments import CollectMoments
+from ..passes.forms import rules_to_text
+from ..passes.name_matmuls import NameMatmuls
+from ..passes.runner import Runner
 from ..runtime import tree as trees
 from ..runtime.module import Module, load
 from . import accuracy, api
 from .calibration import read_calibration
-from .frontend import Model
+from .frontend import Model, entry_function
 from .recipe import Recipe
 from .target import load_target
+
+Matrix = NDArray[np.float64]
+
+_CALL, _SUM = 4, 8  # bytes of a number in the result of a call, and in the sum
 
 
 @dataclass(frozen=True)
 class Moments:
-    """``X^T X`` (f64 ``[K, K]``) by the name of the matmul, and why others have none."""
+    """``X^T X`` (f64 ``[K, K]``) by the name of the matmul, and why others have none.
 
-    of: dict[str, NDArray[np.float64]]
+    `calls` were made in each of `rounds`; the sums of several rounds are mapped from files.
+    """
+
+    of: dict[str, Matrix]
     refused: dict[str, str]
+    calls: int
+    rounds: int
+
+    def facts(self) -> dict[str, int]:
+        """Return what the report has of it."""
+        return {"calls": self.calls, "rounds": self.rounds, "matmuls": len(self.of)}
 
 
-def collect(model: Model, recipe: Recipe, calibration: api.Calibration) -> Moments:
-    """Measure what the methods of `recipe` want to know; `model` is rewritten: pass a copy of it.
+@dataclass(frozen=True)
+class Total:
+    """A sum: the matmuls that want it, the results that are added up to it, and its K."""
+
+    names: tuple[str, ...]
+    results: tuple[int, ...]
+    size: int
+
+
+def collect(model: Model, recipe: Recipe, calibration: api.Limited, folder: Path) -> Moments:
+    """Measure what the methods of `recipe` want to know; `model` is not changed.
 
     Parameters
     ----------
-    calibration : iterable of input tuples, or path
-        As for :func:`lowc.compile`.
+    calibration : Limited
+        The inputs as :func:`lowc.compile` takes them, and the bytes that matrices take at most.
+    folder : path
+        Where the sums of several rounds lie as long as they are needed.
 
     Raises
     ------
     UserError
-        The inputs do not fit the model, there are none, or the file cannot be read.
+        The inputs do not fit the model, there are none, or the file cannot be read; one matrix
+        alone is beyond the budget.
     """
+    totals, refused = plan(model, recipe)
+    rounds = cut(totals, calibration.memory)
+    inputs = calibration.inputs
+    if len(rounds) > 1 and not isinstance(inputs, (str, os.PathLike)):
+        inputs = list(inputs)  # they may be there to be read once
+    found: dict[str, Matrix] = {}
+    calls = 0
+    for number, part in enumerate(rounds):
+        sums, calls = _round(model, recipe, inputs, part)
+        if len(rounds) > 1:
+            sums = {
+                total: _spilled(matrix, folder / f"moments-{number}-{place}.npy")
+                for place, (total, matrix) in enumerate(sums.items())
+            }
+        found |= {name: matrix for total, matrix in sums.items() for name in total.names}
+    return Moments(found, refused, calls, len(rounds))
+
+
+def plan(model: Model, recipe: Recipe) -> tuple[list[Total], dict[str, str]]:
+    """Return the sums that `recipe` wants, and why some matmuls have none; compiles nothing."""
+    copy = model.copy()
+    forms = AssignForms(rules=rules_to_text(recipe.rules))
+    runner = Runner([NameMatmuls(), forms, *_measures()])
+    runner.run(copy.module)
+    refused = {
+        remark.subject: remark.message
+        for remark in runner.remarks
+        if remark.pass_name == CollectMoments.name and remark.kind is RemarkKind.REFUSED
+    }
+    function = entry_function(copy.module)
+    text = annotations.text(function, annotations.MOMENTS)
+    uses: list[list[list[str]]] = json.loads(text) if text else []
+    types = function.type.results[len(function.type.results) - len(uses) :]
+    sizes = [ir.RankedTensorType(type_).shape[0] for type_ in types]
+    return _totals(uses, sizes), refused
+
+
+def cut(totals: Sequence[Total], budget: int) -> list[list[Total]]:
+    """Return rounds of sums, in their order, that take at most `budget` bytes each.
+
+    There is one round at least, as inputs are checked by running them.
+    """
+    rounds: list[list[Total]] = [[]]
+    for total in totals:
+        needed = memory([total])
+        if needed > budget:
+            raise UserError(
+                f"the moments of '{total.names[0]}' ({total.size} x {total.size}) take "
+                f"{_mebibytes(needed)} MiB, more than the {budget >> 20} MiB that they may",
+                hint=f"--calibration-memory {_mebibytes(needed)}, or a form without a calibration "
+                "for this matmul",
+            )
+        if memory([*rounds[-1], total]) > budget:
+            rounds.append([])
+        rounds[-1].append(total)
+    return rounds
+
+
+def memory(totals: Sequence[Total]) -> int:
+    """Return the bytes that the matrices of a round take: its sums, and the results of a call."""
+    of_sums = sum(_SUM * total.size**2 for total in totals)
+    results = {number: total.size for total in totals for number in total.results}
+    return of_sums + sum(_CALL * size**2 for size in results.values())
+
+
+def _mebibytes(size: int) -> int:
+    return -(-size >> 20)
+
+
+def _measures(only: Iterable[str] | None = None) -> list[Any]:
+    # Views of one activation are one value then.
+    return ["cse", CollectMoments(None if only is None else tuple(only))]
+
+
+def _totals(uses: Sequence[Sequence[Sequence[str]]], sizes: Sequence[int]) -> list[Total]:
+    """Return the sums, given the ``[matmul, weight]`` that each result is for."""
+    by_weight: dict[str, list[int]] = defaultdict(list)
+    for number, readers in enumerate(uses):
+        for _, weight in readers:
+            by_weight[weight].append(number)
+    names: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    for readers in uses:
+        for name, weight in readers:
+            names[tuple(by_weight[weight])].append(name)
+    return [Total(tuple(of), results, sizes[results[0]]) for results, of in names.items()]
+
+
+def _round(
+    model: Model, recipe: Recipe, inputs: api.Calibration, wanted: Sequence[Total]
+) -> tuple[dict[Total, Matrix], int]:
+    """Return the sums of a round, and how many calls there were."""
+    names = [name for total in wanted for name in total.names]
     with tempfile.TemporaryDirectory(prefix="lowc-calibration-") as folder:
         path = Path(folder) / "model.vmfb"
-        artifact = api.build(model, recipe, load_target("cpu"), path, measures=[CollectMoments()])
-        found = _sums(load(path, verify=False), calibration)
-    return Moments(found, _refusals(artifact.report["remarks"]))
-
-
-def _sums(module: Module, calibration: api.Calibration) -> dict[str, NDArray[np.float64]]:
-    measured: list[list[str]] = module.manifest.report.get("moments", [])
-    totals: dict[str, Any] = defaultdict(float)
-    count = 0
-    for outputs in _runs(module, calibration):
-        count += 1
-        # Uses of one weight have one sum; a use may stand for several results.
-        for (_, weight), moments in zip(measured, outputs, strict=True):
-            totals[weight] = totals[weight] + np.asarray(moments, np.float64)
-    if not count:
+        measures = _measures(names)
+        api.build(model.copy(), recipe, load_target("cpu"), path, measures=measures)
+        module = load(path, verify=False)
+        uses: list[list[list[str]]] = module.manifest.report.get("moments", [])
+        places = _places(uses, wanted)
+        sums = {total: np.zeros((total.size, total.size)) for total in wanted}
+        calls = 0
+        for call in _calls(module, inputs):
+            results = call()
+            measured = results[len(results) - len(uses) :]
+            for total, numbers in places.items():
+                for number in numbers:
+                    sums[total] += np.asarray(measured[number])
+            calls += 1
+            del results, measured  # before the next call makes others
+    if not calls:
         raise UserError("the calibration has no inputs", hint="some dozens of samples are usual")
-    return {name: totals[weight] for name, weight in measured}
+    return sums, calls
 
 
-def _runs(module: Module, calibration: api.Calibration) -> Iterator[list[Any]]:
-    """Yield the moments of each call."""
+def _places(
+    uses: Sequence[Sequence[Sequence[str]]], wanted: Sequence[Total]
+) -> dict[Total, tuple[int, ...]]:
+    """Return the results of a round's module that each sum is of."""
+    found = {frozenset(total.names): total.results for total in _totals(uses, [0] * len(uses))}
+    return {total: found[frozenset(total.names)] for total in wanted}
+
+
+def _calls(module: Module, calibration: api.Calibration) -> Iterator[Callable[[], list[Any]]]:
+    """Yield what makes each call and returns its outputs, flat."""
     manifest = module.manifest
-    count = len(manifest.report.get("moments", []))
     module.reset()
     if isinstance(calibration, (str, os.PathLike)):
         for inputs in read_calibration(calibration, manifest):
-            yield _last(accuracy.call(module, inputs), count)
+            yield functools.partial(accuracy.call, module, inputs)
         return
     for number, given in enumerate(calibration):
         if not isinstance(given, (tuple, list)):
@@ -86,18 +223,27 @@ def _runs(module: Module, calibration: api.Calibration) -> Iterator[list[Any]]:
                 where=f"calibration, sample {number + 1}",
                 hint="pass an iterable of tuples, one for each call: [(x,), (y,)]",
             )
-        outputs = trees.flatten(manifest.out_tree, module(*given), "output")
-        yield _last(list(outputs), count)
+        yield functools.partial(_call, module, given)
 
 
-def _last(outputs: list[Any], count: int) -> list[Any]:
-    return outputs[len(outputs) - count :]
+def _call(module: Module, given: Sequence[Any]) -> list[Any]:
+    return list(trees.flatten(module.manifest.out_tree, module(*given), "output"))
 
 
-def _refusals(remarks: Iterable[dict[str, Any]]) -> dict[str, str]:
-    wanted = [
-        remark
-        for remark in remarks
-        if remark["pass"] == CollectMoments.name and remark["kind"] == "refused"
-    ]
-    return {remark["subject"]: remark["message"] for remark in wanted}
+def _spilled(matrix: Matrix, path: Path) -> Matrix:
+    """Write `matrix` to the file `path`; return it mapped from there.
+
+    Raises
+    ------
+    UserError
+        When the disk is full.
+    """
+    try:
+        np.save(path, matrix)
+    except OSError as error:
+        raise UserError(
+            f"the sums of the calibration cannot be written ({error.strerror or error})",
+            where=str(path.parent),
+        ) from error
+    mapped: Matrix = np.load(path, mmap_mode="r")
+    return mapped

@@ -29,7 +29,7 @@ from .target import Target
 
 
 def passes_for(
-    recipe: Recipe, target: Target, measures: Sequence[Pass] = (), *, kernels: bool = True
+    recipe: Recipe, target: Target, measures: Sequence[Pass | str] = (), *, kernels: bool = True
 ) -> list[Pass | str]:
     """Return the elements to run, in order, for `recipe` on `target`.
 

@@ -62,6 +62,7 @@ class Allotment:
 def allot(model: Model, recipe: Recipe, moments: Moments) -> Allotment:
     """Spend the budget of `recipe`, which has one, on the matmuls of `model`.
 
+    A budget that goes by inputs needs moments; without any, its rules hold as they are.
     Uses of one weight get the same planes, as they share its codes.  A matmul that cannot be coded
     has no part in the budget.  `model` is not changed.
 

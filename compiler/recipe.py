@@ -25,26 +25,29 @@ from ..errors import UserError, nearest
 from ..passes.forms import MOST_PLANES, Rule
 
 _FOLDER = "recipes"
-_KEYS = ("rules", "description", "average-planes")
+_KEYS = ("rules", "description", "average-planes", "allot-by")
+_ALLOT_BY = ("any", "inputs")
 
 
 @dataclass(frozen=True)
 class Budget:
     """Planes of signs per weight, at most `average` over the matmuls whose rule leaves a choice.
 
-    `choices` has the numbers of such rules, and the numbers of planes that each allows.
+    `choices` has the numbers of such rules, and the numbers of planes that each allows.  If it goes
+    `by_inputs`, it is spent where there is a calibration; without one all get the average.
     """
 
     average: float
     choices: tuple[tuple[int, tuple[int, ...]], ...]
+    by_inputs: bool = False
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Rules in order, under a name; build one with :func:`load_recipe` or directly.
 
-    With a `budget`, the `planes` of a rule that leaves a choice are the most it allows, until
-    ``compiler/planes.py`` spends the budget.
+    With a `budget`, the `planes` of a rule that leaves a choice are the most it allows, or the
+    average if the budget goes by inputs, until ``compiler/planes.py`` spends it.
     """
 
     name: str
@@ -126,16 +129,21 @@ def parse_recipe(text: str, name: str, where: str) -> Recipe:
         for number, (rule, line) in enumerate(zip(rules, lines, strict=False))
         if isinstance(rule, dict) and isinstance(rule.get("planes"), list)
     }
+    budget = _budget(data, choices, text, where)
     closed = [
-        rule | {"planes": max(choices[number])} if number in choices else rule
+        rule | {"planes": _closed(choices[number], budget)} if number in choices else rule
         for number, rule in enumerate(rules)
     ]
     return Recipe(
         name,
         tuple(_rule(rule, text, where, line) for rule, line in zip(closed, lines, strict=False)),
         str(data.get("description", "")),
-        _budget(data.get("average-planes"), choices, text, where),
+        budget,
     )
+
+
+def _closed(planes: tuple[int, ...], budget: Budget | None) -> int:
+    return int(budget.average) if budget is not None and budget.by_inputs else max(planes)
 
 
 def _choice(rule: dict[str, Any], where: str, line: int) -> tuple[int, ...]:
@@ -156,8 +164,19 @@ def _choice(rule: dict[str, Any], where: str, line: int) -> tuple[int, ...]:
 
 
 def _budget(
-    average: object, choices: dict[int, tuple[int, ...]], text: str, where: str
+    data: dict[str, Any], choices: dict[int, tuple[int, ...]], text: str, where: str
 ) -> Budget | None:
+    average, by = data.get("average-planes"), data.get("allot-by", "any")
+    if by not in _ALLOT_BY:
+        raise UserError(
+            f"allot-by = {by!r} is unknown", where=f"{where}:{_line_of_key(text, 'allot-by')}",
+            hint=nearest(str(by), _ALLOT_BY),
+        )  # fmt: skip
+    if "allot-by" in data and average is None:
+        raise UserError(
+            "allot-by is for a budget of planes, and there is none",
+            where=f"{where}:{_line_of_key(text, 'allot-by')}", hint="average-planes = 3",
+        )  # fmt: skip
     if average is None:
         if not choices:
             return None
@@ -175,14 +194,19 @@ def _budget(
             "average-planes is for rules with a list of planes, and there is none", where=place,
             hint="planes = [2, 3, 4] in a rule of form 'binary'",
         )  # fmt: skip
-    number = float(average)  # type: ignore[arg-type]
+    number = float(average)
     fewest, most = (end(end(planes) for planes in choices.values()) for end in (min, max))
     if not fewest <= number <= most:
         raise UserError(
             f"average-planes = {average} is not {fewest} to {most}, what the rules allow",
             where=place, hint="2, 3 and 4 are usual",
         )  # fmt: skip
-    return Budget(number, tuple(choices.items()))
+    if by == "inputs" and not all(number in planes for planes in choices.values()):
+        raise UserError(
+            f"without a calibration all would get {average} planes, which some list does not allow",
+            where=place, hint='allot-by = "any", or a whole number that each list has',
+        )  # fmt: skip
+    return Budget(number, tuple(choices.items()), by == "inputs")
 
 
 def _rule(data: object, text: str, where: str, line: int) -> Rule:

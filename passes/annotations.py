@@ -22,7 +22,7 @@ attribute                    on           meaning
 ``lowc.derivation = {…}``    util.global  how its bytes follow from another parameter
 ``lowc.index_bounds = "…"``  func.func    [argument, size] of inputs that index a table
 ``lowc.shadows = "[…]"``     func.func    names of the matmuls that its last result measures
-``lowc.moments = "[…]"``     func.func    [matmul, weight] of the last results, moments of inputs
+``lowc.moments = "[…]"``     func.func    [[matmul, weight] …] of each of the last results, moments
 ============================ ============ =========================================================
 """
 

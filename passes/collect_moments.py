@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from iree.compiler import ir
@@ -34,8 +34,9 @@ class CollectMoments(Pass):
     """Return ``X^T X`` of every matmul whose method wants it, and keep all matmuls exact.
 
     X are the rows that meet the weight, all batches and positions of a call; the product is f32
-    ``[K, K]`` and one more result of the function, in the order of ``lowc.moments``, which has the
-    name of each matmul and of its weight: uses of one weight are to be added up.
+    ``[K, K]`` and one more result of the function, in the order of ``lowc.moments``, which has for
+    each result the matmuls that read those rows, with their weights: uses of one weight are to be
+    added up.  ``only`` names the matmuls to measure; without it all are.
 
     A matmul inside a loop or a branch, in a function that others call, or with a weight for each
     batch, is not measured.
@@ -49,42 +50,54 @@ class CollectMoments(Pass):
     After::
 
         func.func @main(%x: tensor<2x64xf32>) -> (tensor<2x8xf32>, tensor<64x64xf32>)
-            attributes {lowc.moments = "[["fc","fc.weight"]]"} {
+            attributes {lowc.moments = "[[["fc","fc.weight"]]]"} {
           %y = linalg.matmul {lowc.form = {form = "exact"}, lowc.matmul = "fc"} ins(%x, %t) …
           %h = linalg.generic (k, l, m) ins(%x, %x) … { mulf, addf }
           return %y, %h
     """
 
     name: ClassVar[str] = "lowc-collect-moments"
+    only: tuple[str, ...] | None = None
 
     def run(self, module: ir.Module, remark: Callable[..., None]) -> None:
         """Sum up, and make all matmuls exact."""
         called = called_functions(module)
-        found: dict[str, list[tuple[str, str, ir.Value]]] = {}
+        found: dict[str, dict[tuple[ir.Value, int], _Result]] = {}
         for op in annotations.matmuls(module):
             form = form_of(op)
             if form.form == "exact":
                 continue
             name = annotations.text(op, annotations.MATMUL)
             make_exact(op, "exact (its inputs are measured)")
-            if not form.takes_inputs:
+            if not form.takes_inputs or (self.only is not None and name not in self.only):
                 continue
             inputs = match(op, called)
             if isinstance(inputs, Refusal):
                 remark(RemarkKind.REFUSED, op, name, f"inputs not measured: {inputs.reason}")
                 continue
-            with ir.InsertionPoint(op), op.location:
-                moments = _moments(inputs)
-            found.setdefault(inputs.function, []).append((name, inputs.weight, moments))
+            results = found.setdefault(inputs.function, {})
+            read = (inputs.value, inputs.axis)
+            if read not in results:
+                with ir.InsertionPoint(op), op.location:
+                    results[read] = _Result(_moments(inputs))
+            results[read].uses.append((name, inputs.weight))
             remark(RemarkKind.APPLIED, op, name, f"inputs measured: {inputs.size} x {inputs.size}")
         for function in module.body.operations:
-            measured = found.get(annotations.text(function, "sym_name"))
+            measured = list(found.get(annotations.text(function, "sym_name"), {}).values())
             if function.operation.name != "func.func" or not measured:
                 continue
-            return_too(function, [value for _, _, value in measured])
+            return_too(function, [result.moments for result in measured])
             function.attributes[annotations.MOMENTS] = annotations.json_attribute(
-                [[name, weight] for name, weight, _ in measured], function.context
+                [result.uses for result in measured], function.context
             )
+
+
+@dataclass
+class _Result:
+    """Moments, and the matmuls that read what they are of, each with its weight."""
+
+    moments: ir.Value
+    uses: list[tuple[str, str]] = field(default_factory=list)
 
 
 def match(op: Any, called: Iterable[str]) -> Inputs | Refusal:

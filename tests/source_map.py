@@ -21,7 +21,8 @@ line.
 
 What is no Python: `Makefile` (all that people do here), `.ci/` (what machines do: `run` everything,
 `vulkan` installs a driver, `lock` resolves the requirements), `requirements.lock`, `.pre-commit-config.yaml`;
-[recipes.md](recipes.md), [passes.md](passes.md) (generated), [safety.md](safety.md), and
+[recipes.md](recipes.md), [passes.md](passes.md) (generated), [safety.md](safety.md), [quality.md](quality.md)
+(its tables by `make quality`), and
 `CONTRIBUTING.md`, which shows how to write a pass.
 """
 

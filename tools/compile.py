@@ -28,6 +28,10 @@ STAGES = {
 @click.option("--recipe", default="f32", show_default=True, help="A built-in name or a .toml file.")
 @click.option("--target", default="cpu", show_default=True, help="cpu, vulkan, cuda, cpu:CHIP …")
 @click.option("--calibration", metavar="FILE", help="Stacked inputs, .npz or .safetensors.")
+@click.option(
+    "--calibration-memory", type=click.IntRange(min=1), default=1024, show_default=True,
+    metavar="MIB", help="What its sums take at most; less makes more rounds.",
+)  # fmt: skip
 @click.option("--save-temps", metavar="DIR", help="Keep the IR after every pass there.")
 @click.option("-v", "--verbose", is_flag=True, help="List every matmul, not groups of them.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -37,6 +41,7 @@ def compile_command(
     recipe: str,
     target: str,
     calibration: str | None,
+    calibration_memory: int,
     save_temps: str | None,
     verbose: bool,
     as_json: bool,
@@ -54,6 +59,7 @@ def compile_command(
             recipe,
             target,
             calibration=calibration,
+            calibration_memory=calibration_memory << 20,
             output=place,
             save_temps=save_temps,
             progress=report_stage,

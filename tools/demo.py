@@ -26,7 +26,7 @@ from . import output
 from .library_texts import docstrings
 
 SEQUENCE = 128
-DOCSTRINGS, CALIBRATED, OTHERS = 224, 64, 52
+DOCSTRINGS, CALIBRATED, OTHERS = 224, 112, 52
 RECIPES = ("f32", "w4a16")
 SENTENCES = (
     "The cat fell asleep on the warm windowsill.",

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 BATCH, CONTEXT, BYTES = 8, 128, 256
 HELD_BACK = 10  # every tenth file
-EVALUATED, CALIBRATED = 64, 32  # rows of CONTEXT bytes
+EVALUATED, CALIBRATED = 256, 128  # rows of CONTEXT bytes
 SEED = 0
 WARM_UP = 50  # steps
 

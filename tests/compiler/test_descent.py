@@ -53,6 +53,53 @@ def test_no_step_makes_the_error_larger(given_case):
 
 
 @given(CASES)
+@settings(max_examples=40, deadline=None)
+def test_more_rounds_never_leave_a_larger_error(given_case):
+    weight, coded, hessian = case(*given_case)
+    fmt = given_case[2]
+    errors = [
+        error(weight, descent.descend(weight, coded, hessian, fmt, rounds), hessian, fmt)
+        for rounds in range(4)
+    ]
+    assert errors[0] == pytest.approx(error(weight, coded, hessian, fmt))
+    for before, after in itertools.pairwise(errors):
+        assert after <= before * (1 + 1e-9) + 1e-12
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_feedback_is_that_of_the_plain_loop(outputs):
+    fmt = BinaryCodes(2, 8, outputs)
+    weight, coded, hessian = case(7, 150, fmt, 3)
+    order = np.random.default_rng(1).permutation(150)
+    upper = np.linalg.cholesky(np.linalg.inv(hessian[np.ix_(order, order)])).T
+    found = descent.feed_back(
+        weight, coded, order, descent.upper_factor(hessian[order][:, order]), fmt
+    )
+    alpha = powers.values(coded.terms).repeat(outputs, axis=0)[:7]
+    left, wanted = weight[:, order].copy(), np.empty_like(weight)
+    for i, j in enumerate(order):
+        a = alpha[:, j // 8]
+        levels = np.stack([a[:, 0] * s + a[:, 1] * t for s in (-1, 1) for t in (-1, 1)], axis=1)
+        nearest = np.abs(levels - left[:, i, None]).argmin(axis=1)
+        wanted[:, j] = levels[np.arange(7), nearest]
+        left[:, i:] -= ((left[:, i] - wanted[:, j]) / upper[i, i])[:, None] * upper[i, i:]
+    assert np.isclose(value(found, fmt, 150), wanted).mean() > 0.999  # but for ties
+    assert (found.terms == coded.terms).all()
+
+
+def test_feedback_leaves_the_minimum_that_signs_one_by_one_are_caught_in():
+    fmt = BinaryCodes(2, 32)
+    weight, coded, hessian = case(24, 96, fmt, 7)
+    hessian += 0.01 * np.diagonal(hessian).mean() * np.eye(96)
+    caught = coded
+    for _ in range(12):
+        caught = descent.solve_alphas(weight, caught, hessian, fmt)
+        caught = descent.choose_signs(weight, caught, hessian, fmt)
+    found = descent.descend(weight, coded, hessian, fmt, 3)
+    assert error(weight, found, hessian, fmt) < 0.98 * error(weight, caught, hessian, fmt)
+
+
+@given(CASES)
 @settings(max_examples=60, deadline=None)
 def test_order_changes_no_value(given_case):
     weight, coded, _ = case(*given_case)

@@ -3,8 +3,10 @@
 import lowc
 import numpy as np
 import pytest
+import torch
 from lowc.compiler import feedback, moments
 from lowc.compiler.accuracy import layer_errors, shadow
+from lowc.compiler.api import Limited
 from lowc.compiler.feedback import Feedback
 from lowc.compiler.frontend import Model, model_of_module, parse_module
 from lowc.compiler.program import Tensor
@@ -70,7 +72,9 @@ def test_uses_of_one_weight_are_added_up(tmp_path):
     model = model_with(tmp_path, TWO, w=weight(16, 16))
     calls = [(correlated(rows, 16, rows), correlated(2, 16, 90 + rows)) for rows in (1, 5)]
     form = Form("dequant", "i4", 16, method="gptq")
-    found = moments.collect(model, Recipe("test", (Rule("*", form),)), calls)
+    found = moments.collect(
+        model, Recipe("test", (Rule("*", form),)), Limited(iter(calls)), tmp_path
+    )
     wanted = sum(x.T @ x for call in calls for x in call)
     assert set(found.of) == {"w", "w#1"} and not found.refused
     for matrix in found.of.values():
@@ -86,9 +90,74 @@ def test_a_weight_and_its_transpose_are_kept_apart(tmp_path):
     )
     x, y = correlated(7, 16, 1), correlated(2, 16, 2)
     form = Form("dequant", "i4", 16, method="gptq")
-    found = moments.collect(model, Recipe("test", (Rule("*", form),)), [(x, y)])
+    found = moments.collect(model, Recipe("test", (Rule("*", form),)), Limited([(x, y)]), tmp_path)
     for name, inputs in (("w", x), ("w#1", y)):
         assert np.allclose(found.of[name], inputs.T @ inputs, rtol=1e-5, atol=1e-4)
+
+
+SHARED = """
+util.global private @q = #flow.parameter.named<"model"::"q"> : tensor<16x24xf32>
+util.global private @k = #flow.parameter.named<"model"::"k"> : tensor<16x8xf32>
+util.global private @v = #flow.parameter.named<"model"::"v"> : tensor<24x32xf32>
+util.global private @w = #flow.parameter.named<"model"::"w"> : tensor<32x16xf32>
+func.func @main(%x: tensor<4x16xf32>, %i: tensor<4x24xf32>, %j: tensor<4x8xf32>,
+    %k: tensor<4x32xf32>) -> (tensor<4x16xf32>, tensor<4x8xf32>) {
+  %0 = util.global.load @q : tensor<16x24xf32>
+  %q = linalg.matmul ins(%x, %0 : tensor<4x16xf32>, tensor<16x24xf32>)
+      outs(%i : tensor<4x24xf32>) -> tensor<4x24xf32>
+  %1 = util.global.load @k : tensor<16x8xf32>
+  %y = linalg.matmul ins(%x, %1 : tensor<4x16xf32>, tensor<16x8xf32>)
+      outs(%j : tensor<4x8xf32>) -> tensor<4x8xf32>
+  %2 = util.global.load @v : tensor<24x32xf32>
+  %v = linalg.matmul ins(%q, %2 : tensor<4x24xf32>, tensor<24x32xf32>)
+      outs(%k : tensor<4x32xf32>) -> tensor<4x32xf32>
+  %3 = util.global.load @w : tensor<32x16xf32>
+  %w = linalg.matmul ins(%v, %3 : tensor<4x32xf32>, tensor<32x16xf32>)
+      outs(%x : tensor<4x16xf32>) -> tensor<4x16xf32>
+  return %w, %y : tensor<4x16xf32>, tensor<4x8xf32>
+}
+"""
+SUM = 4 + 8  # bytes of a number in the result of a call, and in the sum
+
+
+def test_a_small_budget_makes_rounds_and_the_same_sums(tmp_path):
+    weights = {"q": weight(16, 24), "k": weight(16, 8), "v": weight(24, 32), "w": weight(32, 16)}
+    model = model_with(tmp_path, SHARED, **weights)
+    recipe = Recipe("test", (Rule("*", Form("dequant", "i4", 16, method="gptq")),))
+    zeros = [np.zeros((4, n), np.float32) for n in (24, 8, 32)]
+    calls = [(correlated(4, 16, seed), *zeros) for seed in range(3)]
+    totals, _ = moments.plan(model, recipe)
+    # Queries and keys read the same rows: one matrix for both.
+    assert [(total.names, total.size) for total in totals] == [
+        (("q", "k"), 16), (("v",), 24), (("w",), 32),
+    ]  # fmt: skip
+    whole = moments.collect(model, recipe, Limited(calls), tmp_path)
+    assert (whole.rounds, whole.calls) == (1, 3) and not list(tmp_path.glob("moments-*"))
+    # The largest alone takes it all, the two others fit together.
+    budget = SUM * 32**2
+    assert all(moments.memory(part) <= budget for part in moments.cut(totals, budget))
+    cut = moments.collect(model, recipe, Limited(iter(calls), budget), tmp_path)
+    assert (cut.rounds, cut.calls) == (2, 3)
+    assert all(isinstance(matrix, np.memmap) for matrix in cut.of.values())
+    assert set(cut.of) == set(whole.of) == set("qkvw")
+    for name, matrix in whole.of.items():
+        assert np.array_equal(matrix, cut.of[name]) and matrix.any()
+    with pytest.raises(lowc.UserError, match=r"the moments of 'w' \(32 x 32\) take 1 MiB, more"):
+        moments.collect(model, recipe, Limited(calls, budget - 1), tmp_path)
+
+
+def test_codes_are_those_of_one_round():
+    model = torch.nn.Sequential(torch.nn.Linear(64, 96), torch.nn.Linear(96, 64)).eval()
+    program = torch.export.export(model, (torch.zeros(4, 64),))
+    recipe = Recipe("test", (Rule("*", GPTQ),))
+    inputs, found = correlated(4, 64), []
+    for memory, rounds in ((1 << 30, 1), (SUM * 96**2, 2)):
+        artifact = lowc.compile(
+            program, recipe, calibration=iter([(inputs,)]), calibration_memory=memory
+        )
+        found.append(lowc.load(artifact)(inputs))
+        assert artifact.report["calibration"] == {"calls": 1, "rounds": rounds, "matmuls": 2}
+    assert np.array_equal(*found) and found[0].any()
 
 
 def test_the_report_says_which_codes_a_calibration_chose(tmp_path):
@@ -224,7 +293,6 @@ method = "{method}"
 
 @pytest.mark.slow
 def test_a_model_from_the_command_line(tmp_path, capsys):
-    import torch
     from lowc.tools.cli import main
 
     torch.manual_seed(3)

@@ -72,11 +72,49 @@ def test_planes_go_where_they_help(exported):
     assert not any("earlier rules decide" in n for n in artifact.report["notes"])
 
 
-def test_inputs_say_which_weights_matter(exported):
-    x = np.zeros((200, 64), np.float32)
-    x[:, 0] = np.random.default_rng(0).standard_normal(200)
-    artifact = lowc.compile(exported, recipe_of(method="auto"), calibration=[(x[:3],), (x[3:6],)])
-    assert artifact.report["planes"]["calibrated"] == 3
+class Apart(torch.nn.Module):
+    """A layer of random weights, and one whose weights are signs for the later half of `k` inputs."""
+
+    def __init__(self, k):
+        super().__init__()
+        torch.manual_seed(0)
+        self.partly, self.fully = (torch.nn.Linear(k, 64, bias=False) for _ in range(2))
+        with torch.no_grad():
+            self.partly.weight[:, k // 2 :] = self.partly.weight[:, k // 2 :].sign() / 8
+
+    def forward(self, x, y):
+        return self.partly(x), self.fully(y)
+
+
+def apart(k):
+    """Return the program, and inputs that meet the signs: what is random meets zeros."""
+    program = torch.export.export(Apart(k).eval(), (torch.ones(3, k), torch.ones(3, k)))
+    x, y = (np.random.default_rng(n).standard_normal((3, k)).astype(np.float32) for n in (0, 1))
+    x[:, : k // 2] = 0
+    return program, x, y
+
+
+def test_inputs_say_which_weights_matter():
+    program, x, y = apart(64)
+    recipe = recipe_of(2.5, group=32, method="auto")
+    by_weight = analyse(program, recipe)["matmuls"]
+    assert {row["name"]: row["lowering"][0] for row in by_weight} == {"partly": "2", "fully": "3"}
+    found = lowc.compile(program, recipe, calibration=[(x, y)]).report["planes"]
+    assert found["of"] == {"partly": 1, "fully": 4} and found["calibrated"] == 2
+    # Inputs that meet what is random: the layers are alike.
+    found = lowc.compile(program, recipe, calibration=[(np.roll(x, 32, axis=1), y)])
+    assert found.report["planes"]["of"] != {"partly": 1, "fully": 4}
+
+
+def test_the_built_in_recipes_spend_what_a_calibration_measures():
+    program, x, y = apart(256)
+    for name, wanted in (("shiftadd-2", (1, 3)), ("shiftadd-3", (2, 4))):
+        found = lowc.compile(program, name, calibration=[(x, y)]).report["planes"]
+        assert found["of"] == dict(zip(("partly", "fully"), wanted, strict=True))
+    alone = lowc.compile(program, "shiftadd-3").report
+    assert "planes" not in alone
+    assert {row["lowering"][0] for row in alone["matmuls"]} == {"3"}
+    assert {row["lowering"][0] for row in analyse(program, "shiftadd-2")["matmuls"]} == {"2"}
 
 
 @pytest.mark.parametrize("average", [1, 4])

@@ -97,6 +97,17 @@ MISTAKES = {
         "average-planes = 1.5\n" + BINARY.replace("= 2", "= [2, 3]"),
         "average-planes = 1.5 is not 2 to 3", "",
     ),
+    "a budget by something else": (
+        'average-planes = 2\nallot-by = "input"\n' + BINARY.replace("= 2", "= [2, 3]"),
+        "allot-by = 'input' is unknown", "inputs",
+    ),
+    "allotting without a budget": (
+        'allot-by = "inputs"\n' + BINARY, "allot-by is for a budget", "average-planes = 3",
+    ),
+    "no calibration, and a half plane": (
+        'average-planes = 2.5\nallot-by = "inputs"\n' + BINARY.replace("= 2", "= [2, 3]"),
+        "all would get 2.5 planes", 'allot-by = "any"',
+    ),
     "a choice of too many planes": (
         "average-planes = 2\n" + BINARY.replace("= 2", "= [2, 5]"), "planes = [2, 5] is no list", "",
     ),

@@ -1,11 +1,11 @@
 """Products with binary-coded weights in tests: their forms, and what they must give to the bit."""
 
 import numpy as np
-from lowc.passes.formats import binary_codes, bit_planes, integer, powers, tables, ternary
-from lowc.passes.formats.binary_codes import BinaryCodes
-from lowc.passes.formats.integer import GroupedInteger
-from lowc.passes.formats.tables import TableFormat
-from lowc.passes.forms import TABLE_BITS, Form, cut_binary
+from lowc.passes import sign_weights
+from lowc.passes.forms import Form
+from lowc.passes.sign_weights import product
+
+__all__ = ["agrees", "code", "form_of", "lut_form", "product", "rows_of", "same", "ternary_form"]
 
 LARGEST = np.finfo(np.float32).max
 
@@ -38,37 +38,9 @@ def lut_form(weights, group=128, symmetric=True, tables="i8", span=64):
 
 def code(weight, form):
     """Return the coded weight, its format, and that of its tables or None."""
-    n, k = weight.shape
-    has_tables = form.tables != "none"
-    is_ternary = form.form == "ternary"
-    span = form.span if has_tables else None
-    group, span = cut_binary(k, 0 if is_ternary else form.group, span)
-    table = TableFormat(TABLE_BITS[form.tables], span) if has_tables else None
-    if is_ternary:
-        fmt = BinaryCodes(2, group, n, 1)
-        return ternary.as_planes(ternary.quantize(weight).codes, fmt), fmt, table
-    fmt = BinaryCodes(form.planes, group, form.outputs or n, form.terms)
-    return binary_codes.encode(weight, fmt), fmt, table
-
-
-def product(x, weight, form):
-    """Return ``x . weight^T`` as it is defined."""
-    if form.form == "shift":
-        return powers.product(x, powers.project(weight, 1)[..., 0])
-    if form.form == "lut":
-        group, span = cut_binary(weight.shape[1], form.group, form.span)
-        fmt = GroupedInteger(form.bits, group, form.symmetric)
-        table = TableFormat(TABLE_BITS[form.tables], span)
-        return bit_planes.product(x, integer.quantize(weight, fmt), fmt, table)
-    coded, fmt, table = code(weight, form)
-    if table is None:
-        sums = binary_codes.product(x, coded, fmt)
-    else:
-        sums = tables.product(x, coded, fmt, table)
-    if form.form == "ternary":
-        with np.errstate(over="ignore"):
-            return sums * ternary.quantize(weight).scale
-    return sums
+    signs = sign_weights.code(weight, form)
+    table = None if form.tables == "none" else sign_weights.table_format(weight.shape[1], form)
+    return signs.coded, signs.fmt, table
 
 
 def rows_of(generator, count, k):

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ...errors import InternalError
+from ...passes import sign_weights
 from ...passes.forms import MANTISSA_BITS, Form
-from . import sign_forms
 from .products import Float, Product
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ def definition(form: Form, sample: Sample) -> Double:
 
         return activations.product(*_integers(form, sample))
     form = _applied(form, sample)
-    if form.form in sign_forms.FORMS and sample.has_weight:
-        return sign_forms.definition(form, sample)
+    if sample.has_weight and form.form in sign_weights.FORMS:
+        return sign_weights.product(*_signed(form, sample)).astype(np.float64)
     w = _stored(form, sample.w)
     if form.form in ("exact", "dequant"):
         return sample.x.astype(np.float64) @ w.astype(np.float64)
@@ -111,8 +111,8 @@ def rounding(form: Form, sample: Sample) -> float:
 
         return float(np.linalg.norm(activations.rounding(*_integers(form, sample))))
     form, k = _applied(form, sample), sample.w.shape[0]
-    if form.form in sign_forms.FORMS and sample.has_weight:
-        magnitude = sign_forms.magnitude(form, sample)
+    if sample.has_weight and form.form in sign_weights.FORMS:
+        magnitude = sign_weights.magnitude(*_signed(form, sample))
     else:
         magnitude = np.abs(sample.x).astype(np.float64) @ np.abs(_stored(form, sample.w))
     unit = 2.0 ** -(MANTISSA_BITS[form.accumulate] + 1)
@@ -144,6 +144,14 @@ def _integers(form: Form, sample: Sample) -> tuple[Activations, Quantized]:
     weight = weights.quantize(columns, form.weights, group, symmetric=form.symmetric)
     per_row = form.activation_scale == "row"
     return activations.quantize(sample.x, group, per_row=per_row), weight
+
+
+def _signed(form: Form, sample: Sample) -> tuple[Any, ...]:
+    """Return the operands of a product by signs, bits or powers of two, and the sampled rows."""
+    if sample.weight is None:
+        return sample.x, np.ascontiguousarray(sample.w.T, np.float32), form, None
+    # Where outputs share scales, those depend on the whole weight.
+    return sample.x, np.asarray(sample.weight, np.float32), form, sample.columns
 
 
 def _applied(form: Form, sample: Sample) -> Form:

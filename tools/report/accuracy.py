@@ -129,6 +129,7 @@ class Study:
     """One model, some calls, and what modules make of them."""
 
     rank = next_token = False
+    with_layers = True
 
     def __init__(
         self, model: Model, target: str, folder: Path, threads: int | None,
@@ -181,7 +182,7 @@ class Study:
         from ...compiler.accuracy import layer_errors, shadow
         from ...runtime.module import load
 
-        if all(rule.form.form == "exact" for rule in recipe.rules):
+        if not self.with_layers or all(rule.form.form == "exact" for rule in recipe.rules):
             return []
         output.remark(f"{recipe.name}: compiling with each layer measured")
         place = self.folder / "shadow.vmfb"

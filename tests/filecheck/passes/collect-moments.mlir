@@ -10,7 +10,7 @@ util.global private @b.weight = #flow.parameter.named<"model"::"b.weight"> : ten
 // CHECK: #[[MOMENTS:.*]] = affine_map<(d0, d1, d2) -> (d0, d1)>
 // CHECK-LABEL: func.func @layers
 // CHECK-SAME: -> (tensor<2x8xf32> {some.note = 1 : i32}, tensor<32x32xf32>, tensor<16x16xf32>)
-// CHECK-SAME: lowc.moments = "[[\22a\22,\22a.weight {{.*}}],[\22b\22,\22b.weight {{.*}}]]"
+// CHECK-SAME: lowc.moments = "[{{\[\[}}\22a\22,\22a.weight {{.*}}]],{{\[\[}}\22b\22,\22b.weight {{.*}}]]]"
 func.func @layers(%x: tensor<2x32xf32>, %i: tensor<2x16xf32>, %j: tensor<2x8xf32>)
     -> (tensor<2x8xf32> {some.note = 1 : i32}) {
   %w = util.global.load @a.weight : tensor<32x16xf32>
@@ -100,4 +100,26 @@ func.func @product(%x: tensor<2x32xf32>, %y: tensor<32x4xf32>, %i: tensor<2x4xf3
   %z = linalg.matmul ins(%x, %y : tensor<2x32xf32>, tensor<32x4xf32>)
       outs(%i : tensor<2x4xf32>) -> tensor<2x4xf32>
   return %z : tensor<2x4xf32>
+}
+
+// -----
+// What reads the same rows shares a result; only some are measured when they are named.
+
+util.global private @q.weight = #flow.parameter.named<"model"::"q.weight"> : tensor<16x8xf32>
+util.global private @k.weight = #flow.parameter.named<"model"::"k.weight"> : tensor<16x8xf32>
+// CHECK-LABEL: func.func @shared
+// CHECK-SAME: -> (tensor<2x8xf32>, tensor<2x8xf32>, tensor<16x16xf32>)
+// CHECK-SAME: lowc.moments = "[{{\[\[}}\22q\22,\22q.weight {{.*}}],[\22k\22,\22k.weight {{.*}}]]]"
+func.func @shared(%x: tensor<2x16xf32>, %i: tensor<2x8xf32>) -> (tensor<2x8xf32>, tensor<2x8xf32>) {
+  // CHECK: linalg.generic {{.*}} ins(%arg0, %arg0
+  // CHECK-NOT: linalg.generic
+  %w = util.global.load @q.weight : tensor<16x8xf32>
+  // expected-remark@+1 {{q: inputs measured: 16 x 16}}
+  %a = linalg.matmul ins(%x, %w : tensor<2x16xf32>, tensor<16x8xf32>)
+      outs(%i : tensor<2x8xf32>) -> tensor<2x8xf32>
+  %v = util.global.load @k.weight : tensor<16x8xf32>
+  // expected-remark@+1 {{k: inputs measured: 16 x 16}}
+  %b = linalg.matmul ins(%x, %v : tensor<2x16xf32>, tensor<16x8xf32>)
+      outs(%i : tensor<2x8xf32>) -> tensor<2x8xf32>
+  return %a, %b : tensor<2x8xf32>, tensor<2x8xf32>
 }
