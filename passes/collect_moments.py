@@ -36,7 +36,7 @@ class CollectMoments(Pass):
     X are the rows that meet the weight, all batches and positions of a call; the product is f32
     ``[K, K]`` and one more result of the function, in the order of ``lowc.moments``, which has for
     each result the matmuls that read those rows, with their weights: uses of one weight are to be
-    added up.  ``only`` names the matmuls to measure; without it all are.
+    added up.
 
     A matmul inside a loop or a branch, in a function that others call, or with a weight for each
     batch, is not measured.
@@ -54,6 +54,11 @@ class CollectMoments(Pass):
           %y = linalg.matmul {lowc.form = {form = "exact"}, lowc.matmul = "fc"} ins(%x, %t) …
           %h = linalg.generic (k, l, m) ins(%x, %x) … { mulf, addf }
           return %y, %h
+
+    Parameters
+    ----------
+    only : tuple of str, optional
+        The names of the matmuls to measure; without it all are.
     """
 
     name: ClassVar[str] = "lowc-collect-moments"

@@ -18,7 +18,7 @@ SUPPORT = {
     "__init__", "add_elementwise", "add_operands", "add_products", "additive", "annotations",
     "base", "binary_weights", "build", "code_values", "contraction", "dispatch_matmul",
     "dispatch_records", "epilogues", "forms", "instruments", "integer_products", "integer_tables", "matrices",
-    "more_results", "options", "parameters", "registry", "runner", "shift_add", "shift_products", "sign_products", "signed_sums",
+    "more_results", "options", "parameters", "registry", "runner", "shift_add", "shift_products", "sign_products", "sign_weights", "signed_sums",
     "table_products", "weight_rows",
 }  # fmt: skip
 
