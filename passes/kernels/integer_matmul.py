@@ -52,8 +52,8 @@ class IntegerMatmul(RecordMatmul):
     symmetric : bool
         Whether the zero point is the middle of the codes everywhere.
     rounds : bool
-        Whether each workgroup makes the records itself, on its stack: the first binding is then the
-        activation, ``f32 [batch * m, K]``, with `m` known and all rows in one chunk.
+        Whether each workgroup makes the records of its rows itself, on its stack: the first binding
+        is then the activation, ``f32 [batch * m, K]``, with `m` known.
     """
 
     batch: int
@@ -141,8 +141,8 @@ class _Body(RecordBody):
 
     def emit(self) -> None:
         if self.kernel.rounds:
-            whole = super().record_of
-            emit.each(emit.index(0), self.m, 1, lambda row: self.rounding.row(whole(row), row))
+            whole, (start, stop) = super().record_of, self.own_rows()
+            emit.each(start, stop, 1, lambda row: self.rounding.row(whole(row), row))
         super().emit()
 
     def fetch(self, source: ir.Value, at: Sequence[ir.Value], axis: int, ahead: int) -> None:

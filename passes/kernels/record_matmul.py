@@ -194,14 +194,18 @@ class RecordBody(ABC):
         first = arith.muli(self.group, emit.index(self.tile.panels))
         count = emit.index(self.shape.panels)
         last = arith.minui(arith.addi(first, emit.index(self.tile.panels)), count)
-        start = arith.muli(self.chunk, emit.index(self.tile.row_chunk))
-        stop = arith.minui(arith.addi(start, emit.index(self.tile.row_chunk)), self.m)
+        start, stop = self.own_rows()
         for rows in self.tile.heights(self.shape.m):
             left = arith.subi(stop, start)
             full = arith.muli(arith.divui(left, emit.index(rows)), emit.index(rows))
             end = arith.addi(start, full)
             emit.each(start, end, rows, self._row_block(rows, first, last))
             start = end
+
+    def own_rows(self) -> tuple[ir.Value, ir.Value]:
+        """Return the first of this workgroup's rows of its batch, and the one after the last."""
+        start = arith.muli(self.chunk, emit.index(self.tile.row_chunk))
+        return start, arith.minui(arith.addi(start, emit.index(self.tile.row_chunk)), self.m)
 
     def _row_block(self, rows: int, first: ir.Value, last: ir.Value) -> Callable[[ir.Value], None]:
         together = self.shape.together(rows)

@@ -49,6 +49,8 @@ def kernels(unit):
         kernel(unit, (11, 2 * lanes + 3, 96), 4, 32, tile=cut),
         kernel(unit, (1, 13 * lanes + 3, 96), 4, 32, symmetric=False, tile=side),
         kernel(unit, (1, 14 * lanes, 70), 8, 96, per_group=False, tile=side),
+        # Rounds its own rows, in each of four workgroups those that it has.
+        kernel(unit, (4, 3 * lanes, 96), 4, 32, tile=Tile(lanes, 1, 1, 0, 2, 2)),
     ]
 
 
@@ -68,7 +70,7 @@ def operands(one, seed=0):
 
 
 EVERY = pytest.mark.parametrize("loaded", units.CHIPS, indirect=True)
-NUMBERS = range(len(CASES) + 4)
+NUMBERS = range(len(CASES) + 5)
 
 
 @EVERY
