@@ -53,3 +53,31 @@ def test_inner_loop(assembly, bits):
     assert not [name for name in counts if name.startswith("call") or re.match("v?pmulld", name)]
     # Sums stay in registers: nothing of the stack is read or written.
     assert not [part for part in loop if len(part) > 1 and re.search(r"\(%(rsp|rbp)\b", part[1])]
+
+
+# Bits → instructions for a chunk and vector of columns of one row, beside its 8 vpdpbusd: masks
+# (whole codes and the first of several pieces), shifts, and pieces that are masked and joined.
+ONE_ROW = {2: (8, 0, 0), 3: (8, 2, 2), 4: (8, 0, 0), 5: (8, 4, 4), 6: (8, 4, 4), 7: (8, 6, 6)}
+
+
+@pytest.fixture(scope="module")
+def one_row(tmp_path_factory):
+    """Kernels of one row with VNNI by their bits, and their assembly."""
+    made = {bits: kernel("avx512vnni", (1, 256, 256), bits, GROUP) for bits in ONE_ROW}
+    folder = tmp_path_factory.mktemp("one_row")
+    kernels, chip = list(made.values()), units.CHIPS["avx512vnni"]
+    return made, compile_assembly(compile_kernels, kernels, chip, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", ONE_ROW)
+def test_codes_of_one_row_are_taken_apart_where_they_stand(one_row, bits):
+    made, found = one_row
+    (loop,) = inner_loops(found[made[bits].name], "vpdpbusd")
+    counts = Counter(part[0] for part in loop)
+    vectors = counts["vpdpbusd"] // QUADS
+    assert vectors
+    masks = sum(counts[name] for name in ("vpandd", "vpandq"))
+    found_counts = (masks, counts["vpsrld"], counts["vpternlogd"] + counts["vpternlogq"])
+    assert found_counts == tuple(count * vectors for count in ONE_ROW[bits])
+    assert not [part for part in loop if len(part) > 1 and re.search(r"\(%(rsp|rbp)\b", part[1])]
