@@ -12,7 +12,7 @@ of ``tables.py`` are, with a power of two for each span, and so are sums over a 
 
 in f32, in this order in the portable form; the scale of the weight comes after it.
 
-A span is whole pairs of fives: :func:`span_of` rounds up what a recipe says.
+A span is whole pairs of fives: :func:`span_of` makes one of what a recipe says.
 
 Kernels look a magnitude up, and turn its sign: of a weight's byte bit 7 is the sign of ``key - 121``,
 and the others are its magnitude.  Bytes are ordered in panels as keys are (``key_panels.py``).
@@ -35,8 +35,12 @@ _PAIR = 2 * FIVE
 
 
 def span_of(span: int, k: int) -> int:
-    """Return the span for sums over `k`: of whole pairs of fives, and no longer than all of them."""
-    return min(-(-span // _PAIR), -(-k // _PAIR)) * _PAIR
+    """Return the span for sums over `k`: whole pairs of fives.
+
+    There are as many as of `span` inputs, rounded up; they share K evenly, to fill up little.
+    """
+    spans = -(-k // (-(-span // _PAIR) * _PAIR))
+    return -(-k // (spans * _PAIR)) * _PAIR
 
 
 def digits() -> NDArray[np.int64]:

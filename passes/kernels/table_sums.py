@@ -128,7 +128,7 @@ class TableBody(RecordBody):
             power = arith.mulf(power, emit.splat(self.lanes, self.f32, 0.5))
         for j, found in enumerate(sums):
             v, value = p * VECTORS + j, self._floats(found)
-            if self.kernel.scaling.kind == "ternary" or self._has_parts:
+            if self.kernel.scaling.kind != "bits" or self._has_parts:
                 self._add(r, v, value, power, self.parts)
             else:
                 moved = arith.mulf(value, power)
