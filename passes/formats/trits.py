@@ -3,10 +3,11 @@
 A row ``x[K]`` of f32 is cut into *fives*, filled up with 0 to whole spans; the table of a five has
 243 entries, one for each choice of ``q`` in -1, 0, 1::
 
-    T[key] = (((q0 x0 + q1 x1) + q2 x2) + q3 x3) + q4 x4     in f32, key = sum over t of (q_t + 1) 3^t
+    key = sum over t of (q_t + 1) 3^t
+    T[key] = (((q0 x0 + q1 x1) + q2 x2) + q3 x3) + q4 x4       in f32
 
-which are additions and subtractions alone; ``T[242 - key] = -T[key]``.  Entries are rounded as those
-of ``tables.py`` are, with a power of two for each span, and so are sums over a span exact::
+which are additions and subtractions alone; ``T[242 - key] = -T[key]``.  Entries are rounded as
+those of ``tables.py`` are, with a power of two for each span, so that sums over a span are exact::
 
     y[n] = sum over the spans s of scale(f32(sum over the fives of s of t[key[n]]), e[s])
 
@@ -14,8 +15,9 @@ in f32, in this order in the portable form; the scale of the weight comes after 
 
 A span is whole pairs of fives: :func:`span_of` makes one of what a recipe says.
 
-Kernels look a magnitude up, and turn its sign: of a weight's byte bit 7 is the sign of ``key - 121``,
-and the others are its magnitude.  Bytes are ordered in panels as keys are (``key_panels.py``).
+Kernels look a magnitude up, and turn its sign: of a weight's byte bit 7 is the sign of
+``key - 121``, and the others are its magnitude.  Bytes are ordered in panels as keys are
+(``key_panels.py``).
 """
 
 from __future__ import annotations
@@ -88,7 +90,7 @@ def sums(made: Tables, codes: NDArray[np.int8]) -> NDArray[np.int32]:
 def product(
     x: NDArray[np.float32], codes: NDArray[np.int8], fmt: TableFormat
 ) -> NDArray[np.float32]:
-    """Return y ``[..., N]`` of rows ``[..., K]`` and codes ``[N, K]``, not scaled by the weight's."""
+    """Return y ``[..., N]`` of rows ``[..., K]`` and codes ``[N, K]``, without their scale."""
     made = quantize(x, fmt)
     moved = powers.scale(sums(made, codes).astype(np.float32), made.exponents[..., None, :])
     moved = np.where(made.broken[..., None, :], np.float32(np.nan), moved)

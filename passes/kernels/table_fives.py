@@ -1,16 +1,17 @@
 """Look-ups for five ternary weights at once: the sums of a span, for CPUs with AVX-512 VBMI.
 
-A byte of a weight is the sign and the magnitude of five ternary weights' key (``formats/trits.py``).  A
-permutation of bytes in two registers (``vpermi2b``) looks its low seven bits up in 128 entries, and
-ignores the sign; where that is set, the entry is taken from twice what was added to all entries::
+A byte of a weight is the sign and the magnitude of five ternary weights' key
+(``formats/trits.py``).  A permutation of bytes in two registers (``vpermi2b``) looks its low seven
+bits up in 128 entries, and ignores the sign; where that is set, the entry is taken from twice what
+was added to all entries::
 
     for pair of fives in span:
       b[r] = turned(vpermi2b(T[r, first], key), key) + …     // bytes, two of 7 bits
       all[r] += b[r]; odd[r] += b[r] >> 8                      // 16 bits
 
-So 320 weights take a permutation, a mask of signs and a subtraction, and 2 to 3 instructions for the
-sums.  Tables are 26 bytes for an input: panels are read side by side, so that these come from the
-second cache seldom.
+So 320 weights take a permutation, a mask of signs and a subtraction, and 2 to 3 instructions for
+the sums.  Tables are 26 bytes for an input: panels are read side by side, so that these come from
+the second cache seldom.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ joined before they are scaled (:class:`Scaling`)::
       total[r] += half[p, g] * part[r]
 
 in exactly the order of ``formats/bit_planes.py``.  How entries are looked up depends on the vector
-unit: ``table_shuffles.py``, and ``table_permutes.py`` where it has VBMI and VNNI; five ternary weights in
-a byte are looked up as one (``table_fives.py``).  How signs and scales are stored:
+unit: ``table_shuffles.py``, and ``table_permutes.py`` where it has VBMI and VNNI; five ternary
+weights in a byte are looked up as one (``table_fives.py``).  How signs and scales are stored:
 ``formats/key_panels.py``, ``formats/sign_panels.py``, ``formats/trits.py``.
 """
 

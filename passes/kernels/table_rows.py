@@ -160,6 +160,7 @@ class Body:
         self.signs = [_signs(t) for t in range(QUAD)]
 
     def emit(self) -> None:
+        """Build the loops at the current place."""
         kernel, span = self.kernel, self.kernel.format.span
         whole = kernel.k // span
         last = arith.addi(self.first, emit.index(kernel.span_chunk))

@@ -43,6 +43,7 @@ class TableBody(RecordBody):
         """Look up the entries of a span, and add what they sum up to, scaled, to the totals."""
 
     def add_products(self) -> None:
+        """Add the products of the records and the panels to the totals of all places."""
         if not self._has_parts:
             emit.each(emit.index(0), emit.index(self.rows.spans), 1, self.look_up)
             return

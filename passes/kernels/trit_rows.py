@@ -3,9 +3,9 @@
 A record is that of ``table_rows.py``, but for its tables: 128 bytes for each five, entry i that of
 the weights whose key is ``121 + i`` (``formats/trits.py``), for i up to 121.
 
-The largest entry of a table is the sum of the magnitudes of its inputs.  The sums of the first three
-inputs, 27 of them, are in two registers; from these 16 entries are a permutation and two fused
-multiply-adds, which round as additions do since they multiply by -1, 0 and 1.
+The largest entry of a table is the sum of the magnitudes of its inputs.  The sums of the first
+three inputs, 27 of them, are in two registers; from these 16 entries are a permutation and two
+fused multiply-adds, which round as additions do since they multiply by -1, 0 and 1.
 """
 
 from __future__ import annotations

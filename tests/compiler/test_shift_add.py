@@ -42,12 +42,14 @@ CASES = {
     "tables of 7 bits, odd sizes": (7, 71, form_of(1, 128, 1, 2, "i7", 32), 3, [3], "f32"),
     "tables, one group": (5, 200, form_of(4, 0, 0, 1, "i8", 128), None, [3], "f32"),
     "ternary tables": (7, 171, ternary_form("i8"), None, [1, 9], "f32"),
+    "five trits in a byte": (7, 171, ternary_form("i7", packing="trits"), None, [1, 9], "f32"),
     "tables, bf16": (16, 70, form_of(2, 64, tables="i8"), None, [1, 9], "bf16"),
 }  # fmt: skip
 ON_VULKAN = [
     "shift",
     "lut, zero points",
     "ternary tables",
+    "five trits in a byte",
     "row-wise",
     "block-wise",
     "tables",
@@ -64,7 +66,7 @@ def check(case, target, folder):
     artifact = compile_linear(folder, weight, form, m, target, element, stock)
     (row,) = artifact.report["matmuls"]
     assert row["form"] == form.form and re.search(
-        "of signs|power of two|in groups of", row["lowering"]
+        "of signs|power of two|in groups of|five in a byte", row["lowering"]
     ), row
     module = lowc.load(artifact)
     given = weight.astype(ml_dtypes.bfloat16).astype("f") if element == "bf16" else weight
