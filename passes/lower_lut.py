@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from iree.compiler import ir
 
 from . import integer_tables, lower_shift_add, table_products, trit_tables
-from .base import Pass
+from .base import Pass, Refusal
 from .binary_weights import Plan
 
 
@@ -68,6 +68,8 @@ class LowerLut(Pass):
 
 
 def _rewrite(module: ir.Module, plan: Plan, *, entry_width: int) -> Any:
+    if plan.has_trits and entry_width > 8:
+        return Refusal("this target looks up wrong bytes, and five weights are one byte")
     made_by: Any = table_products
     if plan.is_integer or plan.has_trits:
         made_by = integer_tables if plan.is_integer else trit_tables

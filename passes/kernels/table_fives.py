@@ -35,7 +35,7 @@ class Fives(Shuffles):
     def look_up(self, s: ir.Value) -> None:
         """Look up the entries of a span, and add what they sum up to, scaled, to the totals."""
         self.sites = [
-            (r, p) for r in range(len(self.records)) for p in range(self.vectors // VECTORS)
+            (r, p, 0) for r in range(len(self.records)) for p in range(self.vectors // VECTORS)
         ]
         first = arith.muli(s, emit.index(self.rows.quads))
 
@@ -46,7 +46,7 @@ class Fives(Shuffles):
         start = [self._splat16(-off * 257), self._splat16(-off)] * len(self.sites)
         stop, by = emit.index(self.rows.quads), emit.index(PAIR)
         sums = emit.loop(emit.index(0), stop, by, step, start)
-        for site, (r, p) in enumerate(self.sites):
+        for site, (r, p, _) in enumerate(self.sites):
             self.add_joined(s, r, p, self._wide(sums[2 * site], sums[2 * site + 1], 1))
 
     def _pair(self, number: ir.Value, carried: Sequence[ir.Value]) -> list[ir.Value]:
@@ -57,7 +57,7 @@ class Fives(Shuffles):
         sums = list(carried)
         folded = min(self.rows.folded, PAIR)
         for start in range(0, PAIR, folded):
-            for site, (r, p) in enumerate(self.sites):
+            for site, (r, p, _) in enumerate(self.sites):
                 numbers = range(start, start + folded)
                 found = [self._entry(tables(r, i), keys(p, i)) for i in numbers]
                 total = vector.bitcast(self.shorts, functools.reduce(arith.addi, found))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from iree.compiler import ir
 from iree.compiler.dialects import arith, vector
 
-from ..formats.key_panels import ROWS as VECTORS
+from ..formats import key_panels
 from . import emit
 from .executable import Interface
 from .integer_dot import multiply_shorts
@@ -18,6 +18,8 @@ from .record_matmul import RecordBody
 
 if TYPE_CHECKING:
     from .table_matmul import TableMatmul
+
+VECTORS = key_panels.ROWS  # registers of f32 sums of a panel
 
 
 class TableBody(RecordBody):

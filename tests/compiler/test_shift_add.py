@@ -49,7 +49,6 @@ ON_VULKAN = [
     "shift",
     "lut, zero points",
     "ternary tables",
-    "five trits in a byte",
     "row-wise",
     "block-wise",
     "tables",
@@ -80,6 +79,13 @@ def check(case, target, folder):
 @pytest.mark.parametrize("name", CASES)
 def test_cpu(name, tmp_path):
     check(CASES[name], "cpu", tmp_path)
+
+
+def test_five_trits_in_a_byte_are_refused_where_bytes_are_looked_up_wrongly(tmp_path):
+    weight = np.random.default_rng(0).standard_normal((24, 90)).astype(np.float32)
+    form = ternary_form("i7", packing="trits")
+    (row,) = compile_linear(tmp_path, weight, form, 3, "vulkan").report["matmuls"]
+    assert "exact (this target looks up wrong bytes" in row["lowering"]
 
 
 @pytest.mark.vulkan

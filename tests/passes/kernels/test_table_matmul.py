@@ -120,7 +120,7 @@ def of_fives(tmp_path_factory):
             "avx512vbmi",
             sizes,
             1,
-            0,
+            4096,
             TableFormat(bits, span),
             dynamic=dynamic,
             scaling=Scaling("trits"),
@@ -129,7 +129,7 @@ def of_fives(tmp_path_factory):
     ]
     side = Tile(16, 1, 4, 0, 3, 1)  # panels side by side, and one that is left
     made.append(
-        kernel("avx512vbmi", (1, 250, 60), 1, 0, TableFormat(7, 30), tile=side,
+        kernel("avx512vbmi", (1, 250, 60), 1, 4096, TableFormat(7, 30), tile=side,
                scaling=Scaling("trits"))
     )  # fmt: skip
     rows = [one.rows for one in made]
