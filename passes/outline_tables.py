@@ -97,7 +97,7 @@ def _of_fives(product: TableProduct, fmt: TableFormat, isa: tiles.Isa) -> Plan |
     batch, m, n, k = matrices.batch, matrices.m, matrices.n, matrices.k
     assert batch is not None and n is not None and k is not None  # noqa: S101  (for mypy)
     rows = TritRows(None if m is None else batch * m, k, fmt, isa)
-    tile = tiles.choose_fives(isa, batch, m, n, rows.spans * rows.quads // 4)
+    tile = tiles.choose_fives(isa, batch, m, n, -(-rows.spans * rows.quads // 4))
     chain = epilogues.match(product.op, matrices)
     epilogue = chain.epilogue if isinstance(chain, Chain) else None
     kernel = TableMatmul(batch, m, n, rows, 1, product.group, tile, epilogue, Scaling("trits"))

@@ -37,7 +37,7 @@ def kernel(
     known = None if dynamic else m
     if scaling.kind == "trits":
         rows = TritRows(count, k, fmt, isa)
-        tile = tile or tiles.choose_fives(isa, batch, known, n, rows.spans * rows.quads // 4)
+        tile = tile or tiles.choose_fives(isa, batch, known, n, -(-rows.spans * rows.quads // 4))
         return TableMatmul(batch, known, n, rows, 1, group, tile, None, scaling)
     rows = TableRows(count, k, fmt, isa, looks_up_four(isa, fmt), has_sums)
     words = planes * rows.spans * fmt.span // 32
