@@ -29,6 +29,7 @@ from ..passes.formats import (
     stored,
     tables,
     ternary,
+    trits,
 )
 from ..passes.formats.binary_codes import Coded
 from . import feedback
@@ -292,6 +293,31 @@ def _bit_plane_panels(
                 yield "zeros", zeros.reshape(-1).view(np.uint8)
 
 
+def _trits(tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None) -> Iterator[Part]:
+    """Ternary codes of ``[batch, N, K]``, five in a byte, and the one scale."""
+    for codes in _ternary_codes(tensor, max(1, BLOCK_ELEMENTS // tensor.shape[2])):
+        yield "trits", trits.keys(codes, derivation["fives"]).reshape(-1)
+    yield "scale", np.array([ternary.scale_of(tensor)]).view(np.uint8)
+
+
+def _trit_panels(
+    tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
+) -> Iterator[Part]:
+    """Ternary codes of ``[batch, N, K]`` in the panels of ``formats/trits.py``."""
+    columns = derivation["columns"]
+    for codes in _ternary_codes(tensor, columns):
+        yield "trits", trits.pack(codes, columns, derivation["fives"]).reshape(-1)
+
+
+def _ternary_codes(tensor: NDArray[Any], step: int) -> Iterator[NDArray[np.int8]]:
+    """Yield the codes of `step` rows at a time."""
+    scale = ternary.scale_of(tensor)
+    for matrix in tensor:
+        for start in range(0, len(matrix), step):
+            rows = np.ascontiguousarray(matrix[start : start + step], np.float32)
+            yield ternary.round_by(rows, scale)
+
+
 def _sign_panels(coded: Coded, derivation: Derivation) -> Part:
     """Return the signs of some columns, as the kernel reads them that has these panels."""
     columns, settings = derivation["columns"], dict(derivation.settings)
@@ -354,6 +380,8 @@ METHODS: dict[str, Callable[[NDArray[Any], Derivation, Feedback | None], Iterato
     "shift": _shift,
     "binary-panels": _binary_panels,
     "bit-plane-panels": _bit_plane_panels,
+    "trits": _trits,
+    "trit-panels": _trit_panels,
 }
 
 

@@ -15,7 +15,9 @@ from iree.compiler.dialects import arith, tensor
 from . import annotations, build, parameters
 from .base import Refusal
 from .contraction import dims_of, simplify_layout
+from .formats import trits
 from .formats.binary_codes import ROUNDS, WORD, BinaryCodes
+from .formats.trits import FIVE
 from .forms import TABLE_BITS, Form, cut_binary
 from .integer_products import as_f32
 from .weight_rows import WeightRows, find_rows, too_wide
@@ -43,6 +45,11 @@ class Plan:
         return self.form.form == "ternary"
 
     @property
+    def has_trits(self) -> bool:
+        """Whether a byte holds five ternary weights (``trits.py``)."""
+        return self.is_ternary and self.form.packing == "trits"
+
+    @property
     def is_integer(self) -> bool:
         """Whether planes are the bits of integers (``bit_planes.py``)."""
         return self.form.form == "lut"
@@ -68,6 +75,11 @@ class Plan:
         return self.words * WORD // self.unit
 
     @property
+    def spans(self) -> int:
+        """Whole spans of tables in a row."""
+        return -(-self.found.k // self.span)
+
+    @property
     def fmt(self) -> BinaryCodes:
         """The format of each matrix of the weight."""
         outputs = min(self.form.outputs or self.found.n, self.found.n)
@@ -76,6 +88,8 @@ class Plan:
     @property
     def bits_per_weight(self) -> float:
         """Stored bits of a weight, terms and filling counted."""
+        if self.has_trits:
+            return 8 * self.group / (FIVE * self.found.k)
         along_n, along_k = self.fmt.blocks(self.found.n, self.found.k)
         signs = self.found.n * self.words * WORD
         scales = 8 * SCALE_BYTES * along_n * along_k
@@ -91,6 +105,8 @@ class Plan:
         if self.is_integer:
             zero = "" if self.form.symmetric else " with zero points"
             return f"{self.form.weights}{zero} in groups of {self.group}"
+        if self.has_trits:
+            return "-1, 0 and 1, five in a byte, one scale"
         if self.is_ternary:
             return "-1, 0 and 1 in 2 planes of signs, one scale"
         fmt = self.fmt
@@ -125,6 +141,9 @@ def match(module: ir.Module, op: Any, form: Form) -> Plan | Refusal:
         return Refusal(f"it is calculated in {wide}, and shifts are of f32")
     span = None if form.tables == "none" else form.span
     group, span = cut_binary(found.k, form.group, span)
+    if form.packing == "trits":
+        span = trits.span_of(form.span, found.k)
+        group = -(-found.k // span) * span
     plan = Plan(found, form, group, span)
     bits, stored = plan.bits_per_weight, parameters.stored_bits(module, found.weight)
     if bits >= stored:
@@ -285,6 +304,8 @@ def _coding(plan: Plan) -> dict[str, Any]:
             "group": plan.group,
             "symmetric": form.symmetric,
         }
+    if plan.has_trits:
+        return {"kind": "trits", "fives": plan.group // FIVE}
     return {
         "kind": "binary",
         "planes": fmt.planes,
@@ -300,7 +321,7 @@ def _coding(plan: Plan) -> dict[str, Any]:
 def _name(plan: Plan) -> str:
     form, fmt = plan.form, plan.fmt
     if plan.is_ternary:
-        return f"ternary{fmt.group}"
+        return f"ternary{fmt.group}" + (".trits" if plan.has_trits else "")
     if plan.is_integer:
         name = f"p{form.weights}g{plan.group}" + ("" if form.symmetric else "z")
         return name if form.method == "rtn" else f"{name}.{form.method}"

@@ -104,7 +104,7 @@ def load_weight(
     symbol = ir.FlatSymbolRefAttr(defining(given).attributes["global"]).value
     holder = parameters.find_global(module, symbol)
     filled = "".join(
-        f".{key[0]}{derivation[key]}" for key in ("quads", "words") if key in derivation
+        f".{key[0]}{derivation[key]}" for key in ("quads", "words", "fives") if key in derivation
     )
     stem = f"{symbol.rpartition('.')[0]}{filled}.p{derivation['columns']}"
     found = []

@@ -35,6 +35,7 @@ METHODS = {"dequant": ("rtn", "gptq"), "binary": ("auto", "bcq", "gptq"), "lut":
 TABLE_BITS = {"i6": 6, "i7": 7, "i8": 8}
 TABLES = ("none", *TABLE_BITS)
 SPANS = (16, 32, 64, 128)
+PACKINGS = ("bits", "trits")
 MOST_PLANES, MOST_TERMS = 4, 3
 SCALES = ("f32", "power")
 SPECIALS = ("finite", "full")
@@ -50,7 +51,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "pam": _ADDED,
     "lut": ("weights", "group", "symmetric", "tables", "span", "method"),
     "shift": (),
-    "ternary": ("tables", "span"),
+    "ternary": ("tables", "span", "packing"),
     "bipolar": ("planes", "scales"),
     "binary": ("planes", "group", "outputs", "terms", "tables", "span", "method"),
 }
@@ -139,6 +140,8 @@ class Form:
         (``formats/tables.py``); ``none`` adds activations themselves.
     span : int
         binary, ternary, lut: inputs whose tables share a power of two, one of :data:`SPANS`.
+    packing : str
+        ternary: ``bits`` stores a weight in 2 bits, ``trits`` five in a byte, looked up at once.
     scales : str
         bipolar: what scales of rows are rounded to, one of :data:`SCALES`.
     """
@@ -161,6 +164,7 @@ class Form:
     terms: int = 3
     tables: str = "i8"
     span: int = 64
+    packing: str = "bits"
     scales: str = "f32"
 
     @property
@@ -200,6 +204,7 @@ class Form:
             return
         if self.form == "ternary":
             self._check_tables(where)
+            self._check_packing(where)
             return
         if self.form == "lut":
             self._check_lut(where)
@@ -287,6 +292,14 @@ class Form:
                 hint='tables = "i8", or form = "dequant"',
             )  # fmt: skip
         self._check_sign_groups(where)
+
+    def _check_packing(self, where: str) -> None:
+        _known(self.packing, PACKINGS, "packing", where)
+        if self.packing == "trits" and self.tables == "none":
+            raise UserError(
+                "packing = 'trits' is for look-ups", where=where,
+                hint='tables = "i7", or packing = "bits"',
+            )  # fmt: skip
 
     def _check_sign_groups(self, where: str) -> None:
         is_part = self.group in (1, 2, 4, 8, 16)

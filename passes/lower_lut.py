@@ -3,12 +3,13 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from iree.compiler import ir
 
-from . import integer_tables, lower_shift_add, table_products
-from .base import Pass
+from . import integer_tables, lower_shift_add, table_products, trit_tables
+from .base import Pass, Refusal
+from .binary_weights import Plan
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class LowerLut(Pass):
     share its tables.
 
     Integer weights (``lut``, ``passes/formats/bit_planes.py``) are looked up bit by bit, with
-    shifts by the place of the bit; their scales are floats, and multiply once per group.
+    shifts by the place of the bit; their scales are floats, and multiply once per group.  Ternary
+    weights stored five in a byte have tables of five activations (``passes/formats/trits.py``).
 
     Source: LUT Tensor Core (arXiv 2408.06003) and T-MAC (arXiv 2407.00088) for the tables,
     ShiftAddLLM (arXiv 2406.05981) for the weights.
@@ -60,9 +62,15 @@ class LowerLut(Pass):
     def run(self, module: ir.Module, remark: Callable[..., None]) -> None:
         """Rewrite every matmul of a form with tables whose weight can be found."""
         width = 32 if self.packing == "words" else 8
-        for forms, made_by in (
-            (("binary", "ternary"), table_products),
-            (("lut",), integer_tables),
-        ):
-            rewrite = functools.partial(made_by.rewrite, entry_width=width)
-            lower_shift_add.run(module, forms, rewrite, remark, tables=True)
+        rewrite = functools.partial(_rewrite, entry_width=width)
+        forms = ("binary", "ternary", "lut")
+        lower_shift_add.run(module, forms, rewrite, remark, tables=True)
+
+
+def _rewrite(module: ir.Module, plan: Plan, *, entry_width: int) -> Any:
+    if plan.has_trits and entry_width > 8:
+        return Refusal("this target looks up wrong bytes, and five weights are one byte")
+    made_by: Any = table_products
+    if plan.is_integer or plan.has_trits:
+        made_by = integer_tables if plan.is_integer else trit_tables
+    return made_by.rewrite(module, plan, entry_width=entry_width)

@@ -62,7 +62,10 @@ def run(
     module: ir.Module, forms: tuple[str, ...], rewrite: Callable[..., Any],
     remark: Callable[..., None], *, tables: bool,
 ) -> None:  # fmt: skip
-    """Rewrite every matmul of these forms of signs, with tables or without."""
+    """Rewrite every matmul of these forms of signs, with tables or without.
+
+    ``rewrite(module, plan)`` returns the last operation of the product, or says why there is none.
+    """
     for op in _of_forms(module, forms):
         form = form_of(op)
         if (form.tables != "none") != tables:
@@ -73,6 +76,9 @@ def run(
             continue
         name = annotations.text(op, annotations.MATMUL)
         made = rewrite(module, plan)
+        if isinstance(made, Refusal):
+            _refuse(op, made, remark)
+            continue
         how = f"tables of i{plan.entry_bits} in spans of {plan.span}" if tables else "signed sums"
         text = f"{plan.describe()}; {how}"
         annotations.set_text(made, annotations.LOWERING, text)

@@ -18,6 +18,7 @@ from . import (
     epilogues,
     integer_tables,
     table_products,
+    trit_tables,
 )
 from .base import Refusal
 from .contraction import dims_of
@@ -26,11 +27,14 @@ from .formats.tables import TableFormat
 from .kernels import tiles
 from .kernels.table_matmul import Scaling, TableMatmul, looks_up_four, refusal
 from .kernels.table_rows import TableRows
+from .kernels.trit_rows import TritRows
 from .table_products import TableProduct
 
 # Of the derivation of a weight: all that its codes depend on.
 _CODING = ("planes", "group", "outputs", "terms", "coding", "rounds", "bits", "symmetric")
-_KINDS = {table_products.KIND: table_products, integer_tables.KIND: integer_tables}
+_KINDS: dict[str, Any] = {
+    made_by.KIND: made_by for made_by in (table_products, integer_tables, trit_tables)
+}
 
 
 @dataclass(frozen=True)
@@ -63,12 +67,13 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     stored = dims_of(matrices.maps["columns"])
     if stored != tuple(sorted(stored)):
         return Refusal("its weight is stored in another order than that of the result")
-    fmt = TableFormat(product.entry_bits, product.span)
+    fmt, isa = TableFormat(product.entry_bits, product.span), tiles.ISAS[unit]
+    scaling = _scaling(product, isa, n)
+    if scaling.kind == "trits":
+        return _of_fives(product, fmt, isa)
     why = refusal(fmt, product.group, k)
     if why:
         return Refusal(why)
-    isa = tiles.ISAS[unit]
-    scaling = _scaling(product, isa, n)
     has_sums = scaling.kind == "bits"
     rows = TableRows(
         None if m is None else batch * m, k, fmt, isa, looks_up_four(isa, fmt), has_sums
@@ -81,6 +86,21 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     chain = epilogues.match(op, matrices)
     epilogue = chain.epilogue if isinstance(chain, Chain) else None
     kernel = TableMatmul(batch, m, n, rows, product.planes, product.group, tile, epilogue, scaling)
+    return Plan(product, kernel, chain)
+
+
+def _of_fives(product: TableProduct, fmt: TableFormat, isa: tiles.Isa) -> Plan | Refusal:
+    """Describe the kernels for ternary weights that are five in a byte."""
+    if not isa.vbmi:
+        return Refusal("tables for five weights at once need AVX-512 with VBMI")
+    matrices = product.matrices
+    batch, m, n, k = matrices.batch, matrices.m, matrices.n, matrices.k
+    assert batch is not None and n is not None and k is not None  # noqa: S101  (for mypy)
+    rows = TritRows(None if m is None else batch * m, k, fmt, isa)
+    tile = tiles.choose_fives(isa, batch, m, n, -(-rows.spans * rows.quads // 4))
+    chain = epilogues.match(product.op, matrices)
+    epilogue = chain.epilogue if isinstance(chain, Chain) else None
+    kernel = TableMatmul(batch, m, n, rows, 1, product.group, tile, epilogue, Scaling("trits"))
     return Plan(product, kernel, chain)
 
 
@@ -102,6 +122,8 @@ def _kind(op: Any) -> str:
 def _scaling(product: TableProduct, isa: tiles.Isa, n: int) -> Scaling:
     if product.symmetric is not None:
         return Scaling("bits", product.symmetric)
+    if _kind(product.op) == trit_tables.KIND:
+        return Scaling("trits")
     if add_operands.derivation_of(product.signs).get("coding") == "ternary":
         return Scaling("ternary")
     columns = tiles.TABLE_VECTORS * isa.lanes
@@ -113,9 +135,12 @@ def _weight(module: ir.Module, plan: Plan) -> list[ir.Value]:
     product, kernel = plan.product, plan.kernel
     stored = add_operands.derivation_of(product.signs)
     size = {"words": kernel.words} if kernel.rows.by_four else {"quads": 2 * kernel.pairs}
+    if kernel.scaling.kind == "trits":
+        size = {"fives": kernel.rows.spans * kernel.rows.quads}
+    kinds = {"bits": "bit-plane-panels", "trits": "trit-panels"}
     derivation = {
         **{key: stored[key] for key in _CODING if key in stored},
-        "kind": "bit-plane-panels" if kernel.scaling.kind == "bits" else "binary-panels",
+        "kind": kinds.get(kernel.scaling.kind, "binary-panels"),
         "columns": kernel.tile.columns,
         **size,
     }

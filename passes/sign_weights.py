@@ -1,6 +1,6 @@
 """What products by weights in signs, bits and powers of two are, by form: the definitions, chosen.
 
-The definitions are those of ``formats/``: ``binary_codes`` and ``tables``, ``ternary``,
+The definitions are those of ``formats/``: ``binary_codes`` and ``tables``, ``ternary``, ``trits``,
 ``bit_planes`` and ``powers``.  Here stands which of them a form means, and with which sizes.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .formats import binary_codes, bit_planes, integer, powers, tables, ternary
+from .formats import binary_codes, bit_planes, integer, powers, tables, ternary, trits
 from .formats.binary_codes import BinaryCodes, Coded
 from .formats.integer import GroupedInteger
 from .formats.tables import TableFormat
@@ -72,6 +72,12 @@ def product(x: Single, weight: Single, form: Form, rows: NDArray[np.int64] | Non
         fmt = integers(k, form)
         quantized = integer.quantize(weight if rows is None else weight[rows], fmt)
         return bit_planes.product(x, quantized, fmt, table_format(k, form))
+    if form.packing == "trits":
+        scale = ternary.scale_of(weight)
+        codes = ternary.round_by(weight if rows is None else weight[rows], scale)
+        table = TableFormat(TABLE_BITS[form.tables], trits.span_of(form.span, k))
+        with np.errstate(over="ignore"):
+            return trits.product(x, codes, table) * scale
     signs = code(weight, form, rows)
     if form.tables == "none":
         sums = binary_codes.product(x, signs.coded, signs.fmt)

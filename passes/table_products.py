@@ -101,10 +101,12 @@ def scaled_sums(op: Any, facts: dict[str, Any]) -> Any:
     return scaled
 
 
-def describe(op: Any, facts: dict[str, Any], scaled: Any, looked_up: Any) -> TableProduct:
+def describe(
+    op: Any, facts: dict[str, Any], scaled: Any, looked_up: Any, inside: int = 2
+) -> TableProduct:
     """Describe a product by its last operation, that which shifts, and that which looks up.
 
-    `facts` are what is known of it besides, and K.
+    `facts` are what is known of it besides, and K.  The weight has `inside` dimensions behind rows.
     """
     k = len(build.shape_of(op.results[0]))
     maxima = defining(defining(unshaped(scaled.operands[1])).operands[0])
@@ -117,7 +119,7 @@ def describe(op: Any, facts: dict[str, Any], scaled: Any, looked_up: Any) -> Tab
     if build.shape_of(activation)[rows.index(k)] != size:
         activation = defining(activation).operands[0]
     signs = unshaped(looked_up.operands[0])
-    columns = dims_of(indexing_maps(looked_up)[0])[: len(build.shape_of(signs)) - 2]
+    columns = dims_of(indexing_maps(looked_up)[0])[: len(build.shape_of(signs)) - inside]
     sizes = [*build.shape_of(op.results[0]), size]
     batch = tuple(d for d in range(k) if d in rows and d in columns)
     matrices = Matrices(
@@ -156,8 +158,8 @@ def rewrite(module: ir.Module, plan: Plan, *, entry_width: int = 8) -> Any:
 def tables_of(cut: Cut, entry_width: int) -> tuple[ir.Value, ir.Value]:
     """Return t ``[x dims, S, Q, 16]`` in `entry_width` bits, and e ``[x dims, S]``."""
     floats = _float_tables(cut)
-    fields = _fields(cut, floats)
-    return _entries(cut, floats, fields, entry_width), fields
+    fields = fields_of(cut, floats)
+    return entries_of(cut, floats, fields, entry_width), fields
 
 
 def _float_tables(cut: Cut) -> ir.Value:
@@ -183,7 +185,7 @@ def _float_tables(cut: Cut) -> ir.Value:
     return build.expand_last(prepared(made), cut.plan.units, cut.plan.span // QUAD, axis)
 
 
-def _fields(cut: Cut, floats: ir.Value) -> ir.Value:
+def fields_of(cut: Cut, floats: ir.Value) -> ir.Value:
     """Return e ``[x dims, S]``, from the largest magnitude of a span."""
     rank, inside = len(cut.x_dims) + 2, (cut.axis + 1, cut.axis + 2)
     kept = [d for d in range(rank) if d not in inside]
@@ -217,7 +219,7 @@ def _fields(cut: Cut, floats: ir.Value) -> ir.Value:
     return prepared(build.elementwise([maxima], type_, field))
 
 
-def _entries(cut: Cut, floats: ir.Value, fields: ir.Value, width: int) -> ir.Value:
+def entries_of(cut: Cut, floats: ir.Value, fields: ir.Value, width: int) -> ir.Value:
     """Return t ``[x dims, S, Q, 16]``."""
     rank, inside = len(cut.x_dims) + 2, (cut.axis + 1, cut.axis + 2)
     kept = [d for d in range(rank) if d not in inside]

@@ -91,7 +91,11 @@ def quantize(x: NDArray[np.float32], fmt: TableFormat) -> Tables:
     missing = -x.shape[-1] % fmt.span
     x = np.pad(np.asarray(x, np.float32), [(0, 0)] * (x.ndim - 1) + [(0, missing)])
     floats = float_tables(x)
-    floats = floats.reshape(*x.shape[:-1], -1, fmt.span // QUAD, ENTRIES)
+    return rounded(floats.reshape(*x.shape[:-1], -1, fmt.span // QUAD, ENTRIES), fmt)
+
+
+def rounded(floats: NDArray[np.float32], fmt: TableFormat) -> Tables:
+    """Round tables ``[..., S, tables of a span, entries]``."""
     magnitudes = floats.view(np.uint32) & np.uint32(MAGNITUDE_MASK)
     amax = magnitudes.max(axis=(-2, -1), initial=0).view(np.float32)
     broken = ~np.isfinite(amax)

@@ -14,12 +14,14 @@ joined before they are scaled (:class:`Scaling`)::
       total[r] += half[p, g] * part[r]
 
 in exactly the order of ``formats/bit_planes.py``.  How entries are looked up depends on the vector
-unit: ``table_shuffles.py``, and ``table_permutes.py`` where it has VBMI and VNNI.  How signs and
-scales are stored: ``formats/key_panels.py``, ``formats/sign_panels.py``.
+unit: ``table_shuffles.py``, and ``table_permutes.py`` where it has VBMI and VNNI; five ternary
+weights in a byte are looked up as one (``table_fives.py``).  How signs and scales are stored:
+``formats/key_panels.py``, ``formats/sign_panels.py``, ``formats/trits.py``.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,12 +30,14 @@ from ..formats.tables import QUAD, TableFormat
 from .epilogue import Epilogue
 from .executable import Interface
 from .record_matmul import RecordMatmul
+from .table_fives import Fives
 from .table_permutes import Permutes
 from .table_rows import TableRows
 from .table_shuffles import STEP, Shuffles
 from .tiles import Isa, Tile, tables_together
 
 SHORT = 1 << 15
+FIVES_TOGETHER = 4  # panels, so that tables of 105 KB for 4096 inputs are read a fourth as often
 
 
 @dataclass(frozen=True)
@@ -44,21 +48,22 @@ class Scaling:
     ----------
     kind : str
         ``planes`` have a scale each for every group; ``bits`` are joined as those of integers, with
-        half a scale for every group; ``ternary`` planes are added, and halved.
+        half a scale for every group; ``ternary`` planes are added, and halved; ``trits`` are none,
+        but five ternary weights in a byte.
     symmetric : bool
         Of ``bits``: without zero points.
     shared : bool
         Of ``planes``: whether all columns of a panel have the same scales.
     """
 
-    kind: Literal["planes", "bits", "ternary"] = "planes"
+    kind: Literal["planes", "bits", "ternary", "trits"] = "planes"
     symmetric: bool = True
     shared: bool = False
 
     @property
     def name(self) -> str:
         """The part of a kernel's symbol."""
-        return {"planes": "b", "bits": "i", "ternary": "t"}[self.kind] + (
+        return {"planes": "b", "bits": "i", "ternary": "t", "trits": "f"}[self.kind] + (
             "" if self.symmetric else "z"
         ) + ("s" if self.shared else "")  # fmt: skip
 
@@ -73,7 +78,7 @@ class Scaling:
 
         Widths are those of integers; 0 is f32.
         """
-        if self.kind == "ternary":
+        if self.kind in ("ternary", "trits"):
             return []
         if self.kind == "bits":
             zeros = [] if self.symmetric else [("zeros", [groups, columns], 8)]
@@ -135,21 +140,17 @@ class TableMatmul(RecordMatmul):
     @property
     def bits_per_weight(self) -> float:
         """Bits that a weight takes in panels, scales and what fills up K counted."""
-        columns = self.tile.columns
-        scales = 0
-        for _, shape, width in self.parts[1:]:
-            count = 1
-            for size in shape:
-                count *= size
-            scales += count * (width or 32)
-        return (8 * self.planes * self.pairs + scales / columns) / self.rows.k
+        bits = sum(math.prod(shape) * (width or 32) for _, shape, width in self.parts)
+        return bits / self.tile.columns / self.rows.k
 
     @property
     def parts(self) -> list[tuple[str, list[int], int]]:
         """Name, shape behind ``[batch, panels]`` and width of each tensor of the weight."""
         columns = self.tile.columns
         signs = ("keys", [self.pairs, self.planes, columns // 4], 32)
-        if self.rows.by_four:
+        if self.scaling.kind == "trits":
+            signs = ("trits", [self.rows.spans * self.rows.quads, columns // 4], 32)
+        elif self.rows.by_four:
             signs = ("words", [self.words, self.planes, columns], 32)
         return [signs, *self.scaling.tensors(self.groups, self.planes, columns)]
 
@@ -162,6 +163,8 @@ class TableMatmul(RecordMatmul):
         """Return how many panels are read side by side for a block of `rows`."""
         if self.rows.by_four:
             return 1
+        if self.scaling.kind == "trits":
+            return min(max(1, FIVES_TOGETHER // rows), self.tile.panels)
         return min(tables_together(self.rows.isa, rows, self.planes), self.tile.panels)
 
     @property
@@ -177,12 +180,14 @@ class TableMatmul(RecordMatmul):
         """Say which kernel it is."""
         size = f"{self.tile.rows} x {self.tile.columns}"
         how = "vpermb, vpdpbusd" if self.rows.by_four else "vpshufb"
+        how = "vpermi2b" if self.scaling.kind == "trits" else how
         text = f"look-up kernel ({how}, i{self.rows.format.bits}), {size} sums in registers"
         return text if self.epilogue is None else f"{text}, {self.epilogue.describe()}"
 
     def emit(self, interface: Interface) -> None:
         """Build the kernel's function at the current place."""
-        (Permutes if self.rows.by_four else Shuffles)(self, interface).emit()
+        body = Permutes if self.rows.by_four else Shuffles
+        (Fives if self.scaling.kind == "trits" else body)(self, interface).emit()
 
 
 def refusal(fmt: TableFormat, group: int, k: int) -> str:

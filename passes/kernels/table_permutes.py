@@ -1,9 +1,9 @@
 """Look-ups of four quads at once: the sums of a span, for CPUs with AVX-512 VBMI and VNNI.
 
-A byte permutation (``vpermb``) looks up 64 entries of a byte, which are the tables of four quads.  A
-32-bit lane belongs to one column; its byte j looks up in the table j, and ``vpdpbusd`` adds the four
-bytes to a sum of 32 bits, times a plane's factor if planes are joined.  With rows r and planes i,
-for 16 columns::
+A byte permutation (``vpermb``) looks up 64 entries of a byte, which are the tables of four quads.
+A 32-bit lane belongs to one column; its byte j looks up in the table j, and ``vpdpbusd`` adds the
+four bytes to a sum of 32 bits, times a plane's factor if planes are joined.  With rows r and planes
+i, for 16 columns::
 
     for word in span:                                      // 32 signs, two halves of bytes
       for h in 0, 1:

@@ -38,6 +38,7 @@ EXPONENT_BIAS = 127
 INFINITY = 0x7F800000
 NAN = 0x7FC00000
 ROUNDING = 1.5 * 2.0**MANTISSA_BITS
+Place = tuple[ir.Value, list[ir.Value]]  # a buffer, and indices
 SMALLEST = int(bits_of(SMALLEST_MAXIMUM, F32))  # compared as a pattern
 
 
@@ -69,6 +70,16 @@ class TableRows:
     has_sums: bool = False
 
     @property
+    def inputs(self) -> int:
+        """Of a table."""
+        return QUAD
+
+    @property
+    def table_words(self) -> int:
+        """Words of a table."""
+        return WORDS
+
+    @property
     def spans(self) -> int:
         """How many scales a row has."""
         return -(-self.k // self.format.span)
@@ -76,7 +87,7 @@ class TableRows:
     @property
     def quads(self) -> int:
         """Tables of a span."""
-        return self.format.span // QUAD
+        return self.format.span // self.inputs
 
     @property
     def bias(self) -> int:
@@ -91,7 +102,7 @@ class TableRows:
     @property
     def first_scale(self) -> int:
         """The word of a record where the scales begin."""
-        return self.spans * self.quads * WORDS
+        return self.spans * self.quads * self.table_words
 
     @property
     def first_sum(self) -> int:
@@ -126,10 +137,12 @@ class TableRows:
 
     def emit(self, interface: Interface) -> None:
         """Build the kernel's function at the current place."""
-        _Body(self, interface).emit()
+        Body(self, interface).emit()
 
 
-class _Body:
+class Body:
+    """The function of one kernel while it is being built."""
+
     def __init__(self, kernel: TableRows, interface: Interface) -> None:
         self.kernel = kernel
         self.f32, self.i32 = ir.F32Type.get(), emit.integer(32)
@@ -147,6 +160,7 @@ class _Body:
         self.signs = [_signs(t) for t in range(QUAD)]
 
     def emit(self) -> None:
+        """Build the loops at the current place."""
         kernel, span = self.kernel, self.kernel.format.span
         whole = kernel.k // span
         last = arith.addi(self.first, emit.index(kernel.span_chunk))
@@ -154,11 +168,11 @@ class _Body:
         def full(s: ir.Value) -> None:
             start = arith.muli(s, emit.index(span))
 
-            def element(q: ir.Value, t: int) -> ir.Value:
-                k = arith.addi(arith.addi(start, arith.muli(q, emit.index(QUAD))), emit.index(t))
-                return emit.broadcast_scalar(ENTRIES, self.source, [self.row, k])
+            def element(q: ir.Value, t: int) -> Place:
+                first = arith.addi(start, arith.muli(q, emit.index(kernel.inputs)))
+                return self.source, [self.row, arith.addi(first, emit.index(t))]
 
-            self._span(s, element)
+            self.span(s, element)
 
         emit.each(self.first, arith.minui(last, emit.index(whole)), 1, full)
         if kernel.k % span:
@@ -180,22 +194,23 @@ class _Body:
 
         emit.each(emit.index(0), emit.index(span), lanes, move)
 
-        def element(q: ir.Value, t: int) -> ir.Value:
-            k = arith.addi(arith.muli(q, emit.index(QUAD)), emit.index(t))
-            return emit.broadcast_scalar(ENTRIES, copy, [k])
+        def element(q: ir.Value, t: int) -> Place:
+            first = arith.muli(q, emit.index(self.kernel.inputs))
+            return copy, [arith.addi(first, emit.index(t))]
 
-        self._span(s, element)
+        self.span(s, element)
 
-    def _span(self, s: ir.Value, element: Callable[[ir.Value, int], ir.Value]) -> None:
-        """Write the tables of a span and its scale; ``element(q, t)`` is in all lanes."""
+    def span(self, s: ir.Value, element: Callable[[ir.Value, int], Place]) -> None:
+        """Write the tables of a span and its scale; ``element(q, t)`` says where an input is."""
         quads = emit.index(self.kernel.quads)
         zero = emit.splat(ENTRIES, self.i32, 0)
         rounding = emit.splat(ENTRIES, self.f32, ROUNDING + self.kernel.bias)
 
         def sums(q: ir.Value, most: ir.Value) -> Sequence[ir.Value]:
-            table = arith.mulf(element(q, 0), self.signs[0])
-            for t in range(1, QUAD):
-                table = vector.fma(element(q, t), self.signs[t], table)
+            inputs = [emit.broadcast_scalar(ENTRIES, *element(q, t)) for t in range(QUAD)]
+            table = arith.mulf(inputs[0], self.signs[0])
+            for x, signs in zip(inputs[1:], self.signs[1:], strict=True):
+                table = vector.fma(x, signs, table)
             emit.store(table, self.floats, [q, emit.index(0)])
             bits = vector.bitcast(zero.type, table)
             magnitude = arith.andi(bits, emit.splat(ENTRIES, self.i32, MAGNITUDE_MASK))
@@ -203,16 +218,32 @@ class _Body:
 
         (most,) = emit.loop(emit.index(0), quads, emit.index(1), sums, [zero])
         largest = vector.reduction(self.i32, vector.CombiningKind.MAXUI, most)
+
+        def tables(inverse: ir.Value | None) -> None:
+            if inverse is None:
+                self._tables(s, lambda q: rounding)
+            else:
+                self._tables(s, lambda q: vector.fma(self._floats(q), inverse, rounding))
+
+        self.rounded(s, largest, tables)
+
+    def rounded(
+        self, s: ir.Value, largest: ir.Value, tables: Callable[[ir.Value | None], None]
+    ) -> None:
+        """Store the scale of a span with entries up to the pattern `largest`, and its tables.
+
+        ``tables(inverse)`` stores these, given the scale's inverse in all lanes, or None where all
+        entries are 0.
+        """
         scale, reciprocal, has_entries = self._scale(largest)
         at = arith.addi(emit.index(self.kernel.first_scale), s)
         emit.store_scalar(scale, self.target, [self.row, at])
         choice = scf.IfOp(has_entries, has_else=True)
         with ir.InsertionPoint(choice.then_block):
-            inverse = vector.broadcast(emit.vector_type(ENTRIES, self.f32), reciprocal)
-            self._tables(s, lambda q: vector.fma(self._floats(q), inverse, rounding))
+            tables(vector.broadcast(emit.vector_type(ENTRIES, self.f32), reciprocal))
             scf.YieldOp([])
         with ir.InsertionPoint(choice.else_block):
-            self._tables(s, lambda q: rounding)
+            tables(None)
             scf.YieldOp([])
 
     def _scale(self, largest: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
@@ -243,16 +274,12 @@ class _Body:
         """Store the tables of span `s`, and their sum; entries are low bytes of f32."""
         kernel = self.kernel
         first = arith.muli(s, emit.index(kernel.quads * WORDS))
-        lowest = [4 * key for key in range(ENTRIES)]
 
         def table(q: ir.Value, *sums: ir.Value) -> list[ir.Value]:
             found = entries(q)
-            data = vector.bitcast(emit.vector_type(4 * ENTRIES, emit.integer(8)), found)
-            words = vector.bitcast(
-                emit.vector_type(WORDS, self.i32), vector.shuffle(data, data, lowest)
+            self.store_entries(
+                found, arith.addi(first, arith.muli(self._place(q), emit.index(WORDS)))
             )
-            at = arith.addi(first, arith.muli(self._place(q), emit.index(WORDS)))
-            emit.store(words, self.target, [self.row, at])
             bits = emit.vector_type(ENTRIES, self.i32)
             return [arith.addi(total, vector.bitcast(bits, found)) for total in sums]
 
@@ -268,6 +295,13 @@ class _Body:
         total = arith.subi(last, emit.wrapped(emit.integer(32), added * kernel.quads))
         place = arith.addi(emit.index(kernel.first_sum), s)
         emit.store_scalar(total, self.target, [self.row, place])
+
+    def store_entries(self, found: ir.Value, at: ir.Value) -> None:
+        """Store 16 entries, the low bytes of f32, from word `at` of the record on."""
+        data = vector.bitcast(emit.vector_type(4 * ENTRIES, emit.integer(8)), found)
+        lowest = vector.shuffle(data, data, [4 * key for key in range(ENTRIES)])
+        words = vector.bitcast(emit.vector_type(WORDS, self.i32), lowest)
+        emit.store(words, self.target, [self.row, at])
 
     def _place(self, q: ir.Value) -> ir.Value:
         """Return where in its span the table of quad `q` stands."""

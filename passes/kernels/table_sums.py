@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from iree.compiler import ir
 from iree.compiler.dialects import arith, vector
 
-from ..formats.key_panels import ROWS as VECTORS
+from ..formats import key_panels
 from . import emit
 from .executable import Interface
 from .integer_dot import multiply_shorts
@@ -18,6 +18,8 @@ from .record_matmul import RecordBody
 
 if TYPE_CHECKING:
     from .table_matmul import TableMatmul
+
+VECTORS = key_panels.ROWS  # registers of f32 sums of a panel
 
 
 class TableBody(RecordBody):
@@ -43,6 +45,7 @@ class TableBody(RecordBody):
         """Look up the entries of a span, and add what they sum up to, scaled, to the totals."""
 
     def add_products(self) -> None:
+        """Add the products of the records and the panels to the totals of all places."""
         if not self._has_parts:
             emit.each(emit.index(0), emit.index(self.rows.spans), 1, self.look_up)
             return
@@ -128,7 +131,7 @@ class TableBody(RecordBody):
             power = arith.mulf(power, emit.splat(self.lanes, self.f32, 0.5))
         for j, found in enumerate(sums):
             v, value = p * VECTORS + j, self._floats(found)
-            if self.kernel.scaling.kind == "ternary" or self._has_parts:
+            if self.kernel.scaling.kind != "bits" or self._has_parts:
                 self._add(r, v, value, power, self.parts)
             else:
                 moved = arith.mulf(value, power)

@@ -240,6 +240,26 @@ def choose_permuted_tables(
     return Tile(isa.lanes, rows, TABLE_VECTORS, words, group, chunk)
 
 
+def choose_fives(isa: Isa, batch: int, m: int | None, n: int, words: int) -> Tile:
+    """Return the tile for ternary weights of which five are looked up at once.
+
+    `words` of 32 bits are what a column takes in memory.  A row has two registers of sums and four
+    of tables.
+    """
+    rows = STREAMED_ROWS if m is None else -(-m // -(-m // STREAMED_ROWS))
+    panels = -(-n // (TABLE_VECTORS * isa.lanes))
+    beside = max(1, STREAMED_ROWS // rows) if panels * batch >= WORKGROUPS else 1
+    panel_bytes = 4 * TABLE_VECTORS * isa.lanes * words
+    is_once = m is not None and m <= rows
+    fitting = panels if is_once else max(1, B_BYTES // panel_bytes)
+    costs = Costs(
+        tile=words * 10.0 * beside, row=0.0, panel=panel_bytes / FAR_BYTES * beside
+    )  # fmt: skip
+    units = -(-panels // beside)
+    group, chunk = split(batch, m, units, rows, costs, max(1, fitting // beside))
+    return Tile(isa.lanes, rows, TABLE_VECTORS, words, min(panels, group * beside), chunk)
+
+
 def tables_together(isa: Isa, rows: int, planes: int) -> int:
     """Return how many panels a kernel of look-ups reads side by side for so few `rows`."""
     if rows > 1 or isa.registers < 32:

@@ -74,6 +74,13 @@ MISTAKES = {
     "look-up of 8 bits": (LUT.replace("i4", "i8"), "weights = 'i8' is unknown", "i4"),
     "look-up in short groups": (LUT + "group = 2\n", "group = 2 is too short", ""),
     "binary codes of look-up": (LUT + 'method = "bcq"\n', "method = 'bcq' is unknown", "rtn"),
+    "ternary packing": (
+        '[[rules]]\nmatch = "*"\nform = "ternary"\npacking = "tris"\n', "packing = 'tris' is unknown", "'trits",
+    ),
+    "trits without tables": (
+        '[[rules]]\nmatch = "*"\nform = "ternary"\ntables = "none"\npacking = "trits"\n',
+        "packing = 'trits' is for look-ups", "packing",
+    ),
     "ternary tables": (
         '[[rules]]\nmatch = "*"\nform = "ternary"\ntables = "i4"\n', "tables = 'i4' is unknown", "'i",
     ),
@@ -164,7 +171,7 @@ def test_recipes_of_look_up(bits):
 def test_the_ternary_recipe():
     form = first_match(load_recipe("ternary").rules, "encoder.0.attention.query").form
     assert (form.form, form.tables, form.to_dict()) == (
-        "ternary", "i7", {"form": "ternary", "tables": "i7", "span": 128},
+        "ternary", "i7", {"form": "ternary", "tables": "i7", "span": 128, "packing": "bits"},
     )  # fmt: skip
 
 

@@ -42,6 +42,7 @@ CASES = {
     "tables of 7 bits, odd sizes": (7, 71, form_of(1, 128, 1, 2, "i7", 32), 3, [3], "f32"),
     "tables, one group": (5, 200, form_of(4, 0, 0, 1, "i8", 128), None, [3], "f32"),
     "ternary tables": (7, 171, ternary_form("i8"), None, [1, 9], "f32"),
+    "five trits in a byte": (7, 171, ternary_form("i7", packing="trits"), None, [1, 9], "f32"),
     "tables, bf16": (16, 70, form_of(2, 64, tables="i8"), None, [1, 9], "bf16"),
 }  # fmt: skip
 ON_VULKAN = [
@@ -64,7 +65,7 @@ def check(case, target, folder):
     artifact = compile_linear(folder, weight, form, m, target, element, stock)
     (row,) = artifact.report["matmuls"]
     assert row["form"] == form.form and re.search(
-        "of signs|power of two|in groups of", row["lowering"]
+        "of signs|power of two|in groups of|five in a byte", row["lowering"]
     ), row
     module = lowc.load(artifact)
     given = weight.astype(ml_dtypes.bfloat16).astype("f") if element == "bf16" else weight
@@ -78,6 +79,13 @@ def check(case, target, folder):
 @pytest.mark.parametrize("name", CASES)
 def test_cpu(name, tmp_path):
     check(CASES[name], "cpu", tmp_path)
+
+
+def test_five_trits_in_a_byte_are_refused_where_bytes_are_looked_up_wrongly(tmp_path):
+    weight = np.random.default_rng(0).standard_normal((24, 90)).astype(np.float32)
+    form = ternary_form("i7", packing="trits")
+    (row,) = compile_linear(tmp_path, weight, form, 3, "vulkan").report["matmuls"]
+    assert "exact (this target looks up wrong bytes" in row["lowering"]
 
 
 @pytest.mark.vulkan

@@ -12,12 +12,14 @@ from lowc.passes.formats import (
     sign_panels,
     tables,
     ternary,
+    trits,
 )
 from lowc.passes.formats.binary_codes import BinaryCodes, Coded
 from lowc.passes.formats.tables import TableFormat
 from lowc.passes.kernels import executable, tiles
 from lowc.passes.kernels.table_matmul import Scaling, TableMatmul, looks_up_four
 from lowc.passes.kernels.table_rows import TableRows
+from lowc.passes.kernels.trit_rows import TritRows
 
 from .modules import LoadedModule, add_function, compile_functions
 
@@ -32,8 +34,12 @@ def kernel(
     m, n, k = sizes
     isa, has_sums = tiles.ISAS[unit], scaling.kind == "bits"
     count = None if dynamic else batch * m
-    rows = TableRows(count, k, fmt, isa, looks_up_four(isa, fmt), has_sums)
     known = None if dynamic else m
+    if scaling.kind == "trits":
+        rows = TritRows(count, k, fmt, isa)
+        tile = tile or tiles.choose_fives(isa, batch, known, n, -(-rows.spans * rows.quads // 4))
+        return TableMatmul(batch, known, n, rows, 1, group, tile, None, scaling)
+    rows = TableRows(count, k, fmt, isa, looks_up_four(isa, fmt), has_sums)
     words = planes * rows.spans * fmt.span // 32
     if tile is None and rows.by_four:
         sums = planes if scaling.kind == "planes" else 1
@@ -109,7 +115,8 @@ def compile_rows(kernels, target, folder):
 class Loaded(LoadedModule):
     """Compiled kernels on the CPU; ``loaded.check(i, x, weights)`` runs the i-th and compares.
 
-    A weight is a :class:`Coded` or, where planes are those of integers, a :class:`Quantized`.
+    A weight is a :class:`Coded`, a :class:`Quantized` where planes are those of integers, or an
+    array of ternary codes where five are looked up at once.
     """
 
     def __call__(self, number, x, weights):
@@ -129,6 +136,8 @@ class Loaded(LoadedModule):
 def expected(one, x, coded):
     """The exact result ``[m, n]`` of the integer sums, and what f32 may differ from it."""
     fmt = one.rows.format
+    if one.scaling.kind == "trits":
+        return trits.product(x, coded, fmt), 0.0
     built = tables.quantize(x, fmt)
     found = tables.sums(built, coded).astype(np.float64)
     group = np.arange(one.rows.spans) * fmt.span // one.group
@@ -172,6 +181,10 @@ def operands(one, weights):
         ]
         if not one.scaling.symmetric:
             rest.append([panels.pack_group_values(w.zeros, columns, np.uint8) for w in weights])
+    elif kind == "trits":
+        fives = one.rows.spans * one.rows.quads
+        packed = [trits.pack(w, columns, fives).view(np.int32) for w in weights]
+        return [np.stack(packed)]
     else:
         coded, rest = weights, []
         scales = [powers.values(w.terms) for w in weights]
@@ -199,6 +212,8 @@ def _random(one, rng):
         zeros = None if half else rng.integers(0, 1 << one.planes, shape).astype(np.uint8)
         scales = (rng.random(shape) + 0.1).astype(np.float32)
         return integer.Quantized(codes.astype(np.int8), scales, zeros)
+    if one.scaling.kind == "trits":
+        return rng.integers(-1, 2, (one.n, one.rows.k)).astype(np.int8)
     if one.scaling.kind == "ternary":
         codes = rng.integers(-1, 2, (one.n, one.rows.k)).astype(np.int8)
         return ternary.as_planes(codes, BinaryCodes(2, one.group, 1, 1))

@@ -20,9 +20,9 @@ def form_of(planes, group=128, outputs=1, terms=3, tables="none", span=64):
     return form
 
 
-def ternary_form(tables="none", span=64):
+def ternary_form(tables="none", span=64, packing="bits"):
     """Return a form of ternary weights."""
-    form = Form("ternary", tables=tables, span=span)
+    form = Form("ternary", tables=tables, span=span, packing=packing)
     form.check("test")
     return form
 

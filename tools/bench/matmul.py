@@ -35,6 +35,7 @@ from .record import new_record
 @click.option("--outputs", type=int, help="binary: output channels that share scales.")
 @click.option("--terms", type=int, help="binary: powers of two that a scale is the sum of.")
 @click.option("--tables", help="binary, ternary, lut: none, or entries of i6, i7, i8.")
+@click.option("--packing", help="ternary: bits, or trits for five weights in a byte.")
 @click.option("--span", type=int, help="binary, ternary, lut: inputs whose tables share a scale.")
 @click.option("--activations", help="dequant: f32, or i8 for integer products.")
 @click.option("--activation-scale", help="dequant: a scale per row or group of i8 activations.")
@@ -185,6 +186,7 @@ def _stem(rule: Rule, shapes: list[Shape], rotate: bool) -> str:
     activations = "a8" if form.activations == "i8" else ""
     group = f"g{form.group}" if form.form in ("dequant", "binary", "lut") else ""
     planes = f"{form.planes}-{form.tables}" if form.form == "binary" else ""
+    planes = form.packing if form.packing == "trits" else planes
     parts = (
         "matmul", form.form, form.weights, planes, activations, group, bits, place,
         "rotated" if rotate else "",

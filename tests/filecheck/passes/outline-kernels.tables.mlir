@@ -1,5 +1,6 @@
 // RUN: lowc opt %s --split-input-file --pass-pipeline='builtin.module(lowc-name-matmuls,lowc-assign-forms{rules="[{\"match\":\"*\",\"form\":\"binary\",\"planes\":2,\"group\":64,\"tables\":\"i6\",\"span\":64,\"method\":\"bcq\"}]"},lowc-lower-lut,cse,lowc-outline-kernels{unit=avx512},canonicalize,cse,symbol-dce)' 2>&1 | filecheck %s
 // RUN: lowc opt %s --split-input-file --pass-pipeline='builtin.module(lowc-name-matmuls,lowc-assign-forms{rules="[{\"match\":\"*\",\"form\":\"binary\",\"planes\":2,\"group\":64,\"tables\":\"i6\",\"span\":64,\"method\":\"bcq\"}]"},lowc-lower-lut,cse,lowc-outline-kernels{unit=avx2},canonicalize,cse,symbol-dce)' 2>&1 | filecheck %s --check-prefix=AVX2
+// RUN: lowc opt %s --split-input-file --pass-pipeline='builtin.module(lowc-name-matmuls,lowc-assign-forms{rules="[{\"match\":\"*\",\"form\":\"binary\",\"planes\":2,\"group\":64,\"tables\":\"i6\",\"span\":64,\"method\":\"bcq\"}]"},lowc-lower-lut,cse,lowc-outline-kernels{unit=avx512vbmi},canonicalize,cse,symbol-dce)' 2>&1 | filecheck %s --check-prefix=VBMI
 // RUN: lowc opt %s --split-input-file --pass-pipeline='builtin.module(lowc-name-matmuls,lowc-assign-forms{rules="[{\"match\":\"*\",\"form\":\"binary\",\"planes\":2,\"group\":64,\"tables\":\"i6\",\"span\":64,\"method\":\"bcq\"}]"},lowc-lower-lut,cse,lowc-outline-kernels{unit=portable},canonicalize,cse,symbol-dce)' 2>&1 | filecheck %s --check-prefix=PORTABLE
 
 // Products of one activation share its tables; each weight is a parameter in panels of 64 columns (32
@@ -25,6 +26,12 @@
 // AVX2: llvm.call_intrinsic "llvm.x86.avx2.pshuf.b"
 // AVX2: tensor<1x7x32x2x8xi32>
 // AVX2: tensor<1x7x4x2x16xi32>
+
+// VBMI: remark: fc: look-up kernel (vpermb, vpdpbusd, i6), {{[0-9]+}} x 64 sums in registers
+// VBMI: llvm.call_intrinsic "llvm.x86.avx512.permvar.qi.512"
+// VBMI: llvm.call_intrinsic "llvm.x86.avx512.vpdpbusd.512"
+// VBMI: tensor<1x4x4x2x32xi32>
+// VBMI: tensor<1x4x8x2x64xi32>
 
 // PORTABLE: remark: fc: no kernel: kernels of look-ups are for CPUs with AVX2
 // PORTABLE-NOT: flow.dispatch

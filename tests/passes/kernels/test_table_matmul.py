@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lowc.passes.formats import powers, sign_panels, tables
+from lowc.passes.formats import powers, sign_panels, tables, trits
 from lowc.passes.formats.binary_codes import Coded
 from lowc.passes.formats.integer import Quantized
 from lowc.passes.formats.tables import TableFormat
@@ -52,6 +52,12 @@ STRANGE = np.array(
     [0, -0.0, 1e-45, 2.0**-91, 2.0**-90, 1e30, -1e30, 3e38, np.inf, -np.inf, np.nan], np.float32
 )
 # VNNI without VBMI changes nothing.
+FIVES = [
+    ((1, 300, 300), 100, 7, False),
+    ((1, 70, 171), 60, 8, False),
+    ((6, 33, 90), 30, 6, True),
+    ((7, 130, 7), 10, 7, False),
+]
 UNITS = ("avx512vbmi", "avx512", "avx2")
 
 
@@ -103,6 +109,57 @@ def rows(request, tmp_path_factory):
 def activation(one, seed=0):
     rng = np.random.default_rng([seed, one.n, one.rows.k])
     return rng, rng.standard_normal((one.batch, one.m or 6, one.rows.k)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def of_fives(tmp_path_factory):
+    """The kernels of ternary weights five in a byte, and those that make their tables."""
+    target = units.target("avx512vbmi")
+    made = [
+        kernel(
+            "avx512vbmi",
+            sizes,
+            1,
+            4096,
+            TableFormat(bits, span),
+            dynamic=dynamic,
+            scaling=Scaling("trits"),
+        )
+        for sizes, span, bits, dynamic in FIVES
+    ]
+    side = Tile(16, 1, 4, 0, 3, 1)  # panels side by side, and one that is left
+    made.append(
+        kernel("avx512vbmi", (1, 250, 60), 1, 4096, TableFormat(7, 30), tile=side,
+               scaling=Scaling("trits"))
+    )  # fmt: skip
+    rows = [one.rows for one in made]
+    folder = tmp_path_factory.mktemp("fives")
+    (folder / "rows").mkdir()
+    return (
+        Loaded(compile_kernels(made, target, folder), made),
+        LoadedModule(compile_rows(rows, target, folder / "rows"), rows),
+    )
+
+
+@pytest.mark.parametrize("number", range(len(FIVES) + 1))
+def test_five_ternary_weights_at_once_are_those_of_the_definition_to_the_bit(of_fives, number):
+    loaded, rows = of_fives
+    one = loaded.kernels[number]
+    for seed in range(3):
+        rng, x = activation(one, seed)
+        strange = rng.random(x.shape) < 0.01 * (seed == 2)
+        x[strange] = rng.choice(STRANGE, int(strange.sum()))
+        x[:, ::3] *= 0 if seed == 1 else 1
+        loaded.check(number, x, random_weight(one, rng))
+        for code in (-1, 1):
+            full = np.full((one.n, one.rows.k), code, np.int8)
+            loaded.check(number, np.ones_like(x), [full])
+        records, wanted = rows.run(number, x[0]), trits.quantize(x[0], one.rows.format)
+        tables_ = records.view(np.uint8)[:, : 4 * one.rows.first_scale].reshape(
+            *wanted.entries.shape[:-1], -1
+        )
+        magnitudes = tables_[..., : trits.ZERO + 1].astype(np.int16) - one.rows.bias
+        assert np.array_equal(magnitudes, wanted.entries[..., trits.ZERO :])
 
 
 EVERY = pytest.mark.parametrize("loaded", UNITS, indirect=True)
