@@ -28,6 +28,7 @@ import iree.runtime as rt
 from iree.runtime._binding import create_hal_driver
 
 from ..errors import UserError, nearest
+from . import placement
 
 AUTO = "auto"
 CPU, CPU_SYNC, VULKAN, CUDA = "cpu", "cpu-sync", "vulkan", "cuda"
@@ -58,7 +59,9 @@ class Device:
     """An open device.
 
     ``name`` is what a user can type to get it again; ``threads`` the number of worker threads,
-    0 where that means nothing; ``hal`` IREE's ``HalDevice``.
+    0 where that means nothing; ``hal`` IREE's ``HalDevice``.  Of a thread pool that has all cores,
+    ``cores`` are the logical CPUs that its workers are bound to, and ``workers`` the ids of its
+    threads.
     """
 
     name: str
@@ -67,6 +70,8 @@ class Device:
     threads: int
     hal: Any
     driver: Any
+    cores: tuple[int, ...] = ()
+    workers: tuple[int, ...] = ()
 
     @property
     def is_gpu(self) -> bool:
@@ -140,7 +145,7 @@ def open_device(name: str = CPU, *, threads: int | None = None) -> Device:
         See the module docstring; ``auto`` must have been resolved before.
     threads : int, optional
         Number of worker threads of ``cpu``.  By default one per core that the process may use,
-        each bound to its core.
+        each bound to its core; fewer are bound to none.
 
     Raises
     ------
@@ -154,6 +159,8 @@ def open_device(name: str = CPU, *, threads: int | None = None) -> Device:
         known = [*DRIVERS, "vulkan://ID", "cuda://ID"]
         raise UserError(f"unknown device '{name}'", hint=nearest(name, known))
     check_threads(kind, threads)
+    if kind == CPU and threads == len(usable_cores()):
+        threads = None
     # A fork does not copy threads, so a device is of use only in the process that opened it.
     key = (name, threads, os.getpid())
     with _lock:
@@ -187,11 +194,17 @@ def _open_cpu(kind: str, threads: int | None) -> Device:
         device = driver.create_default_device()
         return Device(kind, kind, "the calling thread", 1, device, driver)
     rt.flags.parse_flags(f"--task_worker_stack_size={WORKER_STACK_BYTES}")
+    before = placement.threads()
     with _topology(threads):
         driver = create_hal_driver(DRIVERS[kind])
         device = driver.create_default_device()
-    count = threads or min(len(usable_cores()), MAX_THREADS)
-    return Device(kind, kind, f"thread pool, {count} workers", count, device, driver)
+    cores = tuple(usable_cores())[:MAX_THREADS]
+    count = threads or len(cores)
+    text = f"thread pool, {count} workers"
+    if threads is not None:
+        return Device(kind, kind, text, count, device, driver)
+    workers = tuple(sorted(placement.threads() - before))
+    return Device(kind, kind, text, count, device, driver, cores, workers)
 
 
 @contextlib.contextmanager

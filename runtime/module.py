@@ -21,7 +21,7 @@ from .dtypes import data_type, name_of
 from .failures import IREE_ERRORS, short, start_error
 from .manifest import RESET_POINT, Leaf, Manifest
 from .parameters import check_archive, parameters_module
-from .scheduling import without_preemption
+from .pool_calls import PoolCalls
 from .shapes import ShapeChecker
 from .short_calls import devices_to_try, fastest
 from .signature import Signature
@@ -115,7 +115,7 @@ class Module:
         self._binder = Binder(manifest)
         self._tensors_out = [leaf for leaf in manifest.outputs if not leaf.literal]
         self._guard, self._lock = _Guard(path), threading.Lock()
-        self._has_pool = device.kind == CPU
+        self._pool = PoolCalls(device) if device.kind == CPU else None
 
     def __repr__(self) -> str:
         return f"<lowc module {self.path} on {self.device.name}>"
@@ -254,11 +254,10 @@ class Module:
 
     def _invoke(self, function: Any, arguments: Any) -> Any:
         results = rt.VmVariantList(len(self._tensors_out))
-        if self._has_pool:
-            with without_preemption():
-                self._context.invoke(function, arguments, results)
-        else:
+        if self._pool is None:
             self._context.invoke(function, arguments, results)
+        else:
+            self._pool.invoke(self._context, function, arguments, results)
         return results
 
 

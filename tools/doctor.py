@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ..errors import UserError
 from . import machine, output
 
 
@@ -29,6 +30,7 @@ def examine() -> dict[str, Any]:
     architecture = platform.machine()
     memory = machine.memory_here()
     devices, problem = _devices()
+    waiting, mistake = _waiting()
     found = {
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
@@ -41,8 +43,10 @@ def examine() -> dict[str, Any]:
         "memory": {"total": memory[0], "available": memory[1]} if memory else None,
         "packages": machine.package_versions(),
         "devices": devices,
+        "short calls": waiting,
     }
-    return {**found, "advice": [*([problem] if problem else []), *advice(found)]}
+    said = [text for text in (problem, mistake) if text]
+    return {**found, "advice": [*said, *advice(found)]}
 
 
 def _devices() -> tuple[list[dict[str, str]], str]:
@@ -52,6 +56,19 @@ def _devices() -> tuple[list[dict[str, str]], str]:
     except ImportError as error:
         return [], f"devices are unknown, IREE's runtime does not load: {error}"
     return [dataclasses.asdict(device) for device in list_devices()], ""
+
+
+def _waiting() -> tuple[str | None, str]:
+    """Return what happens between short calls, None if it is unknown, and a mistake about it."""
+    try:
+        from ..runtime.devices import usable_cores
+        from ..runtime.wakefulness import choose
+
+        return str(choose(usable_cores())), ""
+    except ImportError:
+        return None, ""
+    except UserError as error:
+        return None, " ".join(str(error).split())
 
 
 def advice(found: dict[str, Any]) -> list[str]:
@@ -100,6 +117,8 @@ def _print(found: dict[str, Any]) -> None:
             for device in found["devices"]
         ],
     )
+    if found["short calls"]:
+        _block("waiting", [found["short calls"]])
     _block("advice", found["advice"])
 
 

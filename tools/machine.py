@@ -8,6 +8,8 @@ import re
 from importlib import metadata
 from pathlib import Path
 
+from ..runtime.quota import cpu_quota
+
 # Feature → the names that Linux gives it in /proc/cpuinfo, and what lowc gains from it.
 CPU_FEATURES = {
     "avx2": (("avx2",), "256-bit vectors"),
@@ -56,18 +58,10 @@ def cpu_features(cpuinfo: str, architecture: str) -> dict[str, bool]:
 
 
 def usable_cores() -> float:
-    """Return the cores that this process may use: its affinity, cut by its cgroup's quota."""
+    """Return the cores that this process may use: its affinity, cut by its cgroups' quotas."""
     has_affinity = hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if has_affinity else (os.cpu_count() or 1)
-    return min(float(cores), cpu_quota(read_text(_CGROUP / "cpu.max")) or float(cores))
-
-
-def cpu_quota(cpu_max: str) -> float | None:
-    """Return the cores that ``cpu.max`` of a cgroup allows; None when it sets no limit."""
-    parts = cpu_max.split()
-    if len(parts) != 2 or not all(part.isdigit() for part in parts) or parts[1] == "0":
-        return None
-    return int(parts[0]) / int(parts[1])
+    return min(float(cores), cpu_quota() or float(cores))
 
 
 def last_level_cache_bytes(folder: Path = _CACHES) -> int | None:

@@ -16,7 +16,7 @@ WORKGROUPS = 8  # that a matmul is cut into, where its columns allow
 FAR_BYTES = 24.0  # that come from the third cache in a cycle
 ROUND_CYCLES = 0.6  # for an element of an activation
 STREAMS = 16  # and one that reads each weight once, since the speed of memory varies
-MOST_ROUNDED = 2048  # elements of an activation that each workgroup rounds for itself
+MOST_ROUNDED = 4096  # elements of an activation that each workgroup rounds for itself
 STREAMED_ROWS = 4  # up to so many rows, weights come from memory faster than they can be used
 AHEAD_BYTES = 4096  # how far ahead such weights are asked for; of all panels side by side
 MOST_TOGETHER = 4  # panels that one core reads side by side
@@ -140,7 +140,8 @@ def rounds_rows(m: int | None, k: int) -> bool:
     """Whether each workgroup of a product of 8-bit activations rounds its rows for itself.
 
     A second dispatch takes as long as a small product: 1 x 1536 x 384 and 1 x 384 x 1536 took 0.074
-    ms with one and 0.037 without (Zen 4, two cores); at 1 x 4096 x 4096 there was no difference.
+    ms with one and 0.037 without (Zen 4, two cores), 1 x 4096 x 4096 0.106 and 0.094 (cores kept
+    awake; on the calling thread alone 0.136 and 0.140).
     """
     return m is not None and m <= STREAMED_ROWS and m * k <= MOST_ROUNDED
 

@@ -1,4 +1,4 @@
-"""Memory, threads, processes, and the scheduling policy of the caller."""
+"""Memory, threads, processes, and what a call leaves of the caller's policy and cores."""
 
 from __future__ import annotations
 
@@ -133,7 +133,8 @@ os.waitpid(child, 0)
     ]
 
 
-def test_interrupts_leave_neither_lock_nor_policy(add: Path) -> None:
+@pytest.mark.parametrize("policy", ["", "spin"])
+def test_interrupts_leave_neither_lock_nor_policy(add: Path, policy: str) -> None:
     """Ctrl-C at any moment of a call: the next one runs, under the policy that there was."""
     script = """
 import os, random, signal, sys, threading, numpy as np
@@ -155,9 +156,9 @@ def calls():
 
 module, x = load(sys.argv[1]), np.ones((2, 3), np.float32)
 module(x, x)
-before = os.sched_getscheduler(0)
+before = os.sched_getscheduler(0), os.sched_getaffinity(0)
 signal.signal(signal.SIGALRM, interrupt)
-for _ in range(5000):
+for _ in range(3000):
     calls()
 done = threading.Thread(target=module, args=(x, x), daemon=True)
 done.start()
@@ -165,11 +166,17 @@ done.join(30)
 print("stuck" if done.is_alive() else "runs")
 if not done.is_alive():
     module(x, x)
-    print("same" if os.sched_getscheduler(0) == before else "another policy", flush=True)
+    after = os.sched_getscheduler(0), os.sched_getaffinity(0)
+    print("same" if after == before else "another policy", flush=True)
 os._exit(0)
 """
     done = subprocess.run(
-        [sys.executable, "-c", script, add], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", script, add],
+        env=os.environ | {"LOWC_WAIT_POLICY": policy},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
     assert done.stdout.split("\n")[:2] == ["runs", "same"], done.stderr
 

@@ -36,6 +36,23 @@ def test_this_machine_as_text(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"\n{label} " in f"\n{shown}"
 
 
+def test_what_happens_between_short_calls(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOWC_WAIT_POLICY", "passive")
+    assert main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    assert "waiting   cores may sleep between short calls: LOWC_WAIT_POLICY=passive" in shown
+    monkeypatch.setenv("LOWC_WAIT_POLICY", "pasive")
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["short calls"] is None
+    assert (
+        "LOWC_WAIT_POLICY: there is no policy 'pasive' hint: did you mean 'passive'?"
+        in (found["advice"])
+    )
+
+
 def test_it_does_not_import_torch() -> None:
     script = (
         "import sys; from lowc.tools.cli import main; main(['doctor']); "
@@ -58,14 +75,6 @@ def test_cpu_model_and_features() -> None:
         "neon dotprod": True, "i8mm": True, "sve": False,
     }  # fmt: skip
     assert machine.cpu_model("") != ""
-
-
-@pytest.mark.parametrize(
-    ("text", "cores"),
-    [("max 100000", None), ("150000 100000", 1.5), ("", None), ("x y", None), ("1 0", None)],
-)
-def test_cpu_quota(text: str, cores: float | None) -> None:
-    assert machine.cpu_quota(text) == cores
 
 
 @pytest.mark.parametrize(

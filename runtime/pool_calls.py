@@ -1,0 +1,47 @@
+"""How a module's calls go to a pool of threads, so that short ones spend no time on waking."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from . import placement, wakefulness
+from .devices import Device
+from .scheduling import without_preemption
+from .spinners import Spinners
+
+
+class PoolCalls:
+    """Calls of one module on a device of the kind ``cpu``.
+
+    Attributes
+    ----------
+    choice : Choice
+        How cores are kept awake between short calls, and why.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self.choice = wakefulness.choose(device.cores)
+        keeper = self.choice.keeper
+        self._awake = None if keeper is None else wakefulness.shared(keeper)
+        # A spinning thread is on the core of each worker: it matters which one the caller is on.
+        self._workers = device.workers if isinstance(keeper, Spinners) else ()
+        self._core: int | None = None
+        self._is_short = False
+
+    def invoke(self, context: Any, function: Any, arguments: Any, results: Any) -> None:
+        """Run a function of the module; one caller at a time."""
+        began = time.perf_counter()
+        if self._is_short and self._core is not None:
+            placement.move_to(self._core)
+        with without_preemption():
+            context.invoke(function, arguments, results)
+        ended = time.perf_counter()
+        self._is_short = ended - began < wakefulness.SHORT
+        if not self._is_short:
+            return
+        if self._workers:
+            # Known after the first call: workers bind themselves.
+            self._core, self._workers = placement.core_of_first(self._workers), ()
+        if self._awake is not None:
+            self._awake.after_call(began, ended)
