@@ -29,7 +29,7 @@ class LowerBipolar(Pass):
     After::
 
         %s = linalg.generic (b, m; k) ins(%q) … { absf, addf }                // and of %k
-        %c = linalg.generic (b, m, k) ins(%q) … { mulf, floor, fptosi }
+        %c = linalg.generic (b, m, k) ins(%q) … { cmpf, select }
         %a = linalg.generic (b, m, plane, word; bit) ins(%c) … { shrui, andi, shli, ori }
         %d = linalg.generic (b, m, n; planes, word) ins(%a, %b) … { xori, ctpop, shli, addi }
         %y = linalg.generic (b, m, n) ins(%d, %s, %t) … { subi, sitofp, mulf, mulf }

@@ -30,7 +30,7 @@ from .contraction import (
     multiplies_and_adds,
 )
 from .formats import bipolar, powers
-from .formats.sign_products import HALFWAY, SPECIAL, WORD
+from .formats.sign_products import HALFWAY, LARGEST, SMALLEST, SPECIAL, WORD
 from .forms import Form
 from .integer_products import as_before, as_f32
 from .matrices import Matrices, Side, as_matrices, from_matrices, to_matrices
@@ -101,7 +101,8 @@ def rewrite(plan: Plan) -> Any:
         scaled = _scaled(plan, made.results[0], left.scales, right.scales)
         result = as_before(from_matrices(scaled, matrices, op), found.init)
     annotations.copy_annotations(op, made)
-    annotations.set_text(made, annotations.PRODUCT, json.dumps({"kind": KIND}))
+    facts = {"kind": KIND, "planes": plan.form.planes, "scales": plan.form.scales, "k": plan.k}
+    annotations.set_text(made, annotations.PRODUCT, json.dumps(facts))
     op.operation.results[0].replace_all_uses_with(result)
     op.operation.erase()
     return made
@@ -120,32 +121,44 @@ def _side(plan: Plan, value: ir.Value, side: Side) -> _Coded:
     along, kept = ([0, 1, 2], [0, 1]) if side == "rows" else ([0, 2, 1], [0, 1])
     # Loops are batch, row, k: `along` says where the operand is read.
     value = build.with_static_size(value, along.index(2), plan.k)
+    f32, i32 = ir.F32Type.get(), ir.IntegerType.get_signless(32)
     largest = float(bipolar.largest(plan.form.planes))
-    highest = _reduced(value, along, kept, lambda x, top: arith.maxnumf(top, x))
-    total = _reduced(value, along, kept, lambda x, acc: arith.addf(acc, x))
-    f32 = ir.F32Type.get()
+    # NaN is more than infinity here.
+    highest = _reduced(value, along, kept, lambda x, top: arith.maximumf(top, x))
+    sources = [highest]
+    if plan.form.planes == 1:
+        sources.append(_reduced(value, along, kept, lambda x, sum_: arith.addf(sum_, x)))
 
-    def reach(top: ir.Value, _: ir.Value) -> ir.Value:
-        zero = arith.constant(f32, 0.0)
-        found = arith.divf(arith.constant(f32, largest), arith.addf(top, top))
-        return arith.select(arith.cmpf(_F.OGT, top, zero), found, zero)
-
-    def scale(top: ir.Value, added: ir.Value, _: ir.Value) -> ir.Value:
-        mean = arith.mulf(added, arith.constant(f32, 1 / plan.k))
-        step = arith.mulf(top, arith.constant(f32, 1 / largest))
-        is_finite = arith.cmpf(_F.OLT, added, arith.constant(f32, float("inf")))
-        found = mean if plan.form.planes == 1 else step
+    def scale(top: ir.Value, *rest: ir.Value) -> ir.Value:
+        if plan.form.planes == 1:
+            most = arith.minnumf(rest[0], arith.constant(f32, float(LARGEST)))
+            found = arith.mulf(most, arith.constant(f32, 1 / plan.k))
+        else:
+            found = arith.mulf(top, arith.constant(f32, 1 / largest))
+        is_finite = arith.cmpf(_F.OLT, top, arith.constant(f32, float("inf")))
         found = arith.select(is_finite, found, arith.constant(f32, float("nan")))
         return _field(found, is_finite) if plan.form.scales == "power" else found
 
-    element = ir.IntegerType.get_signless(32) if plan.form.scales == "power" else f32
-    scales = build.elementwise([highest, total], element, scale).result
+    element = i32 if plan.form.scales == "power" else f32
+    scales = build.elementwise(sources, element, scale).result
+    if plan.form.planes == 1:
+        return _Coded(scales, _packed(plan, _signs(value), along))
+
+    def reach(top: ir.Value, _: ir.Value) -> ir.Value:
+        zero = arith.constant(f32, 0.0)
+        found = arith.divf(arith.constant(f32, largest / 2), top)
+        found = arith.maxnumf(found, arith.constant(f32, float(SMALLEST)))
+        return arith.select(arith.cmpf(_F.OGT, top, zero), found, zero)
+
     codes = _codes(plan, value, build.elementwise([highest], f32, reach).result, along)
     return _Coded(scales, _packed(plan, codes, along))
 
 
 def _reduced(
-    value: ir.Value, along: list[int], kept: list[int], step: Callable[..., ir.Value]
+    value: ir.Value,
+    along: list[int],
+    kept: list[int],
+    step: Callable[..., ir.Value],
 ) -> ir.Value:
     """Return magnitudes of rows taken together, from the first to the last: ``[batch, rows]``."""
     shape = build.shape_of(value)
@@ -181,6 +194,17 @@ def _codes(plan: Plan, value: ir.Value, reach: ir.Value, along: list[int]) -> ir
     # Loops are those of the operand here.
     maps = [build.identity_map(3), build.dims_map(3, [place[0], place[1]])]
     return build.elementwise([value, reach], i32, code, maps).result
+
+
+def _signs(value: ir.Value) -> ir.Value:
+    """Return 0 below zero and else 1, in the order of the operand, i32."""
+    zero = arith.constant(ir.F32Type.get(), 0.0)
+
+    def sign(x: ir.Value, _: ir.Value) -> ir.Value:
+        is_less = arith.cmpf(_F.OLT, x, zero)
+        return arith.select(is_less, shift_add.i32(0), shift_add.i32(1))
+
+    return build.elementwise([value], ir.IntegerType.get_signless(32), sign).result
 
 
 def _packed(plan: Plan, codes: ir.Value, along: list[int]) -> ir.Value:

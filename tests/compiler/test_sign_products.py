@@ -56,15 +56,16 @@ def expected(q, k, planes, scales):
     return sign_products.product(*coded, planes, scales)
 
 
-def check(name, target):
+def check(name, target, *, kernels=True):
     q_shape, k_shape, planes, scales, element, is_dynamic = CASES[name]
     q, k = values(q_shape, 1), values(k_shape, 2)
     rows = {len(q_shape) - 2: torch.export.Dim("rows", min=2, max=64)} if is_dynamic else None
     example = tuple(torch.ones(shape, dtype=element) for shape in (q_shape, k_shape))
     program = torch.export.export(Product(), example, dynamic_shapes=(rows, None))
-    artifact = lowc.compile(program, recipe_of(planes, scales), target)
+    artifact = lowc.compile(program, recipe_of(planes, scales), target, kernels=kernels)
     (row,) = artifact.report["matmuls"]
     assert row["form"] == "bipolar" and "XOR" in row["lowering"], row
+    assert ("bits counted in bytes" in row["lowering"]) == (kernels and target == "cpu"), row
     if element is torch.bfloat16:
         q, k = (np.clip(x, -1e30, 1e30).astype(ml_dtypes.bfloat16) for x in (q, k))
     found = lowc.load(artifact)(q, k)
@@ -80,6 +81,11 @@ def test_cpu(name):
     check(name, "cpu")
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_cpu_without_kernels(name):
+    check(name, "cpu", kernels=False)
+
+
 @pytest.mark.vulkan
 @pytest.mark.parametrize("name", ["signs", "signs, powers of two", "four planes, dynamic"])
 def test_vulkan(name):
@@ -93,6 +99,23 @@ def test_one_plane_is_the_sign_and_the_mean_magnitude():
     y = np.array([[1.0, 1.0, -2.0, 4.0]], np.float32)
     found = sign_products.product(coded, sign_products.encode(y, 1), 1, "f32")
     assert found.tolist() == [[(1 - 1 - 1 + 1) * 2.0]]
+
+
+@pytest.mark.parametrize("planes", [1, 2, 4])
+def test_rows_give_nan_only_where_they_hold_nan_or_infinity(planes):
+    x = np.full((4, 8), 3e38, np.float32)  # the sum is beyond f32
+    x[1, ::2] *= -1
+    x[2, 3], x[3, 0] = np.inf, np.nan
+    coded = sign_products.encode(x, planes)
+    assert np.isnan(coded.scales).tolist() == [False, False, True, True]
+    assert np.isfinite(coded.scales[:2]).all()
+    largest = 2**planes - 1
+    assert coded.codes[1].tolist() == [0, largest] * 4
+    ones = sign_products.encode(np.ones((1, 8), np.float32), planes)
+    for scales in ("f32", "power"):
+        found = sign_products.product(coded, ones, planes, scales)
+        assert np.isnan(found[:, 0]).tolist() == [False, False, True, True]
+        assert found[1, 0] == 0
 
 
 @pytest.mark.parametrize("planes", [2, 3, 4])
