@@ -26,6 +26,7 @@ from ..passes.formats import (
     powers,
     shift_panels,
     sign_panels,
+    sign_products,
     signed_panels,
     small_floats,
     stored,
@@ -226,6 +227,48 @@ def _shift(tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
         yield "terms", np.pad(terms, [(0, 0), (0, missing)]).reshape(-1)
 
 
+def _bipolar(
+    tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
+) -> Iterator[Part]:
+    """Rows ``[..., K]`` in planes of signs: bits, 32 to a word, and scales."""
+    planes = derivation["planes"]
+    for rows in _row_blocks(tensor):
+        coded = _signs_of(rows, planes)
+        yield "bits", sign_products.pack_bits(coded.codes, planes).reshape(-1).view(np.uint8)
+        is_power = derivation["scales"] == "power"
+        scales = sign_products.fields(coded.scales) if is_power else coded.scales
+        yield "scales", np.ascontiguousarray(scales).view(np.uint8)
+
+
+def _bipolar_panels(
+    tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
+) -> Iterator[Part]:
+    """Planes of signs of ``[batch, N, K]`` as :func:`.sign_products.pack_panels` orders them.
+
+    One panel of columns is in memory at a time.
+    """
+    planes, columns = derivation["planes"], derivation["columns"]
+    for matrix in tensor:
+        for start in range(0, matrix.shape[0], columns):
+            coded = _signs_of(matrix[start : start + columns], planes)
+            words = sign_products.pack_panels(coded, planes, derivation["scales"], columns)
+            yield "panels", words.reshape(-1).view(np.uint8)
+
+
+def _signs_of(rows: NDArray[Any], planes: int) -> sign_products.Rows:
+    """Code rows of a weight.
+
+    Raises
+    ------
+    ValueError
+        When one holds NaN or infinity.
+    """
+    coded = sign_products.encode(np.ascontiguousarray(rows, np.float32), planes)
+    if np.isnan(coded.scales).any():
+        raise ValueError("the weight holds NaN or infinity")
+    return coded
+
+
 def _shift_panels(
     tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
 ) -> Iterator[Part]:
@@ -391,6 +434,8 @@ METHODS: dict[str, Callable[[NDArray[Any], Derivation, Feedback | None], Iterato
     "binary": _binary,
     "bit-planes": _bit_planes,
     "shift": _shift,
+    "bipolar": _bipolar,
+    "bipolar-panels": _bipolar_panels,
     "shift-panels": _shift_panels,
     "binary-panels": _binary_panels,
     "bit-plane-panels": _bit_plane_panels,

@@ -23,7 +23,7 @@ FORMS = {
     "lut": "integer weights bit by bit, by look-up in tables of sums of activations",
     "shift": "weights that are powers of two: shifts and additions (DeepShift, ShiftAddViT)",
     "ternary": "weights of -1, 0 and 1 with one scale: additions, and a multiplication at the end",
-    "bipolar": "two activations as planes of signs: XOR and counts of bits (MatAdd)",
+    "bipolar": "both operands as planes of signs: XOR and counts of bits (MatAdd)",
     "binary": "weights as sums of planes of signs with power-of-two scales: shifts and additions",
 }
 INTEGER_BITS = {f"i{bits}": bits for bits in range(2, 9)}

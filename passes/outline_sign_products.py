@@ -1,7 +1,8 @@
 """Products of two activations in planes of signs as kernels, for ``lowc-outline-kernels``.
 
 What it takes is what ``lowc-lower-bipolar`` makes.  It becomes two dispatches: one that codes the
-right operand, and one that codes the rows of the left one, counts, and scales.
+right operand, and one that codes the rows of the left one, counts, and scales.  A weight is stored
+coded, and takes the second alone.
 """
 
 import json
@@ -11,7 +12,15 @@ from typing import Any
 from iree.compiler import ir
 from iree.compiler.dialects import arith
 
-from . import annotations, build, dispatch_matmul, dispatch_records, epilogues, sign_products
+from . import (
+    add_operands,
+    annotations,
+    build,
+    dispatch_matmul,
+    dispatch_records,
+    epilogues,
+    sign_products,
+)
 from .base import Refusal
 from .contraction import defining, unshaped
 from .epilogues import Chain
@@ -29,7 +38,7 @@ class Plan:
     op: Any
     scaled: Any
     left: ir.Value  # [batch, m, K]
-    right: ir.Value  # [batch, K, n]
+    right: ir.Value  # [batch, K, n], or the stored bits of a weight [batch, n, planes, words]
     matrices: Matrices
     kernel: SignMatmul
     chain: Chain | Refusal
@@ -45,9 +54,11 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     if unit not in tiles.ISAS:
         return Refusal("kernels of signs are for CPUs")
     facts, isa = _facts(op), tiles.ISAS[unit]
-    left, right = (_coded(value) for value in list(op.operands)[:2])
+    bits = op.operands[1]
+    left, right = _coded(op.operands[0]), bits if add_operands.is_stored(bits) else _coded(bits)
     scaled = next(iter(op.results[0].uses)).owner
-    shape = [*build.shape_of(left), build.shape_of(right)[2]]
+    columns = build.shape_of(right)[1 if right == bits else 2]
+    shape = [*build.shape_of(left), columns]
     batch, m, k, n = (None if size == build.DYNAMIC else size for size in shape)
     if 0 in (batch, m, n):
         return Refusal("one of its sizes is 0")
@@ -72,12 +83,19 @@ def rewrite(module: ir.Module, plan: Plan) -> None:
     """Dispatch to the kernels."""
     op, scaled = plan.op, plan.scaled
 
+    is_weight = add_operands.is_stored(plan.right)
+
     def operands() -> list[ir.Value]:
-        return [plan.left, _columns(module, plan)]
+        right = _weight(module, plan) if is_weight else _columns(module, plan)
+        return [plan.left, right]
 
     def sizes() -> dict[str, ir.Value]:
         # Not from what is erased: the counts.
-        axes = {"batch": (plan.left, 0), "m": (plan.left, 1), "n": (plan.right, 2)}
+        axes = {
+            "batch": (plan.left, 0),
+            "m": (plan.left, 1),
+            "n": (plan.right, 1 + (not is_weight)),
+        }
         found = {name: build.dim(value, axis) for name, (value, axis) in axes.items()}
         return {**found, "k": build.index(plan.kernel.codes.k)}
 
@@ -87,6 +105,21 @@ def rewrite(module: ir.Module, plan: Plan) -> None:
     dispatch_matmul.replace(
         module, scaled, plan.matrices, plan.kernel, operands, chain, sizes_of=sizes
     )
+
+
+def _weight(module: ir.Module, plan: Plan) -> ir.Value:
+    """Load the weight in panels."""
+    kernel, codes = plan.kernel, plan.kernel.codes
+    n, columns, batch = kernel.n or 0, kernel.tile.columns, kernel.batch or 1
+    derivation = {
+        "kind": "bipolar-panels", "planes": codes.planes, "scales": codes.scales,
+        "columns": columns,
+    }  # fmt: skip
+    shape = [batch, -(-n // columns), codes.words * codes.planes + 1, columns]
+    parts = [("panels", shape, ir.IntegerType.get_signless(32))]
+    head = [batch, n, codes.k]
+    (found,) = dispatch_records.load_weight(module, plan.right, head, derivation, parts)
+    return found
 
 
 def _columns(module: ir.Module, plan: Plan) -> ir.Value:

@@ -1,4 +1,4 @@
-"""Products of two activations in planes of signs: built as linalg.
+"""Products in planes of signs, of two activations or with a weight: built as linalg.
 
 With batch b, rows m, columns n, planes p and words w of 32 signs, a product is these operations, of
 which the last but the scaling is the matmul for reports (``formats/sign_products.py``)::
@@ -8,6 +8,8 @@ which the last but the scaling is the matmul for reports (``formats/sign_product
     B = their bits, 32 to a word                         [b, m, p, w], [b, n, p, w]      i32
     D = sum over w, i, j of popcount(B xor B) << (i + j) [b, m, n]                       i32
     Y = (C - 2 D) scaled                                 [b, m, n]                       f32
+
+Of a weight, which is the side of the columns, bits and scales are stored.
 """
 
 import json
@@ -18,7 +20,7 @@ from typing import Any
 from iree.compiler import ir
 from iree.compiler.dialects import arith, linalg, math
 
-from . import annotations, build, shift_add
+from . import annotations, build, parameters, shift_add
 from .additive import bits_of
 from .base import Refusal
 from .contraction import (
@@ -26,14 +28,17 @@ from .contraction import (
     Contraction,
     find_weight,
     is_zero_fill,
+    match_contraction,
     match_product,
     multiplies_and_adds,
+    simplify_layout,
 )
 from .formats import bipolar, powers
 from .formats.sign_products import HALFWAY, LARGEST, SMALLEST, SPECIAL, WORD
 from .forms import Form
 from .integer_products import as_before, as_f32
 from .matrices import Matrices, Side, as_matrices, from_matrices, to_matrices
+from .weight_rows import WeightRows, find_rows
 
 KIND = "sign-products"  # in the facts of ``lowc.product``
 _F = arith.CmpFPredicate
@@ -46,6 +51,7 @@ class Plan:
     contraction: Contraction
     matrices: Matrices
     form: Form
+    weight: WeightRows | None = None
 
     @property
     def k(self) -> int:
@@ -62,47 +68,67 @@ class Plan:
         bits = self.form.planes
         operands = "signs" if bits == 1 else f"{bits} planes of signs"
         scales = "powers of two" if self.form.scales == "power" else "f32"
+        if self.weight is not None:
+            return (
+                f"weight and activation as {operands}, XOR and counts of bits, scales as {scales}"
+            )
         return f"both operands as {operands}, XOR and counts of bits, scales of rows as {scales}"
 
 
-def match(op: Any, form: Form) -> Plan | Refusal:
+def match(module: ir.Module, op: Any, form: Form) -> Plan | Refusal:
     """Describe how `op` would be rewritten, or say why not.  Changes nothing."""
     found = match_product(op)
     if isinstance(found, Refusal):
+        found = match_contraction(op)
+    if isinstance(found, Refusal):
         return found
-    weight = find_weight(found)
-    if not isinstance(weight, Refusal):
-        return Refusal("it has a weight, and this form is for products of two activations")
-    if weight.reason != NO_WEIGHT:
-        return weight
+    rows = _weight_of(module, op, found)
+    if isinstance(rows, Refusal):
+        return rows
     elements = [build.element_of(value) for value in (*found.operands, found.init)]
     if not all(isinstance(e, ir.FloatType) and e.width <= 32 for e in elements):
         return Refusal(f"it is on {elements[0]}, and signs are taken of floats up to 32 bits")
     if not multiplies_and_adds(op) or not is_zero_fill(found.init):
         return Refusal("it does more than to multiply and to add")
-    matrices = as_matrices(op, 1)
+    matrices = as_matrices(op, 1 if rows is None else rows.weight.position)
     if isinstance(matrices, Refusal):
         return matrices
-    if matrices.k is None:
-        return Refusal("K is dynamic")
     if not matrices.k:
-        return Refusal("K is 0")
-    return Plan(found, matrices, form)
+        return Refusal("K is dynamic" if matrices.k is None else "K is 0")
+    if rows is not None and rows.row_dims != (*matrices.batch_loops, *matrices.columns):
+        return Refusal("its weight is stored in another order than that of the result")
+    return Plan(found, matrices, form, rows)
 
 
-def rewrite(plan: Plan) -> Any:
+def _weight_of(module: ir.Module, op: Any, found: Contraction) -> WeightRows | Refusal | None:
+    """Return the weight of a product in rows, None if it has none, or why it cannot be stored."""
+    weight = find_weight(found)
+    if not isinstance(weight, Refusal):
+        return find_rows(module, op)
+    return None if weight.reason == NO_WEIGHT else weight
+
+
+def rewrite(module: ir.Module, plan: Plan) -> Any:
     """Build the product before the old operation, and replace it; return the one that counts."""
     found, matrices = plan.contraction, plan.matrices
     op = found.op
     with ir.InsertionPoint(op), op.location:
-        left = _side(plan, to_matrices(as_f32(found.operands[0]), matrices, "rows"), "rows")
-        right = _side(plan, to_matrices(as_f32(found.operands[1]), matrices, "columns"), "columns")
+        first = 0 if plan.weight is None else 1 - plan.weight.weight.position
+        left = _side(plan, to_matrices(as_f32(found.operands[first]), matrices, "rows"), "rows")
+        if plan.weight is None:
+            y = to_matrices(as_f32(found.operands[1]), matrices, "columns")
+            right = _side(plan, y, "columns")
+        else:
+            right = _stored(module, plan, plan.weight)
         made = _differing(left, right)
         scaled = _scaled(plan, made.results[0], left.scales, right.scales)
         result = as_before(from_matrices(scaled, matrices, op), found.init)
     annotations.copy_annotations(op, made)
     facts = {"kind": KIND, "planes": plan.form.planes, "scales": plan.form.scales, "k": plan.k}
     annotations.set_text(made, annotations.PRODUCT, json.dumps(facts))
+    if plan.weight is not None:
+        bits = 32 * (plan.form.planes * plan.words + 1) / plan.k
+        made.attributes[annotations.BITS] = ir.FloatAttr.get(ir.F64Type.get(), bits)
     op.operation.results[0].replace_all_uses_with(result)
     op.operation.erase()
     return made
@@ -114,6 +140,29 @@ class _Coded:
 
     scales: ir.Value
     bits: ir.Value  # [batch, rows, planes, words]
+
+
+def _stored(module: ir.Module, plan: Plan, rows: WeightRows) -> _Coded:
+    """Load the bits and scales of a weight, declared where needed."""
+    form, i32 = plan.form, ir.IntegerType.get_signless(32)
+    layout = simplify_layout([*rows.layout, ["reshape", [rows.batch, rows.n, rows.k]]])
+    text = json.dumps(layout, separators=(",", ":"))
+    derivation: dict[str, Any] = {"kind": "bipolar", "source": rows.source, "layout": text}
+    derivation |= {"planes": form.planes, "scales": form.scales}
+    view = parameters.layout_name(text)
+    holder = parameters.find_global(module, rows.weight.symbol)
+    head = [rows.batch, rows.n]
+    scale = i32 if form.scales == "power" else ir.F32Type.get()
+    found = []
+    parts = {"scales": (head, scale), "bits": ([*head, form.planes, plan.words], i32)}
+    for part, (shape, element) in parts.items():
+        type_ = build.tensor_type(shape, element)
+        symbol = f"{rows.source}.s{form.planes}{form.scales}.{view}.{part}"
+        name = parameters.derived_global(
+            module, holder, symbol, type_, {**derivation, "part": part}
+        )
+        found.append(build.load_global(name, type_))
+    return _Coded(*found)
 
 
 def _side(plan: Plan, value: ir.Value, side: Side) -> _Coded:

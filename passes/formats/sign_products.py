@@ -91,6 +91,29 @@ def fields(scales: Float) -> NDArray[np.int32]:
     return np.where(np.isnan(scales), SPECIAL, found).astype(np.int32)
 
 
+def pack_bits(codes: NDArray[np.int32], bits: int) -> NDArray[np.uint32]:
+    """Return codes ``[N, K]`` as words ``[N, bits, ceil(K / 32)]``, K filled up with 0."""
+    missing = -codes.shape[-1] % WORD
+    full = np.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, missing)])
+    return np.ascontiguousarray(bipolar.planes(full, bits)).view("<u4")
+
+
+def pack_panels(rows: Rows, bits: int, scales: str, columns: int) -> NDArray[np.uint32]:
+    """Return coded rows ``[N, K]`` as kernels read them: ``[panels, words * bits + 1, columns]``.
+
+    Words, their planes, and a last row of scales, f32 or fields.  Of one plane the bits are turned:
+    1 is below zero.  What fills up N is 0.
+    """
+    words = pack_bits(1 - rows.codes if bits == 1 else rows.codes, bits)
+    n, _, count = words.shape
+    panels = -(-n // columns)
+    full = np.zeros((panels * columns, count * bits + 1), np.uint32)
+    full[:n, :-1] = words.transpose(0, 2, 1).reshape(n, -1)
+    last = rows.scales if scales == "f32" else fields(rows.scales)
+    full[:n, -1] = np.ascontiguousarray(last).view(np.uint32)
+    return np.ascontiguousarray(full.reshape(panels, columns, -1).transpose(0, 2, 1))
+
+
 def product(x: Rows, y: Rows, bits: int, scales: str) -> Float:
     """Return ``[..., M, N]`` of rows ``[..., M, K]`` and ``[..., N, K]``."""
     wide = [bipolar.from_unsigned(rows.codes, bits) for rows in (x, y)]

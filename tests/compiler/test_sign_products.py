@@ -1,5 +1,7 @@
 """Products of two activations in planes of signs, against their definition to the bit."""
 
+import functools
+
 import lowc
 import ml_dtypes
 import numpy as np
@@ -9,12 +11,13 @@ from lowc.compiler.frontend import open_model
 from lowc.compiler.pipeline import passes_for
 from lowc.compiler.recipe import Recipe, load_recipe
 from lowc.compiler.target import load_target
-from lowc.errors import InternalError
+from lowc.errors import InternalError, UserError
 from lowc.passes import annotations
 from lowc.passes.formats import sign_products
 from lowc.passes.forms import Form, Rule
 from lowc.passes.runner import Runner
 from lowc.passes.verify_no_multiplication import verify_no_multiplication
+from products.linear import compile_linear
 
 CASES = {
     # name: (shape of q, shape of k, planes, scales, element, dynamic rows)
@@ -165,10 +168,39 @@ def test_the_recipe_rewrites_queries_times_keys_alone():
     assert np.isfinite(lowc.load(artifact)(x.numpy())).all()
 
 
-def test_a_product_with_a_weight_stays_exact():
-    program = torch.export.export(torch.nn.Linear(64, 8).eval(), (torch.ones(2, 64),))
-    (row,) = lowc.compile(program, recipe_of(1, "f32")).report["matmuls"]
-    assert row["form"] == "exact" and "it has a weight" in row["lowering"]
+WEIGHTS = {
+    # planes, scales, m at compile time, rows at run time
+    "signs, dynamic rows": (1, "f32", None, [1, 6]),
+    "three planes, powers of two": (3, "power", 5, [5]),
+}
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_a_weight_is_stored_in_planes_of_signs(name, kernels, tmp_path):
+    planes, scales, m, counts = WEIGHTS[name]
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((33, 70)).astype(np.float32)
+    weight[0] = 0
+    form = Form("bipolar", planes=planes, scales=scales)
+    compiler = functools.partial(lowc.compile, kernels=kernels)
+    artifact = compile_linear(tmp_path, weight, form, m, compiler=compiler)
+    (row,) = artifact.report["matmuls"]
+    assert "weight and activation as" in row["lowering"], row
+    assert ("bits counted in bytes" in row["lowering"]) == kernels, row
+    # 70 bits take three words a plane, and a scale one.
+    assert row["bits_per_weight"] == pytest.approx(32 * (3 * planes + 1) / 70)
+    module = lowc.load(artifact)
+    for count in counts:
+        x = rng.standard_normal((count, 70)).astype(np.float32)
+        assert np.array_equal(module(x), expected(x, weight, planes, scales))
+
+
+def test_a_weight_with_infinity_is_refused(tmp_path):
+    weight = np.ones((8, 64), np.float32)
+    weight[3, 5] = np.inf
+    with pytest.raises(UserError, match="NaN or infinity"):
+        compile_linear(tmp_path, weight, Form("bipolar", planes=1), 2)
 
 
 @pytest.mark.parametrize("scales", ["f32", "power"])
