@@ -24,7 +24,10 @@ from ..passes.formats import (
     key_panels,
     panels,
     powers,
+    shift_panels,
     sign_panels,
+    sign_products,
+    signed_panels,
     small_floats,
     stored,
     tables,
@@ -225,6 +228,64 @@ def _shift(tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
         yield "terms", np.pad(terms, [(0, 0), (0, missing)]).reshape(-1)
 
 
+def _bipolar(
+    tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
+) -> Iterator[Part]:
+    """Rows ``[..., K]`` in planes of signs: bits, 32 to a word, and scales."""
+    planes = derivation["planes"]
+    for rows in _row_blocks(tensor):
+        coded = _signs_of(rows, planes)
+        yield "bits", sign_products.pack_bits(coded.codes, planes).reshape(-1).view(np.uint8)
+        is_power = derivation["scales"] == "power"
+        scales = sign_products.fields(coded.scales) if is_power else coded.scales
+        yield "scales", np.ascontiguousarray(scales).view(np.uint8)
+
+
+def _bipolar_panels(
+    tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
+) -> Iterator[Part]:
+    """Planes of signs of ``[batch, N, K]`` as :func:`.sign_products.pack_panels` orders them.
+
+    One panel of columns is in memory at a time.
+    """
+    planes, columns = derivation["planes"], derivation["columns"]
+    for matrix in tensor:
+        for start in range(0, matrix.shape[0], columns):
+            coded = _signs_of(matrix[start : start + columns], planes)
+            words = sign_products.pack_panels(coded, planes, derivation["scales"], columns)
+            yield "panels", words.reshape(-1).view(np.uint8)
+
+
+def _signs_of(rows: NDArray[Any], planes: int) -> sign_products.Rows:
+    """Code rows of a weight.
+
+    Raises
+    ------
+    ValueError
+        When one holds NaN or infinity.
+    """
+    coded = sign_products.encode(np.ascontiguousarray(rows, np.float32), planes)
+    if np.isnan(coded.scales).any():
+        raise ValueError("the weight holds NaN or infinity")
+    return coded
+
+
+def _shift_panels(
+    tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
+) -> Iterator[Part]:
+    """Powers of two of ``[batch, N, K]``, in the panels of ``formats/shift_panels.py``.
+
+    One panel of columns is in memory at a time.
+    """
+    columns, lanes = derivation["columns"], derivation["lanes"]
+    for matrix in tensor:
+        for start in range(0, matrix.shape[0], columns):
+            rows = np.ascontiguousarray(matrix[start : start + columns], np.float32)
+            terms = powers.project(rows, 1)[..., 0]
+            yield "terms", shift_panels.pack_terms(terms, columns, lanes).reshape(-1).view(np.uint8)
+            yield "ranges", shift_panels.ranges(terms, columns).reshape(-1).view(np.uint8)
+
+
 def _bit_planes(
     tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
 ) -> Iterator[Part]:
@@ -252,11 +313,7 @@ def _binary_panels(
     feedback more, as its steps are short.
     """
     columns, fmt = derivation["columns"], _binary_format(tensor, derivation)
-    at_once = math.lcm(columns, fmt.outputs)
-    if inputs is not None:
-        at_once *= max(1, BLOCK_ELEMENTS // (at_once * tensor.shape[2]))
-    step = at_once // fmt.outputs
-    for coded in _coded(tensor, derivation, inputs, step):
+    for coded in _coded(tensor, derivation, inputs, _panel_step(tensor, columns, fmt, inputs)):
         yield _sign_panels(coded, derivation)
         if derivation["coding"] == "ternary":
             continue
@@ -327,6 +384,31 @@ def _sign_panels(coded: Coded, derivation: Derivation) -> Part:
     return "keys", key_panels.pack_keys(tables.keys(coded), columns, settings["quads"]).reshape(-1)
 
 
+def _signed_panels(
+    tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
+) -> Iterator[Part]:
+    """Binary codes of ``[batch, N, K]`` in the panels of ``formats/signed_panels.py``.
+
+    As many columns are in memory at a time as :func:`_binary_panels` has.
+    """
+    columns, fmt = derivation["columns"], _binary_format(tensor, derivation)
+    for coded in _coded(tensor, derivation, inputs, _panel_step(tensor, columns, fmt, inputs)):
+        words = signed_panels.pack_signs(coded.signs, tensor.shape[2], columns)
+        yield "signs", words.reshape(-1).view(np.uint8)
+        terms = np.repeat(coded.terms, fmt.outputs, axis=0)[: len(coded.signs)]
+        yield "terms", signed_panels.pack_terms(terms, columns).reshape(-1).view(np.uint8)
+
+
+def _panel_step(
+    tensor: NDArray[Any], columns: int, fmt: binary_codes.BinaryCodes, inputs: Feedback | None
+) -> int:
+    """Return how many blocks of outputs are coded at a time: whole panels and whole scales."""
+    at_once = math.lcm(columns, fmt.outputs)
+    if inputs is not None:
+        at_once *= max(1, BLOCK_ELEMENTS // (at_once * tensor.shape[2]))
+    return at_once // fmt.outputs
+
+
 def _binary_format(tensor: NDArray[Any], derivation: Derivation) -> binary_codes.BinaryCodes:
     planes, group, terms = (derivation[key] for key in ("planes", "group", "terms"))
     outputs = derivation["outputs"] or tensor.shape[1]
@@ -378,10 +460,14 @@ METHODS: dict[str, Callable[[NDArray[Any], Derivation, Feedback | None], Iterato
     "binary": _binary,
     "bit-planes": _bit_planes,
     "shift": _shift,
+    "bipolar": _bipolar,
+    "bipolar-panels": _bipolar_panels,
+    "shift-panels": _shift_panels,
     "binary-panels": _binary_panels,
     "bit-plane-panels": _bit_plane_panels,
     "trits": _trits,
     "trit-panels": _trit_panels,
+    "signed-panels": _signed_panels,
 }
 
 

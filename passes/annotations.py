@@ -94,6 +94,14 @@ def copy_annotations(source: Any, target: Any) -> None:
             target.attributes[name] = source.attributes[name]
 
 
+def move_annotations(source: Any, target: Any) -> None:
+    """Carry what is known of a matmul over to another operation, and leave nothing of it behind."""
+    copy_annotations(source, target)
+    for name in MATMUL_ATTRIBUTES:
+        if name in source.attributes:
+            del source.attributes[name]
+
+
 def to_attribute(values: dict[str, Any], context: ir.Context) -> ir.Attribute:
     """Turn strings, booleans, integers and JSON lists into a ``DictAttr``."""
     with context:

@@ -121,9 +121,9 @@ class Plan:
         """Return what a kernel must know of the product."""
         fmt = self.fmt
         facts = {"kind": kind, "planes": fmt.planes, "group": fmt.group}
-        facts |= {"outputs": fmt.outputs, "terms": fmt.terms}
+        facts |= {"outputs": fmt.outputs, "terms": fmt.terms, "k": self.found.k}
         if self.entry_bits:
-            facts |= {"entry_bits": self.entry_bits, "span": self.span, "k": self.found.k}
+            facts |= {"entry_bits": self.entry_bits, "span": self.span}
         return facts
 
 

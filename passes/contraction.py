@@ -227,6 +227,15 @@ def defining(value: ir.Value) -> Any:
     )
 
 
+def unshaped(value: ir.Value) -> ir.Value:
+    """Return the tensor that was cut or joined into `value`."""
+    op = defining(value)
+    while op is not None and op.name in ("tensor.expand_shape", "tensor.collapse_shape"):
+        value = op.operands[0]
+        op = defining(value)
+    return value
+
+
 def is_dim(expression: ir.AffineExpr) -> bool:
     """Whether an index is a plain loop dimension."""
     return isinstance(expression, ir.AffineDimExpr)

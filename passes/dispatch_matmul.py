@@ -32,16 +32,20 @@ def replace(
     kernel: MatmulKernel,
     operands: Callable[[], Sequence[ir.Value]],
     chain: Chain | None = None,
+    sizes_of: Callable[[], dict[str, ir.Value]] | None = None,
 ) -> None:
     """Declare `kernel`, dispatch to it, and erase `op` and what the kernel does of `chain`.
 
+    ``sizes_of()`` builds batch, m, n and k for an `op` whose result is ``[batch, m, n]`` as it is;
+    None takes them from its operands.
     ``operands()`` builds what the kernel reads before what the chain reads.  All of it is built
     where the last operation goes: another operand of the chain may be computed behind `op`.
     """
     place = op if chain is None else chain.ops[-1]
     with ir.InsertionPoint(place), op.location:
         inputs = list(operands())
-        sizes = {**matrices.values(op), "one": build.index(1)}
+        found = matrices.values(op) if sizes_of is None else sizes_of()
+        sizes = {**found, "one": build.index(1)}
         known = {**dict(zip(("batch", "m", "n", "k"), kernel.sizes, strict=True)), "one": 1}
         if chain is not None:
             inputs += epilogues.tensors(chain, sizes, known)
@@ -58,7 +62,9 @@ def replace(
         )  # fmt: skip
         annotations.copy_annotations(op, call)
         if chain is None:
-            result = from_matrices(call.results[0], matrices, op)
+            result = call.results[0]
+            if sizes_of is None:
+                result = from_matrices(result, matrices, op)
             op.operation.results[0].replace_all_uses_with(result)
         else:
             epilogues.replace(chain, call.results[0])

@@ -23,7 +23,7 @@ FORMS = {
     "lut": "integer weights bit by bit, by look-up in tables of sums of activations",
     "shift": "weights that are powers of two: shifts and additions (DeepShift, ShiftAddViT)",
     "ternary": "weights of -1, 0 and 1 with one scale: additions, and a multiplication at the end",
-    "bipolar": "two activations as planes of signs: XOR and counts of bits (MatAdd)",
+    "bipolar": "both operands as planes of signs: XOR and counts of bits (MatAdd)",
     "binary": "weights as sums of planes of signs with power-of-two scales: shifts and additions",
 }
 INTEGER_BITS = {f"i{bits}": bits for bits in range(2, 9)}
@@ -200,7 +200,7 @@ class Form:
             return
         if self.form == "bipolar":
             _known(self.scales, SCALES, "scales", where)
-            _within("planes", self.planes, MOST_PLANES, where)
+            _within("planes", self.planes, MOST_PLANES, where, "1 is the sign alone; the default")
             return
         if self.form == "ternary":
             self._check_tables(where)
@@ -271,8 +271,10 @@ class Form:
 
     def _check_binary(self, where: str) -> None:
         _known(self.method, METHODS[self.form], "method", where)
-        _within("planes", self.planes, MOST_PLANES, where)
-        _within("terms", self.terms, MOST_TERMS, where)
+        if not self.planes:
+            raise UserError("the rule has no 'planes'", where=where, hint=_OF_PAPER)
+        _within("planes", self.planes, MOST_PLANES, where, _OF_PAPER)
+        _within("terms", self.terms, MOST_TERMS, where, _OF_PAPER)
         if not 0 <= self.outputs < LARGEST_SIZE:
             what = "negative" if self.outputs < 0 else "no size of a weight"
             raise UserError(
@@ -421,14 +423,12 @@ def rules_from_text(text: str, where: str) -> tuple[Rule, ...]:
     return tuple(Rule.from_dict(rule, f"{where}, rule {i + 1}") for i, rule in enumerate(data))
 
 
-def _within(key: str, value: int, most: int, where: str) -> None:
-    if 1 <= value <= most:
-        return
-    said = f"{key} = {value} is not 1 to {most}"
-    raise UserError(
-        said if value or key != "planes" else "the rule has no 'planes'", where=where,
-        hint="2 and 3 planes of signs and 3 terms are the paper's",
-    )  # fmt: skip
+_OF_PAPER = "2 and 3 planes of signs and 3 terms are the paper's"
+
+
+def _within(key: str, value: int, most: int, where: str, hint: str) -> None:
+    if not 1 <= value <= most:
+        raise UserError(f"{key} = {value} is not 1 to {most}", where=where, hint=hint)
 
 
 def _known(word: str, words: Any, key: str, where: str) -> None:

@@ -19,7 +19,7 @@ from iree.compiler.dialects import arith, linalg, tensor
 from . import annotations, binary_weights, build, signed_sums, table_products
 from .base import Refusal
 from .binary_weights import Cut, Plan
-from .contraction import defining
+from .contraction import defining, unshaped
 from .formats.tables import ENTRIES, QUAD
 from .table_products import TableProduct
 
@@ -50,8 +50,8 @@ def match(op: Any) -> TableProduct | Refusal:
     if facts.pop("kind", None) != KIND:
         return Refusal("it is no product by look-up")
     scaled = table_products.scaled_sums(op, facts)
-    joined = defining(table_products.unshaped(scaled.operands[0]))
-    looked_up = defining(table_products.unshaped(joined.operands[0]))
+    joined = defining(unshaped(scaled.operands[0]))
+    looked_up = defining(unshaped(joined.operands[0]))
     return table_products.describe(op, facts, scaled, looked_up)
 
 

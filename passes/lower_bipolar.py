@@ -1,4 +1,4 @@
-"""``lowc-lower-bipolar``: multiply two activations by the signs of their planes."""
+"""``lowc-lower-bipolar``: multiply two operands by the signs of their planes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,8 +15,9 @@ from .base import Pass, Refusal, RemarkKind
 class LowerBipolar(Pass):
     """Turn products of form ``bipolar`` into XOR and counts of bits.
 
-    Rows of both operands become planes of signs with a scale, at run time; the bits of 32 inputs
-    are a word (``passes/formats/sign_products.py``).  With one plane, of the queries and keys of
+    Rows of both operands become planes of signs with a scale, those of a weight when the model is
+    compiled and others at run time; the bits of 32 inputs are a word
+    (``passes/formats/sign_products.py``).  With one plane, of the queries and keys of
     attention, this is *MatAdd*.
 
     Source: ShiftAddViT (arXiv 2306.06446); APT-LLM (arXiv 2409.17870) for several planes.
@@ -29,7 +30,7 @@ class LowerBipolar(Pass):
     After::
 
         %s = linalg.generic (b, m; k) ins(%q) … { absf, addf }                // and of %k
-        %c = linalg.generic (b, m, k) ins(%q) … { mulf, floor, fptosi }
+        %c = linalg.generic (b, m, k) ins(%q) … { cmpf, select }
         %a = linalg.generic (b, m, plane, word; bit) ins(%c) … { shrui, andi, shli, ori }
         %d = linalg.generic (b, m, n; planes, word) ins(%a, %b) … { xori, ctpop, shli, addi }
         %y = linalg.generic (b, m, n) ins(%d, %s, %t) … { subi, sitofp, mulf, mulf }
@@ -43,11 +44,14 @@ class LowerBipolar(Pass):
             form = form_of(op)
             if form.form != "bipolar" or annotations.PRODUCT in op.attributes:
                 continue
-            name, plan = annotations.text(op, annotations.MATMUL), sign_products.match(op, form)
+            name, plan = (
+                annotations.text(op, annotations.MATMUL),
+                sign_products.match(module, op, form),
+            )
             if isinstance(plan, Refusal):
                 annotations.set_text(op, annotations.LOWERING, f"exact ({plan.reason})")
                 remark(RemarkKind.REFUSED, op, name, f"not rewritten: {plan.reason}")
                 continue
-            made = sign_products.rewrite(plan)
+            made = sign_products.rewrite(module, plan)
             annotations.set_text(made, annotations.LOWERING, plan.describe())
             remark(RemarkKind.APPLIED, made, name, plan.describe())

@@ -16,6 +16,9 @@ from . import (
     outline_dequant,
     outline_float,
     outline_integer,
+    outline_shifts,
+    outline_sign_products,
+    outline_signs,
     outline_tables,
 )
 from .base import Pass, Refusal, RemarkKind
@@ -26,6 +29,9 @@ FAMILIES: tuple[Any, ...] = (
     outline_float,
     outline_dequant,
     outline_integer,
+    outline_shifts,
+    outline_sign_products,
+    outline_signs,
     outline_tables,
 )
 
@@ -34,12 +40,13 @@ FAMILIES: tuple[Any, ...] = (
 class OutlineKernels(Pass):
     """Replace matrix products by dispatches to a generated kernel.
 
-    There are five families: sums of added products (``lmul``, ``pam``), of which some also run on
-    GPUs; products of f32; products of f32 and a weight in few bits; products of 8-bit activations
-    and a weight of integers, whose activation is rounded by a kernel of its own; and products of
-    f32 and a binary-coded weight by look-up, whose tables are made by a kernel of their own.  The
-    first are bit for bit what the portable form computes; f32 sums of the others come in another
-    order.
+    The families: sums of added products (``lmul``, ``pam``), of which some also run on GPUs;
+    products of f32; products of f32 and a weight in few bits; products of 8-bit activations and a
+    weight of integers, whose activation is rounded by a kernel of its own; products of f32 and
+    planes of signs by look-up, whose tables are made by a kernel of their own; products by powers
+    of two; signed sums by planes of signs; and products of two activations in planes of signs, of
+    which the right one is coded by a kernel of its own.  The first and the last three are bit for
+    bit what the portable form computes; f32 sums of the others come in another order.
 
     A kernel reads the right operand in panels: a weight is stored so (a new derivation), an
     activation is packed by the kernel, or ahead of it by one ``linalg.generic``.  Below is an added

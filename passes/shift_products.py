@@ -76,7 +76,8 @@ def rewrite(module: ir.Module, plan: Plan) -> Any:
         maps = [build.dims_map(k + 1, dims) for dims in (axes, [*rows, k], range(k))]
         kinds = ["parallel"] * k + ["reduction"]
         made = build.generic([x, _load_terms(module, plan)], zero, maps, kinds, _body).operation
-    return put(found, made, made.results[0], json.dumps({"kind": KIND}), plan.bits_per_weight)
+    facts = json.dumps({"kind": KIND, "k": found.k})
+    return put(found, made, made.results[0], facts, plan.bits_per_weight)
 
 
 def _body(x: ir.Value, term: ir.Value, total: ir.Value) -> ir.Value:

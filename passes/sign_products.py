@@ -1,4 +1,4 @@
-"""Products of two activations in planes of signs: built as linalg.
+"""Products in planes of signs, of two activations or with a weight: built as linalg.
 
 With batch b, rows m, columns n, planes p and words w of 32 signs, a product is these operations, of
 which the last but the scaling is the matmul for reports (``formats/sign_products.py``)::
@@ -8,6 +8,8 @@ which the last but the scaling is the matmul for reports (``formats/sign_product
     B = their bits, 32 to a word                         [b, m, p, w], [b, n, p, w]      i32
     D = sum over w, i, j of popcount(B xor B) << (i + j) [b, m, n]                       i32
     Y = (C - 2 D) scaled                                 [b, m, n]                       f32
+
+Of a weight, which is the side of the columns, bits and scales are stored.
 """
 
 import json
@@ -18,7 +20,7 @@ from typing import Any
 from iree.compiler import ir
 from iree.compiler.dialects import arith, linalg, math
 
-from . import annotations, build, shift_add
+from . import annotations, build, parameters, shift_add
 from .additive import bits_of
 from .base import Refusal
 from .contraction import (
@@ -26,14 +28,17 @@ from .contraction import (
     Contraction,
     find_weight,
     is_zero_fill,
+    match_contraction,
     match_product,
     multiplies_and_adds,
+    simplify_layout,
 )
 from .formats import bipolar, powers
-from .formats.sign_products import HALFWAY, SPECIAL, WORD
+from .formats.sign_products import HALFWAY, LARGEST, SMALLEST, SPECIAL, WORD
 from .forms import Form
 from .integer_products import as_before, as_f32
 from .matrices import Matrices, Side, as_matrices, from_matrices, to_matrices
+from .weight_rows import WeightRows, find_rows
 
 KIND = "sign-products"  # in the facts of ``lowc.product``
 _F = arith.CmpFPredicate
@@ -46,6 +51,7 @@ class Plan:
     contraction: Contraction
     matrices: Matrices
     form: Form
+    weight: WeightRows | None = None
 
     @property
     def k(self) -> int:
@@ -62,46 +68,67 @@ class Plan:
         bits = self.form.planes
         operands = "signs" if bits == 1 else f"{bits} planes of signs"
         scales = "powers of two" if self.form.scales == "power" else "f32"
+        if self.weight is not None:
+            return (
+                f"weight and activation as {operands}, XOR and counts of bits, scales as {scales}"
+            )
         return f"both operands as {operands}, XOR and counts of bits, scales of rows as {scales}"
 
 
-def match(op: Any, form: Form) -> Plan | Refusal:
+def match(module: ir.Module, op: Any, form: Form) -> Plan | Refusal:
     """Describe how `op` would be rewritten, or say why not.  Changes nothing."""
     found = match_product(op)
     if isinstance(found, Refusal):
+        found = match_contraction(op)
+    if isinstance(found, Refusal):
         return found
-    weight = find_weight(found)
-    if not isinstance(weight, Refusal):
-        return Refusal("it has a weight, and this form is for products of two activations")
-    if weight.reason != NO_WEIGHT:
-        return weight
+    rows = _weight_of(module, op, found)
+    if isinstance(rows, Refusal):
+        return rows
     elements = [build.element_of(value) for value in (*found.operands, found.init)]
     if not all(isinstance(e, ir.FloatType) and e.width <= 32 for e in elements):
         return Refusal(f"it is on {elements[0]}, and signs are taken of floats up to 32 bits")
     if not multiplies_and_adds(op) or not is_zero_fill(found.init):
         return Refusal("it does more than to multiply and to add")
-    matrices = as_matrices(op, 1)
+    matrices = as_matrices(op, 1 if rows is None else rows.weight.position)
     if isinstance(matrices, Refusal):
         return matrices
-    if matrices.k is None:
-        return Refusal("K is dynamic")
     if not matrices.k:
-        return Refusal("K is 0")
-    return Plan(found, matrices, form)
+        return Refusal("K is dynamic" if matrices.k is None else "K is 0")
+    if rows is not None and rows.row_dims != (*matrices.batch_loops, *matrices.columns):
+        return Refusal("its weight is stored in another order than that of the result")
+    return Plan(found, matrices, form, rows)
 
 
-def rewrite(plan: Plan) -> Any:
+def _weight_of(module: ir.Module, op: Any, found: Contraction) -> WeightRows | Refusal | None:
+    """Return the weight of a product in rows, None if it has none, or why it cannot be stored."""
+    weight = find_weight(found)
+    if not isinstance(weight, Refusal):
+        return find_rows(module, op)
+    return None if weight.reason == NO_WEIGHT else weight
+
+
+def rewrite(module: ir.Module, plan: Plan) -> Any:
     """Build the product before the old operation, and replace it; return the one that counts."""
     found, matrices = plan.contraction, plan.matrices
     op = found.op
     with ir.InsertionPoint(op), op.location:
-        left = _side(plan, to_matrices(as_f32(found.operands[0]), matrices, "rows"), "rows")
-        right = _side(plan, to_matrices(as_f32(found.operands[1]), matrices, "columns"), "columns")
+        first = 0 if plan.weight is None else 1 - plan.weight.weight.position
+        left = _side(plan, to_matrices(as_f32(found.operands[first]), matrices, "rows"), "rows")
+        if plan.weight is None:
+            y = to_matrices(as_f32(found.operands[1]), matrices, "columns")
+            right = _side(plan, y, "columns")
+        else:
+            right = _stored(module, plan, plan.weight)
         made = _differing(left, right)
         scaled = _scaled(plan, made.results[0], left.scales, right.scales)
         result = as_before(from_matrices(scaled, matrices, op), found.init)
     annotations.copy_annotations(op, made)
-    annotations.set_text(made, annotations.PRODUCT, json.dumps({"kind": KIND}))
+    facts = {"kind": KIND, "planes": plan.form.planes, "scales": plan.form.scales, "k": plan.k}
+    annotations.set_text(made, annotations.PRODUCT, json.dumps(facts))
+    if plan.weight is not None:
+        bits = 32 * (plan.form.planes * plan.words + 1) / plan.k
+        made.attributes[annotations.BITS] = ir.FloatAttr.get(ir.F64Type.get(), bits)
     op.operation.results[0].replace_all_uses_with(result)
     op.operation.erase()
     return made
@@ -115,37 +142,72 @@ class _Coded:
     bits: ir.Value  # [batch, rows, planes, words]
 
 
+def _stored(module: ir.Module, plan: Plan, rows: WeightRows) -> _Coded:
+    """Load the bits and scales of a weight, declared where needed."""
+    form, i32 = plan.form, ir.IntegerType.get_signless(32)
+    layout = simplify_layout([*rows.layout, ["reshape", [rows.batch, rows.n, rows.k]]])
+    text = json.dumps(layout, separators=(",", ":"))
+    derivation: dict[str, Any] = {"kind": "bipolar", "source": rows.source, "layout": text}
+    derivation |= {"planes": form.planes, "scales": form.scales}
+    view = parameters.layout_name(text)
+    holder = parameters.find_global(module, rows.weight.symbol)
+    head = [rows.batch, rows.n]
+    scale = i32 if form.scales == "power" else ir.F32Type.get()
+    found = []
+    parts = {"scales": (head, scale), "bits": ([*head, form.planes, plan.words], i32)}
+    for part, (shape, element) in parts.items():
+        type_ = build.tensor_type(shape, element)
+        symbol = f"{rows.source}.s{form.planes}{form.scales}.{view}.{part}"
+        name = parameters.derived_global(
+            module, holder, symbol, type_, {**derivation, "part": part}
+        )
+        found.append(build.load_global(name, type_))
+    return _Coded(*found)
+
+
 def _side(plan: Plan, value: ir.Value, side: Side) -> _Coded:
     """Code an operand ``[batch, rows, K]`` or ``[batch, K, columns]``."""
     along, kept = ([0, 1, 2], [0, 1]) if side == "rows" else ([0, 2, 1], [0, 1])
     # Loops are batch, row, k: `along` says where the operand is read.
     value = build.with_static_size(value, along.index(2), plan.k)
+    f32, i32 = ir.F32Type.get(), ir.IntegerType.get_signless(32)
     largest = float(bipolar.largest(plan.form.planes))
-    highest = _reduced(value, along, kept, lambda x, top: arith.maxnumf(top, x))
-    total = _reduced(value, along, kept, lambda x, acc: arith.addf(acc, x))
-    f32 = ir.F32Type.get()
+    # NaN is more than infinity here.
+    highest = _reduced(value, along, kept, lambda x, top: arith.maximumf(top, x))
+    sources = [highest]
+    if plan.form.planes == 1:
+        sources.append(_reduced(value, along, kept, lambda x, sum_: arith.addf(sum_, x)))
 
-    def reach(top: ir.Value, _: ir.Value) -> ir.Value:
-        zero = arith.constant(f32, 0.0)
-        found = arith.divf(arith.constant(f32, largest), arith.addf(top, top))
-        return arith.select(arith.cmpf(_F.OGT, top, zero), found, zero)
-
-    def scale(top: ir.Value, added: ir.Value, _: ir.Value) -> ir.Value:
-        mean = arith.mulf(added, arith.constant(f32, 1 / plan.k))
-        step = arith.mulf(top, arith.constant(f32, 1 / largest))
-        is_finite = arith.cmpf(_F.OLT, added, arith.constant(f32, float("inf")))
-        found = mean if plan.form.planes == 1 else step
+    def scale(top: ir.Value, *rest: ir.Value) -> ir.Value:
+        if plan.form.planes == 1:
+            most = arith.minnumf(rest[0], arith.constant(f32, float(LARGEST)))
+            found = arith.mulf(most, arith.constant(f32, 1 / plan.k))
+        else:
+            found = arith.mulf(top, arith.constant(f32, 1 / largest))
+        is_finite = arith.cmpf(_F.OLT, top, arith.constant(f32, float("inf")))
         found = arith.select(is_finite, found, arith.constant(f32, float("nan")))
         return _field(found, is_finite) if plan.form.scales == "power" else found
 
-    element = ir.IntegerType.get_signless(32) if plan.form.scales == "power" else f32
-    scales = build.elementwise([highest, total], element, scale).result
+    element = i32 if plan.form.scales == "power" else f32
+    scales = build.elementwise(sources, element, scale).result
+    if plan.form.planes == 1:
+        return _Coded(scales, _packed(plan, _signs(value), along))
+
+    def reach(top: ir.Value, _: ir.Value) -> ir.Value:
+        zero = arith.constant(f32, 0.0)
+        found = arith.divf(arith.constant(f32, largest / 2), top)
+        found = arith.maxnumf(found, arith.constant(f32, float(SMALLEST)))
+        return arith.select(arith.cmpf(_F.OGT, top, zero), found, zero)
+
     codes = _codes(plan, value, build.elementwise([highest], f32, reach).result, along)
     return _Coded(scales, _packed(plan, codes, along))
 
 
 def _reduced(
-    value: ir.Value, along: list[int], kept: list[int], step: Callable[..., ir.Value]
+    value: ir.Value,
+    along: list[int],
+    kept: list[int],
+    step: Callable[..., ir.Value],
 ) -> ir.Value:
     """Return magnitudes of rows taken together, from the first to the last: ``[batch, rows]``."""
     shape = build.shape_of(value)
@@ -181,6 +243,17 @@ def _codes(plan: Plan, value: ir.Value, reach: ir.Value, along: list[int]) -> ir
     # Loops are those of the operand here.
     maps = [build.identity_map(3), build.dims_map(3, [place[0], place[1]])]
     return build.elementwise([value, reach], i32, code, maps).result
+
+
+def _signs(value: ir.Value) -> ir.Value:
+    """Return 0 below zero and else 1, in the order of the operand, i32."""
+    zero = arith.constant(ir.F32Type.get(), 0.0)
+
+    def sign(x: ir.Value, _: ir.Value) -> ir.Value:
+        is_less = arith.cmpf(_F.OLT, x, zero)
+        return arith.select(is_less, shift_add.i32(0), shift_add.i32(1))
+
+    return build.elementwise([value], ir.IntegerType.get_signless(32), sign).result
 
 
 def _packed(plan: Plan, codes: ir.Value, along: list[int]) -> ir.Value:

@@ -12,6 +12,7 @@ The order of all sums is that of ``formats/binary_codes.py``.
 
 import functools
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from iree.compiler import ir
@@ -19,11 +20,81 @@ from iree.compiler.dialects import arith
 
 from . import annotations, binary_weights, build, shift_add
 from .binary_weights import Cut, Plan
+from .contraction import defining, dims_of, indexing_maps, unshaped
 from .formats.binary_codes import WORD
 from .integer_products import as_before
+from .matrices import Matrices
 from .weight_rows import WeightRows
 
 KIND = "signed-sums"  # in the facts of ``lowc.product``
+
+
+@dataclass(frozen=True)
+class SignedSums:
+    """A product of this kind as a kernel needs to know it.
+
+    Attributes
+    ----------
+    op : operation
+        The last of its operations, whose result is f32 and the product's.
+    activation : Value
+        The f32 activation, K not filled up; loop K is its ``summed`` one.
+    signs : Value
+        The sign words ``[rows…, planes, words]`` as they are loaded.
+    matrices : Matrices
+        Which loops are batch, rows, columns and K: result dimensions first, K last.
+    planes, group, outputs, terms : int
+        The format of the weight; `outputs` is N where all outputs share scales.
+    """
+
+    op: Any
+    activation: ir.Value
+    signs: ir.Value
+    matrices: Matrices
+    planes: int
+    group: int
+    outputs: int
+    terms: int
+
+
+def match(op: Any) -> SignedSums:
+    """Describe what :func:`rewrite` built, by its last operation.  Changes nothing."""
+    facts = json.loads(annotations.text(op, annotations.PRODUCT))
+    size = facts.pop("k")
+    del facts["kind"]
+    k = len(build.shape_of(op.results[0]))
+    partial = defining(unshaped(op.operands[0]))
+    if len(partial.operands) == 2:  # it adds up the units of a group
+        partial = defining(unshaped(partial.operands[0]))
+    has_parts = facts["group"] < WORD
+    # Words, the units of one, and their inputs are loops of the activation instead of K.
+    read = dims_of(indexing_maps(partial)[0])
+    inside = [d for d in read if d >= k]
+    axis = read.index(inside[0])
+    rows = [*read[:axis], k, *read[axis + len(inside) :]]
+    activation = partial.operands[0]
+    for _ in range(1 + has_parts):
+        activation = defining(activation).operands[0]
+    if build.shape_of(activation)[axis] != size:
+        activation = defining(activation).operands[0]
+    signs = unshaped(partial.operands[1])
+    columns = dims_of(indexing_maps(partial)[1])[: len(build.shape_of(signs)) - 2]
+    sizes = [*build.shape_of(op.results[0]), size]
+    batch = tuple(d for d in range(k) if d in rows and d in columns)
+    matrices = Matrices(
+        batch_loops=batch,
+        rows=tuple(d for d in range(k) if d in rows and d not in columns),
+        columns=tuple(d for d in range(k) if d in columns and d not in rows),
+        summed=(k,),
+        sizes=tuple(None if size == build.DYNAMIC else size for size in sizes),
+        maps={
+            "rows": build.dims_map(k + 1, rows),
+            "columns": build.dims_map(k + 1, [*columns, k]),
+            "result": build.dims_map(k + 1, range(k)),
+        },
+        batch_in_columns=bool(batch),
+    )
+    return SignedSums(op, activation, signs, matrices, **facts)
 
 
 def rewrite(module: ir.Module, plan: Plan) -> Any:

@@ -29,7 +29,7 @@ from iree.compiler.dialects import arith, linalg, tensor
 from . import additive, annotations, build, shift_add, signed_sums
 from .base import Refusal
 from .binary_weights import Cut, Plan
-from .contraction import defining, dims_of, indexing_maps
+from .contraction import defining, dims_of, indexing_maps, unshaped
 from .formats import activations, powers, tables
 from .formats.binary_codes import WORD
 from .formats.floats import F32, bits_of
@@ -312,12 +312,3 @@ def extended(value: ir.Value) -> ir.Value:
     """Return an integer in 32 bits, its sign kept."""
     type_ = ir.IntegerType.get_signless(32)
     return value if value.type == type_ else arith.extsi(type_, value)
-
-
-def unshaped(value: ir.Value) -> ir.Value:
-    """Return the tensor that was cut or joined into `value`."""
-    op = defining(value)
-    while op is not None and op.name in ("tensor.expand_shape", "tensor.collapse_shape"):
-        value = op.operands[0]
-        op = defining(value)
-    return value

@@ -261,6 +261,42 @@ def choose_fives(isa: Isa, batch: int, m: int | None, n: int, words: int) -> Til
     return Tile(isa.lanes, rows, TABLE_VECTORS, words, min(panels, group * beside), chunk)
 
 
+def choose_signs(isa: Isa, batch: int, m: int | None, n: int, k: int, planes: int) -> Tile:
+    """Return the tile for planes of signs without tables.
+
+    One row has a sum for each of four vectors, which hides the latency of an addition; more rows
+    share the signs that were taken out.
+    """
+    most, vectors = (SIGN_ROWS, 4) if isa.registers >= 32 else (SIGN_ROWS // 2, 4)
+    while vectors > 1 and vectors // 2 * isa.lanes >= n:
+        vectors //= 2
+    rows = most if m is None else -(-m // -(-m // most))
+    words = planes * -(-k // 32)
+    group, chunk = _cut(isa, batch, m, n, words, rows, vectors)
+    panels = -(-n // (vectors * isa.lanes))
+    if m is not None and m <= rows:
+        group = min(panels, max(1, panels * batch // STREAMS))
+    return Tile(isa.lanes, rows, vectors, k, group, chunk)
+
+
+def choose_xor(
+    isa: Isa, batch: int | None, m: int | None, n: int | None, k: int, planes: int
+) -> Tile:
+    """Return the tile for two activations in planes of signs.
+
+    A place has a register of counts for each level, and each workgroup codes its rows for itself.
+    """
+    most, vectors = _XOR_TILES[isa.registers >= 32][planes - 1]
+    while n is not None and vectors > 1 and vectors // 2 * isa.lanes >= n:
+        vectors //= 2
+    rows = most if m is None else -(-m // -(-m // most))
+    panels = -(-(n or 1024) // (vectors * isa.lanes))
+    counts = -(-k // 32) * planes * planes
+    costs = Costs(tile=vectors * (3 * counts + XOR_STORE), row=k * XOR_CODE, panel=0.0)
+    group, chunk = split(batch or 1, m, panels, rows, costs, panels)
+    return Tile(isa.lanes, rows, vectors, k, group, chunk)
+
+
 def tables_together(isa: Isa, rows: int, planes: int) -> int:
     """Return how many panels a kernel of look-ups reads side by side for so few `rows`."""
     if rows > 1 or isa.registers < 32:
@@ -268,6 +304,11 @@ def tables_together(isa: Isa, rows: int, planes: int) -> int:
     return max(1, min(MOST_TOGETHER // 2, 8 // (2 * planes)))
 
 
+XOR_CODE = 1.5  # cycles to code an input of a row of signs
+XOR_STORE = 4.0  # and to scale and store a vector of sums
+# (rows, vectors) for 1 to 4 planes of signs, of 16 registers and of 32.
+_XOR_TILES = (((4, 2), (2, 2), (2, 1), (1, 1)), ((4, 4), (2, 4), (2, 2), (2, 2)))
+SIGN_ROWS = 4  # of planes of signs, with 32 registers
 TABLE_VECTORS = 4  # a register of bytes becomes four of f32
 
 # Strategy → about how many cycles a vector of products of four takes.

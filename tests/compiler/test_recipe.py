@@ -61,7 +61,12 @@ MISTAKES = {
         BINARY + 'tables = "none"\nspan = 32\n', "tables = 'none' have no span", "leave span out",
     ),
     "planes of activations": (
-        '[[rules]]\nmatch = "*"\nform = "bipolar"\nplanes = 5\n', "planes = 5 is not 1 to 4", "",
+        '[[rules]]\nmatch = "*"\nform = "bipolar"\nplanes = 5\n', "planes = 5 is not 1 to 4",
+        "1 is the sign alone",
+    ),
+    "no planes of activations": (
+        '[[rules]]\nmatch = "*"\nform = "bipolar"\nplanes = 0\n', "planes = 0 is not 1 to 4",
+        "1 is the sign alone",
     ),
     "scales of activations": (
         '[[rules]]\nmatch = "*"\nform = "bipolar"\nscales = "f16"\n',

@@ -1,5 +1,7 @@
 """Products of two activations in planes of signs, against their definition to the bit."""
 
+import functools
+
 import lowc
 import ml_dtypes
 import numpy as np
@@ -9,12 +11,13 @@ from lowc.compiler.frontend import open_model
 from lowc.compiler.pipeline import passes_for
 from lowc.compiler.recipe import Recipe, load_recipe
 from lowc.compiler.target import load_target
-from lowc.errors import InternalError
+from lowc.errors import InternalError, UserError
 from lowc.passes import annotations
 from lowc.passes.formats import sign_products
 from lowc.passes.forms import Form, Rule
 from lowc.passes.runner import Runner
 from lowc.passes.verify_no_multiplication import verify_no_multiplication
+from products.linear import compile_linear
 
 CASES = {
     # name: (shape of q, shape of k, planes, scales, element, dynamic rows)
@@ -56,15 +59,16 @@ def expected(q, k, planes, scales):
     return sign_products.product(*coded, planes, scales)
 
 
-def check(name, target):
+def check(name, target, *, kernels=True):
     q_shape, k_shape, planes, scales, element, is_dynamic = CASES[name]
     q, k = values(q_shape, 1), values(k_shape, 2)
     rows = {len(q_shape) - 2: torch.export.Dim("rows", min=2, max=64)} if is_dynamic else None
     example = tuple(torch.ones(shape, dtype=element) for shape in (q_shape, k_shape))
     program = torch.export.export(Product(), example, dynamic_shapes=(rows, None))
-    artifact = lowc.compile(program, recipe_of(planes, scales), target)
+    artifact = lowc.compile(program, recipe_of(planes, scales), target, kernels=kernels)
     (row,) = artifact.report["matmuls"]
     assert row["form"] == "bipolar" and "XOR" in row["lowering"], row
+    assert ("bits counted in bytes" in row["lowering"]) == (kernels and target == "cpu"), row
     if element is torch.bfloat16:
         q, k = (np.clip(x, -1e30, 1e30).astype(ml_dtypes.bfloat16) for x in (q, k))
     found = lowc.load(artifact)(q, k)
@@ -80,6 +84,11 @@ def test_cpu(name):
     check(name, "cpu")
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_cpu_without_kernels(name):
+    check(name, "cpu", kernels=False)
+
+
 @pytest.mark.vulkan
 @pytest.mark.parametrize("name", ["signs", "signs, powers of two", "four planes, dynamic"])
 def test_vulkan(name):
@@ -93,6 +102,23 @@ def test_one_plane_is_the_sign_and_the_mean_magnitude():
     y = np.array([[1.0, 1.0, -2.0, 4.0]], np.float32)
     found = sign_products.product(coded, sign_products.encode(y, 1), 1, "f32")
     assert found.tolist() == [[(1 - 1 - 1 + 1) * 2.0]]
+
+
+@pytest.mark.parametrize("planes", [1, 2, 4])
+def test_rows_give_nan_only_where_they_hold_nan_or_infinity(planes):
+    x = np.full((4, 8), 3e38, np.float32)  # the sum is beyond f32
+    x[1, ::2] *= -1
+    x[2, 3], x[3, 0] = np.inf, np.nan
+    coded = sign_products.encode(x, planes)
+    assert np.isnan(coded.scales).tolist() == [False, False, True, True]
+    assert np.isfinite(coded.scales[:2]).all()
+    largest = 2**planes - 1
+    assert coded.codes[1].tolist() == [0, largest] * 4
+    ones = sign_products.encode(np.ones((1, 8), np.float32), planes)
+    for scales in ("f32", "power"):
+        found = sign_products.product(coded, ones, planes, scales)
+        assert np.isnan(found[:, 0]).tolist() == [False, False, True, True]
+        assert found[1, 0] == 0
 
 
 @pytest.mark.parametrize("planes", [2, 3, 4])
@@ -142,10 +168,39 @@ def test_the_recipe_rewrites_queries_times_keys_alone():
     assert np.isfinite(lowc.load(artifact)(x.numpy())).all()
 
 
-def test_a_product_with_a_weight_stays_exact():
-    program = torch.export.export(torch.nn.Linear(64, 8).eval(), (torch.ones(2, 64),))
-    (row,) = lowc.compile(program, recipe_of(1, "f32")).report["matmuls"]
-    assert row["form"] == "exact" and "it has a weight" in row["lowering"]
+WEIGHTS = {
+    # planes, scales, m at compile time, rows at run time
+    "signs, dynamic rows": (1, "f32", None, [1, 6]),
+    "three planes, powers of two": (3, "power", 5, [5]),
+}
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_a_weight_is_stored_in_planes_of_signs(name, kernels, tmp_path):
+    planes, scales, m, counts = WEIGHTS[name]
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((33, 70)).astype(np.float32)
+    weight[0] = 0
+    form = Form("bipolar", planes=planes, scales=scales)
+    compiler = functools.partial(lowc.compile, kernels=kernels)
+    artifact = compile_linear(tmp_path, weight, form, m, compiler=compiler)
+    (row,) = artifact.report["matmuls"]
+    assert "weight and activation as" in row["lowering"], row
+    assert ("bits counted in bytes" in row["lowering"]) == kernels, row
+    # 70 bits take three words a plane, and a scale one.
+    assert row["bits_per_weight"] == pytest.approx(32 * (3 * planes + 1) / 70)
+    module = lowc.load(artifact)
+    for count in counts:
+        x = rng.standard_normal((count, 70)).astype(np.float32)
+        assert np.array_equal(module(x), expected(x, weight, planes, scales))
+
+
+def test_a_weight_with_infinity_is_refused(tmp_path):
+    weight = np.ones((8, 64), np.float32)
+    weight[3, 5] = np.inf
+    with pytest.raises(UserError, match="NaN or infinity"):
+        compile_linear(tmp_path, weight, Form("bipolar", planes=1), 2)
 
 
 @pytest.mark.parametrize("scales", ["f32", "power"])

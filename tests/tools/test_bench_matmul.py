@@ -45,6 +45,22 @@ def test_planes_of_signs_stand_beside_integers_of_as_many_bits(capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("form", [["bipolar", "--planes", "2", "--no-weight"], ["shift"]])
+def test_signs_and_shifts_stand_beside_f32_and_stock_code(capsys, form):
+    record = bench(
+        capsys, "--form", *form, "--shape", "6x40x64", "--against", "torch,iree-form",
+    )  # fmt: skip
+    (product,) = record["products"]
+    rows = {row["name"]: row for row in product["rows"]}
+    ours, stock = rows[f"lowc:{form[0]}"], rows[f"iree:{form[0]}"]
+    assert "kernel of vectors" in ours["lowering"] and "kernels are off" in stock["lowering"]
+    # Both are the definition's, to the bit.
+    assert ours["definition_error"] == stock["definition_error"] == 0
+    assert 0.01 < ours["error"] == stock["error"] < 1
+    assert rows["torch"]["error"] < 1e-5
+
+
+@pytest.mark.slow
 def test_a_weight_in_few_bits_beside_its_peers(capsys, tmp_path):
     plot = tmp_path / "bars.svg"
     record = bench(

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ...errors import InternalError
 from ...passes import sign_weights
+from ...passes.formats import sign_products
 from ...passes.forms import MANTISSA_BITS, Form
 from .products import Float, Product
 
@@ -75,6 +76,10 @@ def definition(form: Form, sample: Sample) -> Double:
 
         return activations.product(*_integers(form, sample))
     form = _applied(form, sample)
+    if form.form == "bipolar":
+        left, right = (sign_products.encode(x, form.planes) for x in (sample.x, sample.w.T))
+        found = sign_products.product(left, right, form.planes, form.scales)
+        return found.astype(np.float64)
     if sample.has_weight and form.form in sign_weights.FORMS:
         return sign_weights.product(*_signed(form, sample)).astype(np.float64)
     w = _stored(form, sample.w)

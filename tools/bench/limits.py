@@ -82,11 +82,11 @@ def vectors_here() -> probes.Vectors:
 def arithmetic(form: Form) -> str:
     """Return what the products of `form` are made of, as :class:`Demand` calls it.
 
-    Empty for look-ups and shifts, of which no rate is measured: only their bytes are a limit.
+    Empty for look-ups, shifts and counts, of which no rate is measured: only bytes are a limit.
     """
     if form.form in ("lmul", "pam"):
         return ADDITIONS
-    if form.form in ("binary", "ternary", "lut", "shift"):
+    if form.form in ("binary", "ternary", "lut", "shift", "bipolar"):
         return ""
     return _dot(form.bits) if form.activations == "i8" else FMA
 

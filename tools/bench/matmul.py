@@ -31,7 +31,8 @@ from .record import new_record
 @click.option(
     "--zero-points/--symmetric", default=None, help="dequant, lut: with zero points or none."
 )
-@click.option("--planes", type=int, help="binary: planes of signs, bits of a weight.")
+@click.option("--planes", type=int, help="binary, bipolar: planes of signs, bits of a number.")
+@click.option("--scales", help="bipolar: f32, or power for powers of two.")
 @click.option("--outputs", type=int, help="binary: output channels that share scales.")
 @click.option("--terms", type=int, help="binary: powers of two that a scale is the sum of.")
 @click.option("--tables", help="binary, ternary, lut: none, or entries of i6, i7, i8.")
@@ -187,6 +188,7 @@ def _stem(rule: Rule, shapes: list[Shape], rotate: bool) -> str:
     group = f"g{form.group}" if form.form in ("dequant", "binary", "lut") else ""
     planes = f"{form.planes}-{form.tables}" if form.form == "binary" else ""
     planes = form.packing if form.packing == "trits" else planes
+    planes = f"{form.planes}-{form.scales}" if form.form == "bipolar" else planes
     parts = (
         "matmul", form.form, form.weights, planes, activations, group, bits, place,
         "rotated" if rotate else "",

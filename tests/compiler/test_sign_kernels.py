@@ -1,0 +1,104 @@
+"""Kernels of shifts and signed sums through the whole road, to the bit of their definitions."""
+
+import lowc
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from lowc.compiler.recipe import Recipe
+from lowc.passes.forms import Form, Rule
+from products.linear import compile_linear, compile_text
+from products.signs import form_of, product, rows_of, same, ternary_form
+
+SHIFT = Form("shift")
+CASES = {
+    # name: (n, k, form, m at compile time, rows at run time, element)
+    "shift": (70, 90, SHIFT, None, [1, 9], "f32"),
+    "shift, bf16": (33, 71, SHIFT, 3, [3], "bf16"),
+    "signs": (70, 300, form_of(2), None, [1, 9], "f32"),
+    "signs of blocks, bf16": (24, 90, form_of(3, 32, 3), 9, [9], "bf16"),
+    "short groups": (24, 90, form_of(2, 8, 0, 1), None, [1, 9], "f32"),
+    "one group": (5, 45, form_of(4, 0, 1, 2), 3, [3], "f32"),
+    "ternary": (70, 300, ternary_form(), None, [1, 9], "f32"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_cpu(name, tmp_path):
+    n, k, form, m, rows, element = CASES[name]
+    generator = np.random.default_rng(n * k)
+    weight = generator.standard_normal((n, k)).astype(np.float32)
+    weight[0] = 0
+    artifact = compile_linear(tmp_path, weight, form, m, element=element)
+    (row,) = artifact.report["matmuls"]
+    assert "kernel of vectors of" in row["lowering"], row
+    module = lowc.load(artifact)
+    given = weight.astype(ml_dtypes.bfloat16).astype("f") if element == "bf16" else weight
+    for count in rows:
+        x = rows_of(generator, count, k)
+        if element == "bf16":
+            x = np.clip(x, -(2.0**100), 2.0**100).astype(ml_dtypes.bfloat16)
+        assert same(module(x), product(x.astype(np.float32), given, form))
+
+
+BATCH = """
+util.global private @w = #flow.parameter.named<"model"::"w"> : tensor<3x8x40xf32>
+func.func @main(%x: tensor<3x?x40xf32>, %init: tensor<3x?x8xf32>) -> tensor<3x?x8xf32> {
+  %w = util.global.load @w : tensor<3x8x40xf32>
+  %y = linalg.generic {
+      indexing_maps = [affine_map<(b, m, n, k) -> (b, m, k)>, affine_map<(b, m, n, k) -> (b, n, k)>,
+                       affine_map<(b, m, n, k) -> (b, m, n)>],
+      iterator_types = ["parallel", "parallel", "parallel", "reduction"]}
+      ins(%x, %w : tensor<3x?x40xf32>, tensor<3x8x40xf32>) outs(%init : tensor<3x?x8xf32>) {
+  ^bb0(%a: f32, %b: f32, %acc: f32):
+    %p = arith.mulf %a, %b : f32
+    %s = arith.addf %acc, %p : f32
+    linalg.yield %s : f32
+  } -> tensor<3x?x8xf32>
+  return %y : tensor<3x?x8xf32>
+}
+"""
+
+
+@pytest.mark.parametrize("form", [SHIFT, form_of(2, 32)], ids=["shift", "signs"])
+def test_a_batch_of_weights(form, tmp_path):
+    generator = np.random.default_rng(0)
+    weight = generator.standard_normal((3, 8, 40)).astype(np.float32)
+    artifact = compile_text(tmp_path, BATCH, weight, form)
+    (row,) = artifact.report["matmuls"]
+    assert "kernel of vectors of" in row["lowering"], row
+    x, init = (generator.standard_normal((3, 5, size)).astype(np.float32) for size in (40, 8))
+    each = [product(x[i], weight[i], form) for i in range(3)]
+    assert same(lowc.load(artifact)(x, init), init + np.stack(each))
+
+
+@pytest.mark.parametrize("form", [SHIFT, form_of(2, 32)], ids=["shift", "signs"])
+def test_what_follows_is_done_by_the_kernel(form):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(70, 40), torch.nn.ReLU()).eval()
+    x = torch.randn(5, 70)
+    program = torch.export.export(model, (x,))
+    recipe = Recipe("test", (Rule("*", form),))
+    artifact = lowc.compile(program, recipe)
+    (row,) = artifact.report["matmuls"]
+    assert row["lowering"].count("+ bias, relu") == 1, row
+    linear = model[0]
+    wanted = product(x.numpy(), linear.weight.detach().numpy(), form)
+    wanted = np.maximum(wanted + linear.bias.detach().numpy(), 0)
+    assert same(lowc.load(artifact)(x.numpy()), wanted)
+
+
+def test_the_archive_has_the_bits_that_the_report_says(tmp_path):
+    weight = np.random.default_rng(0).standard_normal((128, 512)).astype(np.float32)
+    for form, bits in ((form_of(3), 3 * (1 + 32 / 128)), (SHIFT, 8)):
+        artifact = compile_linear(tmp_path, weight, form, 1)
+        (row,) = artifact.report["matmuls"]
+        assert bits <= row["bits_per_weight"] <= bits + 0.01
+        stored = artifact.parameters_path.stat().st_size - row["bits_per_weight"] * weight.size / 8
+        assert 0 <= stored < 8192
+
+
+def test_groups_that_end_within_a_byte_stay_with_stock_code(tmp_path):
+    weight = np.random.default_rng(0).standard_normal((64, 256)).astype(np.float32)
+    (row,) = compile_linear(tmp_path, weight, form_of(1, 4, 0), 3).report["matmuls"]
+    assert "stock code generation (a group of 4 is no multiple of 8)" in row["lowering"]
