@@ -106,15 +106,16 @@ def test_inputs_say_which_weights_matter():
     assert found.report["planes"]["of"] != {"partly": 1, "fully": 4}
 
 
-def test_the_built_in_recipes_spend_what_a_calibration_measures():
+def test_a_budget_that_goes_by_inputs_is_spent_with_a_calibration_alone():
     program, x, y = apart(256)
-    for name, wanted in (("shiftadd-2", (1, 3)), ("shiftadd-3", (2, 4))):
-        found = lowc.compile(program, name, calibration=[(x, y)]).report["planes"]
-        assert found["of"] == dict(zip(("partly", "fully"), wanted, strict=True))
-    alone = lowc.compile(program, "shiftadd-3").report
+    text = BUDGET.replace("2.5", '3\nallot-by = "inputs"').replace("group = 64", "group = 128")
+    recipe = parse_recipe(text, "mine", "mine.toml")
+    found = lowc.compile(program, recipe, calibration=[(x, y)]).report["planes"]
+    assert found["of"]["partly"] < 3 < found["of"]["fully"]
+    alone = lowc.compile(program, recipe).report
     assert "planes" not in alone
     assert {row["lowering"][0] for row in alone["matmuls"]} == {"3"}
-    assert {row["lowering"][0] for row in analyse(program, "shiftadd-2")["matmuls"]} == {"2"}
+    assert {row["lowering"][0] for row in analyse(program, recipe)["matmuls"]} == {"3"}
 
 
 @pytest.mark.parametrize("average", [1, 4])
