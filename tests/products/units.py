@@ -14,7 +14,8 @@ CHIPS = {
     "avx2": "cpu:haswell",
     "portable": "cpu:x86-64",
 }
-# Those whose kernels in floats differ: VNNI is about integers.
+# Those whose kernels differ: VBMI is about look-ups, VNNI about integers.
+INTEGER_UNITS = ("avx512vnni", "avx512", "avx2vnni", "avx2", "portable")
 FLOAT_UNITS = ("avx512", "avx2", "portable")
 _HAVE = {
     "avx512vbmi": ("avx512vbmi", "avx512vnni", "avx512", "avx2", "portable"),

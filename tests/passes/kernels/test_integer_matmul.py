@@ -69,7 +69,7 @@ def operands(one, seed=0):
     return rng, x, rng.standard_normal((one.batch, one.n, one.rows.k)).astype(np.float32)
 
 
-EVERY = pytest.mark.parametrize("loaded", units.CHIPS, indirect=True)
+EVERY = pytest.mark.parametrize("loaded", units.INTEGER_UNITS, indirect=True)
 NUMBERS = range(len(CASES) + 5)
 
 
@@ -165,7 +165,7 @@ def test_the_portable_kernels_compile_for_arm(tmp_path):
 
 
 def test_no_two_kernels_share_a_name():
-    made = [one for unit in units.CHIPS for one in kernels(unit)]
+    made = [one for unit in units.INTEGER_UNITS for one in kernels(unit)]
     assert len({one.name for one in made}) == len(made)
 
 
