@@ -174,21 +174,27 @@ def _side(plan: Plan, value: ir.Value, side: Side) -> _Coded:
     largest = float(bipolar.largest(plan.form.planes))
     # NaN is more than infinity here.
     highest = _reduced(value, along, kept, lambda x, top: arith.maximumf(top, x))
-    sources = [highest]
-    if plan.form.planes == 1:
-        sources.append(_reduced(value, along, kept, lambda x, sum_: arith.addf(sum_, x)))
 
-    def scale(top: ir.Value, *rest: ir.Value) -> ir.Value:
+    def add(x: ir.Value, total: ir.Value) -> ir.Value:
+        # Of several planes the sum only tells NaN and infinity: it must not pass f32.  IREE has no
+        # code for the maximum alone on Vulkan where the number of rows is dynamic (seen in 3.13).
+        small = arith.mulf(x, arith.constant(f32, 2.0**-64)) if plan.form.planes > 1 else x
+        return arith.addf(total, small)
+
+    def scale(top: ir.Value, total: ir.Value, _: ir.Value) -> ir.Value:
+        infinity = arith.constant(f32, float("inf"))
         if plan.form.planes == 1:
-            most = arith.minnumf(rest[0], arith.constant(f32, float(LARGEST)))
+            most = arith.minnumf(total, arith.constant(f32, float(LARGEST)))
             found = arith.mulf(most, arith.constant(f32, 1 / plan.k))
+            is_finite = arith.cmpf(_F.OLT, top, infinity)
         else:
             found = arith.mulf(top, arith.constant(f32, 1 / largest))
-        is_finite = arith.cmpf(_F.OLT, top, arith.constant(f32, float("inf")))
+            is_finite = arith.cmpf(_F.OLT, total, infinity)
         found = arith.select(is_finite, found, arith.constant(f32, float("nan")))
         return _field(found, is_finite) if plan.form.scales == "power" else found
 
     element = i32 if plan.form.scales == "power" else f32
+    sources = [highest, _reduced(value, along, kept, add)]
     scales = build.elementwise(sources, element, scale).result
     if plan.form.planes == 1:
         return _Coded(scales, _packed(plan, _signs(value), along))
