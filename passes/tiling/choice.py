@@ -1,0 +1,140 @@
+"""Choose a tile: rank what is legal, and leave the default only for what is surely better.
+
+A ranker predicts; this decides.  Never is a tile taken that measurements say is slower than the
+default, nor one whose predicted gain is less than how unsure the prediction is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import space
+from .problem import Problem
+from .tilings import Tiling
+
+LEAST_GAIN = 0.02  # less is noise
+SURE = 1.0  # standard deviations that a predicted gain must be
+TOO_UNSURE = 0.5  # standard deviation of the logarithm of a time: the ranker knows nothing
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Seconds of a call for each tiling, and the standard deviation of their logarithms."""
+
+    seconds: NDArray[np.float64]
+    spread: NDArray[np.float64]
+
+
+class Ranker(Protocol):
+    """What predicts how long tilings take.
+
+    ``name`` says which one it is, for reports.  ``seconds`` are of one call of the product.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    def predict(self, problem: Problem, tilings: Sequence[Tiling]) -> Prediction:
+        """Return a prediction for each of `tilings`, all of which `problem` can have."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The tile that is taken, what it is believed to take, why, and what else could be measured.
+
+    Attributes
+    ----------
+    tiling, is_default : Tiling, bool
+        The tile, and whether it is the one that is taken without a model.
+    seconds : float or None
+        Predicted or measured time of a call; None where nothing is known.
+    reason : str
+        Why, for the report.
+    best : tuple of Tiling
+        The most promising ones, the first the best; the default is among them.
+    count : int
+        How many tiles there are.
+    """
+
+    tiling: Tiling
+    is_default: bool
+    seconds: float | None
+    reason: str
+    best: tuple[Tiling, ...]
+    count: int
+
+
+def choose(
+    problem: Problem,
+    ranker: Ranker,
+    top: int = 8,
+    measured: Mapping[Tiling, float] | None = None,
+) -> Choice:
+    """Return the tile for `problem`.
+
+    Parameters
+    ----------
+    top : int
+        How many of the best to return.
+    measured : mapping of Tiling to float, optional
+        Seconds of tiles that were measured on this machine, the default's among them.
+    """
+    tilings = space.candidates(problem)
+    usual = tilings[0]
+    if not problem.is_static:
+        why = "sizes that are known only at run time: default tile"
+        return Choice(usual, True, None, why, (usual,), len(tilings))
+    if len(tilings) == 1:
+        return Choice(usual, True, None, "the only tile", (usual,), 1)
+    found = ranker.predict(problem, tilings)
+    order = [int(place) for place in np.argsort(found.seconds, kind="stable")]
+    best = _best(tilings, order, top)
+    known = dict(measured or {})
+    if usual in known and len(known) > 1:
+        return _of_measured(tilings, known, best)
+    first = next((i for i in order if not _is_slower(tilings[i], usual, known)), 0)
+    chosen, reason = _decide(found, first, len(tilings), ranker.name)
+    tiling = tilings[chosen]
+    return Choice(tiling, chosen == 0, float(found.seconds[chosen]), reason, best, len(tilings))
+
+
+def _best(tilings: Sequence[Tiling], order: Sequence[int], top: int) -> tuple[Tiling, ...]:
+    best = [tilings[i] for i in order[: max(1, top)]]
+    return tuple(best) if tilings[0] in best else (*best, tilings[0])
+
+
+def _is_slower(tiling: Tiling, usual: Tiling, known: Mapping[Tiling, float]) -> bool:
+    return tiling in known and usual in known and known[tiling] > known[usual]
+
+
+def _of_measured(
+    tilings: Sequence[Tiling], known: Mapping[Tiling, float], best: tuple[Tiling, ...]
+) -> Choice:
+    """Return the fastest of the measured ones, or the default if that is as fast."""
+    usual = tilings[0]
+    of_ours = {tiling: seconds for tiling, seconds in known.items() if tiling in tilings}
+    fastest = min(of_ours, key=lambda tiling: of_ours[tiling])
+    gain = known[usual] / known[fastest] - 1
+    if fastest == usual or gain < LEAST_GAIN:
+        why = f"measured: none of {len(of_ours)} tiles is faster than the default"
+        return Choice(usual, True, known[usual], why, best, len(tilings))
+    why = f"measured: the fastest of {len(of_ours)}, {100 * gain:.0f} % faster than the default"
+    return Choice(fastest, False, known[fastest], why, best, len(tilings))
+
+
+def _decide(found: Prediction, first: int, count: int, name: str) -> tuple[int, str]:
+    """Return the number of the tile to take, given the most promising one, and why."""
+    if first == 0:
+        return 0, f"{name}: the default is the best of {count}"
+    gain = float(np.log(found.seconds[0] / found.seconds[first]))
+    unsure = float(found.spread[first])
+    if unsure > TOO_UNSURE:
+        return 0, f"{name} knows too little of this product: default tile"
+    if gain < max(LEAST_GAIN, SURE * unsure):
+        return 0, f"{name}: the best of {count} gains {100 * gain:.0f} %, less than it is sure of"
+    return first, f"{name}: the best of {count}, {100 * np.expm1(gain):.0f} % before the default"

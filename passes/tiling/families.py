@@ -1,0 +1,168 @@
+"""Kernels and problems: what a kernel calculates, and the kernel that calculates a problem.
+
+``kernel_of(problem_of(kernel, unit), tiling_of(kernel))`` runs as `kernel` does, but for two things
+that change no time: which addition stands for a product, and what follows it element by element.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ..additive import Addition
+from ..formats.floats import F32
+from ..formats.lmul import constant
+from ..formats.panels import chunk_of
+from ..formats.stored import STORED
+from ..formats.tables import TableFormat
+from ..forms import INTEGER_BITS, WEIGHT_BITS
+from ..kernels import tiles
+from ..kernels.additive_matmul import AdditiveMatmul
+from ..kernels.additive_matmul_gpu import AdditiveMatmulGpu
+from ..kernels.dequant_matmul import DequantMatmul
+from ..kernels.float_matmul import FloatMatmul
+from ..kernels.integer_dot import IntegerDot
+from ..kernels.integer_matmul import IntegerMatmul
+from ..kernels.integer_rows import IntegerRows
+from ..kernels.packed_codes import PackedCodes, can_look_up
+from ..kernels.small_float_codes import SmallFloatCodes
+from ..kernels.table_matmul import TableMatmul
+from ..kernels.table_rows import TableRows
+from .problem import Problem
+from .tilings import KernelTiling, ThreadTiling, Tiling
+
+FLOAT, ADDED, TABLES = "f32", ("lmul", "pam"), "shift-add"
+
+
+def is_integer(form: str) -> bool:
+    """Whether `form` multiplies 8-bit activations and integer weights."""
+    return form.startswith("w") and form.endswith("a8")
+
+
+def is_dequant(form: str) -> bool:
+    """Whether `form` multiplies f32 activations and weights in few bits."""
+    return form.startswith("w") and form.endswith("a16")
+
+
+def problem_of(kernel: Any, unit: str) -> Problem:
+    """Return what `kernel` calculates, on `unit`."""
+    if isinstance(kernel, (IntegerMatmul, TableMatmul)):
+        return _problem_of_records(kernel, unit)
+    facts: dict[str, Any] = {"own_batch": kernel.b_batch, "packs": kernel.packs}
+    if isinstance(kernel, (AdditiveMatmul, AdditiveMatmulGpu)):
+        product = kernel.product
+        offset = product.constant != constant(F32, product.mantissa_bits, offset=False)
+        form = "lmul" if offset else "pam"
+        facts |= {"weight": kernel.stored.name, "prepares": kernel.prepares}
+    elif isinstance(kernel, DequantMatmul):
+        codes = kernel.codes
+        name = codes.format if isinstance(codes, SmallFloatCodes) else f"i{codes.bits}"
+        form = f"w{codes.bits}a16"
+        facts |= {"weight": name, "group": kernel.group, "symmetric": kernel.symmetric}
+        facts["packs"] = False  # panels of codes; what is packed is on the stack
+    else:
+        form = FLOAT
+    return Problem(form, "kernel", unit, *kernel.sizes, **facts)
+
+
+def _problem_of_records(kernel: IntegerMatmul | TableMatmul, unit: str) -> Problem:
+    rows = kernel.rows
+    sizes = (kernel.batch, kernel.m, kernel.n, rows.k)
+    if isinstance(kernel, TableMatmul):
+        fmt = kernel.rows.format
+        return Problem(
+            TABLES, "kernel", unit, *sizes, own_batch=True, weight="signs", group=kernel.group,
+            planes=kernel.planes, table_bits=fmt.bits, span=fmt.span,
+        )  # fmt: skip
+    return Problem(
+        f"w{kernel.dot.bits}a8", "kernel", unit, *sizes, own_batch=True,
+        weight=f"i{kernel.dot.bits}", group=kernel.rows.group, symmetric=kernel.symmetric,
+        per_group=kernel.rows.per_group,
+    )  # fmt: skip
+
+
+def tiling_of(kernel: Any) -> Tiling:
+    """Return the tiling that `kernel` was made for."""
+    if isinstance(kernel, AdditiveMatmulGpu):
+        return ThreadTiling(kernel.tile)
+    return KernelTiling(kernel.tile, getattr(kernel, "copies", False))
+
+
+def with_tiling(kernel: Any, tiling: Tiling) -> Any:
+    """Return `kernel` for another tiling of its kind."""
+    if isinstance(tiling, KernelTiling) and isinstance(kernel, FloatMatmul):
+        return dataclasses.replace(kernel, tile=tiling.tile, copies=tiling.copies)
+    return dataclasses.replace(kernel, tile=tiling.tile)  # type: ignore[union-attr]
+
+
+def kernel_of(problem: Problem, tiling: Tiling) -> Any:
+    """Return a kernel that calculates `problem`.
+
+    Raises
+    ------
+    ValueError
+        When there is no kernel of its form.
+    """
+    sizes = problem.sizes
+    if isinstance(tiling, ThreadTiling):
+        return AdditiveMatmulGpu(
+            *sizes, problem.own_batch, _addition(problem), problem.unit, tiling.tile
+        )
+    if not isinstance(tiling, KernelTiling):
+        raise ValueError(f"'{tiling.text}' is no tile of a kernel")
+    tile = tiling.tile
+    if problem.form == FLOAT:
+        return FloatMatmul(
+            *sizes, problem.own_batch, tile, packs=problem.packs, copies=tiling.copies
+        )
+    if problem.form in ADDED:
+        return AdditiveMatmul(
+            *sizes, problem.own_batch, tile, _addition(problem), STORED[problem.weight],
+            problem.prepares, problem.packs,
+        )  # fmt: skip
+    if is_dequant(problem.form):
+        return DequantMatmul(
+            *sizes, problem.own_batch, tile, packs=True, copies=tiling.copies,
+            codes=codes_of(problem), group=problem.group, symmetric=problem.symmetric,
+        )  # fmt: skip
+    if is_integer(problem.form):
+        return IntegerMatmul(
+            problem.batch or 1, problem.m, problem.n or 0, integer_rows(problem), problem.symmetric,
+            tile, rounds=tiles.rounds_rows(problem.m, problem.k or 0),
+        )  # fmt: skip
+    if problem.form == TABLES:
+        return TableMatmul(
+            problem.batch or 1, problem.m, problem.n or 0, table_rows(problem), problem.planes,
+            problem.group, tile,
+        )  # fmt: skip
+    raise ValueError(f"there is no kernel of the form '{problem.form}'")
+
+
+def _addition(problem: Problem) -> Addition:
+    return Addition(F32, F32.mantissa_bits, constant(F32, 0, offset=problem.form == "lmul"))
+
+
+def codes_of(problem: Problem) -> PackedCodes:
+    """Return the codes of a weight in few bits."""
+    isa = tiles.ISAS[problem.unit]
+    if problem.weight not in INTEGER_BITS:
+        return SmallFloatCodes.of(problem.weight, isa.lanes)
+    bits = WEIGHT_BITS[problem.weight]
+    can = can_look_up(bits, isa.lanes, symmetric=problem.symmetric)
+    return PackedCodes(bits, chunk_of(problem.group), looked_up=can and isa.vnni)
+
+
+def integer_rows(problem: Problem) -> IntegerRows:
+    """Return what prepares the rows of a product of 8-bit activations."""
+    dot = IntegerDot(tiles.ISAS[problem.unit], WEIGHT_BITS[problem.weight], chunk_of(problem.group))
+    return IntegerRows(_count(problem), problem.k or 0, problem.group, problem.per_group, dot)
+
+
+def table_rows(problem: Problem) -> TableRows:
+    """Return what makes the tables of a product by look-up."""
+    fmt = TableFormat(problem.table_bits, problem.span)
+    return TableRows(_count(problem), problem.k or 0, fmt, tiles.ISAS[problem.unit])
+
+
+def _count(problem: Problem) -> int | None:
+    return None if problem.m is None else (problem.batch or 1) * problem.m

@@ -1,0 +1,46 @@
+"""The tiles that a product can have, whatever its form, lowering and target.
+
+The default is what lowc, or for ``linalg`` IREE, takes without a model; it is always a candidate.
+Each family of kernels has a file of its own, with ``default``, ``candidates`` and ``illegal``.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from . import blocked_space, families, gpu_space, linalg_space, record_space
+from .problem import Problem
+from .tilings import KernelTiling, LinalgTiling, ThreadTiling, Tiling
+
+
+def _family(problem: Problem) -> Any:
+    if problem.lowering == "linalg":
+        return linalg_space
+    if problem.backend != "cpu":
+        return gpu_space
+    is_record = problem.form == families.TABLES or families.is_integer(problem.form)
+    return record_space if is_record else blocked_space
+
+
+@functools.lru_cache(maxsize=1024)
+def candidates(problem: Problem) -> tuple[Tiling, ...]:
+    """Return every tile that `problem` can have, each once: the default, then the others."""
+    family = _family(problem)
+    return tuple(dict.fromkeys((family.default(problem), *family.candidates(problem))))
+
+
+def default(problem: Problem) -> Tiling:
+    """Return the tile that is taken without a model."""
+    found: Tiling = _family(problem).default(problem)
+    return found
+
+
+def illegal(problem: Problem, tiling: Tiling) -> str:
+    """Say why `problem` cannot have `tiling`; "" if it can."""
+    kinds = {linalg_space: LinalgTiling, gpu_space: ThreadTiling}
+    family = _family(problem)
+    if not isinstance(tiling, kinds.get(family, KernelTiling)):
+        return "it is for another kind of code"
+    why: str = family.illegal(problem, tiling)
+    return why

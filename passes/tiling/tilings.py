@@ -1,0 +1,99 @@
+"""Tilings: what the attribute ``lowc.tile`` of a product says, as values and as text.
+
+=================================== ===========================================================
+text                                meaning
+=================================== ===========================================================
+``t8x3v16k512g4c64``, ``…c64s``     a CPU kernel's (:class:`..kernels.tiles.Tile`); s: copies rows
+``t8x8``                            a GPU kernel's: rows and columns of one thread
+``l64x64x0/4x32x0/0x0x1``           linalg for CPUs: workgroups, vectors, reduction
+``stock``                           linalg, as IREE tiles it by itself
+=================================== ===========================================================
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ..kernels.additive_matmul_gpu import LANES, ThreadTile
+from ..kernels.tiles import Tile
+
+_KERNEL = re.compile(r"t(\d+)x(\d+)v(\d+)k(\d+)g(\d+)c(\d+)(s?)")
+_THREAD = re.compile(r"t(\d+)x(\d+)")
+_LINALG = re.compile(r"l([\dx]+)/([\dx]+)/([\dx]+)")
+STOCK_TEXT = "stock"
+
+
+@dataclass(frozen=True)
+class KernelTiling:
+    """The tile of a CPU kernel, and whether it copies rows of the left operand."""
+
+    tile: Tile
+    copies: bool = False
+
+    @property
+    def text(self) -> str:
+        """How the attribute says it."""
+        return self.tile.name + "s" * self.copies
+
+
+@dataclass(frozen=True)
+class ThreadTiling:
+    """The tile of a GPU kernel."""
+
+    tile: ThreadTile
+
+    @property
+    def text(self) -> str:
+        """How the attribute says it."""
+        return self.tile.name
+
+
+@dataclass(frozen=True)
+class LinalgTiling:
+    """What IREE's code generator for CPUs is told, an entry for each loop; nothing if empty.
+
+    Attributes
+    ----------
+    distribution, parallel, reduction : tuple of int
+        Tiles of a workgroup, and of the inner parallel and reduction loops, which become vectors; 0
+        does not tile a loop.
+    """
+
+    distribution: tuple[int, ...] = ()
+    parallel: tuple[int, ...] = ()
+    reduction: tuple[int, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """How the attribute says it."""
+        parts = (self.distribution, self.parallel, self.reduction)
+        if not any(parts):
+            return STOCK_TEXT
+        return "l" + "/".join("x".join(map(str, part)) for part in parts)
+
+
+Tiling = KernelTiling | ThreadTiling | LinalgTiling
+STOCK = LinalgTiling()
+
+
+def parse(text: str) -> Tiling:
+    """Return the tiling that `text` means; ``parse(tiling.text) == tiling``.
+
+    Raises
+    ------
+    ValueError
+        When it means none.
+    """
+    if text == STOCK_TEXT:
+        return STOCK
+    if found := _KERNEL.fullmatch(text):
+        rows, vectors, lanes, k_block, panels, chunk = map(int, found.groups()[:-1])
+        return KernelTiling(Tile(lanes, rows, vectors, k_block, panels, chunk), bool(found[7]))
+    if (found := _THREAD.fullmatch(text)) and int(found[2]) % LANES == 0:
+        return ThreadTiling(ThreadTile(int(found[1]), int(found[2]) // LANES))
+    if found := _LINALG.fullmatch(text):
+        parts = [part.split("x") for part in found.groups()]
+        if all(len(part) == len(parts[0]) and all(part) for part in parts):
+            return LinalgTiling(*(tuple(map(int, part)) for part in parts))
+    raise ValueError(f"'{text}' is no tile")
