@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
+from ..compiler import machine
 from ..errors import UserError
-from . import machine, output
+from . import output
 
 
 @click.command("doctor")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lowc.compiler import machine
 from lowc.errors import InternalError, UserError
 from lowc.passes.forms import Form, Rule
-from lowc.tools import machine
 from lowc.tools.bench import check, limits, onnx_product, peers, probes
 from lowc.tools.bench.contender import Contender, Setup
 from lowc.tools.bench.measure import find_errors

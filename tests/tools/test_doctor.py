@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 import pytest
-from lowc.tools import machine
+from lowc.compiler import machine
 from lowc.tools.cli import main
 from lowc.tools.doctor import advice
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...compiler import machine
 from ...passes.forms import Form
-from .. import machine
 from . import probes
 
 if TYPE_CHECKING:

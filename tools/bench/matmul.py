@@ -9,10 +9,11 @@ from typing import Any
 
 import click
 
+from ...compiler import machine
 from ...compiler.recipe import built_in_names, load_recipe
 from ...errors import UserError
 from ...passes.forms import FORMS, Rule
-from .. import machine, output
+from .. import output
 from ..report.plots import check_plot_path
 from . import limits, opponents, peers, show
 from .measure import Bench

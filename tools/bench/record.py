@@ -9,7 +9,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from .. import machine, output
+from ...compiler import machine
+from .. import output
 
 
 def describe_machine() -> dict[str, Any]:

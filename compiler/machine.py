@@ -1,4 +1,4 @@
-"""What this machine is: processor, memory, packages.  Reads files and metadata, runs nothing."""
+"""What this machine is: processor, caches, memory, packages.  Reads files, runs nothing."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ PACKAGES = {
     "torch-mlir": "pip install 'lowc[torch]' (imports PyTorch models)",
 }
 
+_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _CGROUP = Path("/sys/fs/cgroup")
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
@@ -67,9 +68,8 @@ def usable_cores() -> float:
 def last_level_cache_bytes(folder: Path = _CACHES) -> int | None:
     """Return the size of the first processor's largest cache; None where Linux does not tell."""
     sizes = [read_text(path).strip() for path in folder.glob("index*/size")]
-    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
     return max(
-        (int(size[:-1]) * units[size[-1]] for size in sizes if re.fullmatch(r"\d+[KMG]", size)),
+        (int(size[:-1]) * _UNITS[size[-1]] for size in sizes if re.fullmatch(r"\d+[KMG]", size)),
         default=None,
     )
 
@@ -112,3 +112,15 @@ def read_text(path: Path) -> str:
         return path.read_text(errors="replace")
     except OSError:
         return ""
+
+
+def cache_sizes(folder: Path = _CACHES) -> tuple[int, int, int]:
+    """Return the bytes of the first processor's data caches, nearest first; 0 if not known."""
+    found = {1: 0, 2: 0, 3: 0}
+    for entry in folder.glob("index*"):
+        if read_text(entry / "type").strip() == "Instruction":
+            continue
+        level, size = read_text(entry / "level").strip(), read_text(entry / "size").strip()
+        if level in ("1", "2", "3") and re.fullmatch(r"\d+[KMG]", size):
+            found[int(level)] = max(found[int(level)], int(size[:-1]) * _UNITS[size[-1]])
+    return found[1], found[2], found[3]

@@ -1,0 +1,1 @@
+"""Measure tiles of products on this machine: build kernels alone, run them, and say how long."""

@@ -1,0 +1,123 @@
+"""Numbers for products that are timed: one weight for all tiles, laid out as each reads it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...passes.formats import key_panels, panels
+from ...passes.formats.floats import F32
+from ...passes.formats.lmul import constant, prepare
+from ...passes.formats.stored import STORED, encode, pack_panels
+from ...passes.forms import WEIGHT_BITS
+from ...passes.tiling import families
+from ...passes.tiling.problem import Problem
+from ...passes.tiling.tilings import KernelTiling
+
+Array = NDArray[Any]
+
+
+class Data:
+    """Operands of `problem`, drawn from `seed`; layouts that tiles share are made once."""
+
+    def __init__(self, problem: Problem, seed: int = 0) -> None:
+        self.problem, self.rng = problem, np.random.default_rng(seed)
+        self._weight = self._drawn()
+        self.rows = self._rows()
+        self._laid_out: dict[tuple[int, int], list[Array]] = {}
+
+    def operands(self, tiling: KernelTiling) -> list[Array]:
+        """Return the arrays that the function of `tiling` takes, in order."""
+        key = (tiling.tile.columns, tiling.tile.lanes)
+        if self.problem.packs:
+            key = (0, 0)
+        if key not in self._laid_out:
+            # A large weight in another layout may be gigabytes: the last one is kept.
+            self._laid_out = {key: self._layout(*key)}
+        return [self.rows, *self._laid_out[key]]
+
+    @property
+    def _own(self) -> int:
+        return (self.problem.batch or 1) if self.problem.own_batch else 1
+
+    def _floats(self, *shape: int) -> Array:
+        return self.rng.standard_normal(shape, np.float32)
+
+    def _rows(self) -> Array:
+        batch, m, _, k = (size or 1 for size in self.problem.sizes)
+        x = self._floats(batch, m, k)
+        if families.is_integer(self.problem.form) or self.problem.form == families.TABLES:
+            return x.reshape(batch * m, k)
+        if self.problem.form in families.ADDED and not self.problem.prepares:
+            less = np.uint32(constant(F32, 0, offset=self.problem.form == "lmul"))
+            return (prepare(x, F32.mantissa_bits) - less).view(np.int32)
+        return x
+
+    def _drawn(self) -> list[Array]:
+        """Return the weight: codes and what belongs to them ``[own, N, …]``, or ``[own, K, N]``."""
+        problem, own = self.problem, self._own
+        n, k = problem.n or 1, problem.k or 1
+        if problem.form == families.TABLES:
+            groups = -(-k // problem.group)
+            keys = (own, n, problem.planes, groups * problem.group // 4)
+            scales = 2.0 ** -self.rng.integers(3, 9, (own, n, groups, problem.planes))
+            return [self.rng.integers(0, 16, keys, np.uint8), scales]
+        if families.is_integer(problem.form) or families.is_dequant(problem.form):
+            groups, most = -(-k // problem.group), 1 << WEIGHT_BITS[problem.weight]
+            codes = self.rng.integers(0, most, (own, n, groups, problem.group), np.uint8)
+            scales = self.rng.random((own, n, groups), np.float32) / most
+            return [codes, scales, self.rng.integers(0, most, (own, n, groups), np.uint8)]
+        return [self._floats(own, k, n)]
+
+    def _layout(self, columns: int, lanes: int) -> list[Array]:
+        problem = self.problem
+        if problem.packs:
+            return [self._weight[0]]
+        if problem.form == families.TABLES:
+            spans = families.table_rows(problem).spans
+            quads = spans * problem.span // 4
+            keys, scales = self._weight
+            return [
+                np.stack([key_panels.pack_keys(one, columns, quads) for one in keys]).view("i4"),
+                np.stack([key_panels.pack_scales(one, columns) for one in scales]).view("i4"),
+            ]
+        if len(self._weight) > 1:
+            return self._coded(columns)
+        if problem.form == families.FLOAT:
+            return [np.stack([panels.float_panels(one, columns) for one in self._weight[0]])]
+        stored = STORED[problem.weight]
+        bits = [
+            prepare(one, F32.mantissa_bits)
+            if stored.name == "f32"
+            else encode(one, stored, F32.mantissa_bits)[0]
+            for one in self._weight[0]
+        ]
+        return [np.stack([pack_panels(one, stored, columns, lanes) for one in bits]).view("i4")]
+
+    def _coded(self, columns: int) -> list[Array]:
+        problem, (codes, scales, zeros) = self.problem, self._weight
+        bits = WEIGHT_BITS[problem.weight]
+        words = [panels.pack_panels(one, bits, columns) for one in codes]
+        found = [
+            np.stack([one.reshape(len(one), -1, columns) for one in words]).view("i4"),
+            np.stack([panels.pack_group_values(one, columns, np.float32) for one in scales]),
+        ]
+        if not problem.symmetric:
+            of_groups = [panels.pack_group_values(one, columns, np.uint8) for one in zeros]
+            found.append(np.stack(of_groups).view(np.int8))
+        return found
+
+
+def difference(found: Array, wanted: Array, problem: Problem) -> str:
+    """Say how a tile's result differs from another's beyond rounding; "" if it does not.
+
+    Sums of added products are in one order whatever the tile: their bits are the same.
+    """
+    if problem.form in families.ADDED:
+        differ = int((found.view(np.uint32) != wanted.view(np.uint32)).sum())
+        return f"{differ} of {found.size} results have other bits" if differ else ""
+    far = float(np.abs(found - wanted).max()) if np.isfinite(found).all() else np.inf
+    scale = float(np.abs(wanted).max())
+    return f"it is off by {far:.3g}, results are up to {scale:.3g}" if far > 1e-4 * scale else ""

@@ -1,0 +1,140 @@
+"""Modules of kernels alone: a function for each tile of a product, compiled in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from iree.compiler import ir
+
+from ...passes import build
+from ...passes.kernels import executable
+from ...passes.kernels.record_matmul import RecordMatmul
+from ...passes.tiling import families
+from ...passes.tiling.problem import Problem
+from ...passes.tiling.tilings import Tiling
+from ..frontend import parse_module
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A tensor that a kernel reads: its part of the product, shape, and element type in MLIR."""
+
+    part: str
+    shape: tuple[int, ...]
+    element: str
+
+
+def function_name(number: int) -> str:
+    """Return the function of the `number`-th tile."""
+    return f"tile{number}"
+
+
+def operands(problem: Problem, tiling: Tiling) -> list[Operand]:
+    """Return what the function of a tile takes: the left operand, and parts of the right one."""
+    kernel = families.kernel_of(problem, tiling)
+    batch, m, n, k = (size or 0 for size in problem.sizes)
+    if isinstance(kernel, RecordMatmul):
+        head = (kernel.batch, kernel.panels)
+        names = ("keys", "scales") if problem.form == families.TABLES else _PARTS
+        return [
+            Operand("rows", (batch * m, k), "f32"),
+            *(
+                Operand(name, (*head, *shape), f"i{width}" if width else "f32")
+                for name, (shape, width) in zip(names, kernel.weights, strict=False)
+            ),
+        ]
+    left = Operand("rows", (batch, m, k), "f32" if problem.prepares else "i32")
+    own = batch if problem.own_batch else 1
+    columns = kernel.tile.columns
+    head = (own, -(-n // columns))
+    if families.is_dequant(problem.form):
+        words = k // kernel.codes.chunk * kernel.codes.words
+        groups = k // problem.group
+        found = [
+            Operand("codes", (*head, words, columns), "i32"),
+            Operand("scales", (*head, groups, columns), "f32"),
+            Operand("zeros", (*head, groups, columns), "i8"),
+        ]
+        return [left, *found[: 2 if problem.symmetric else 3]]
+    if problem.packs:
+        return [left, Operand("matrix", (own, k, n), "f32")]
+    if problem.form == families.FLOAT:
+        return [left, Operand("panels", (*head, k, columns), "f32")]
+    return [left, Operand("panels", (*head, k, columns * kernel.stored.width // 32), "i32")]
+
+
+_PARTS = ("codes", "scales", "zeros")
+
+
+def module_text(problem: Problem, tilings: Sequence[Tiling]) -> str:
+    """Return MLIR with a function for each of `tilings` (:func:`function_name`).
+
+    Raises
+    ------
+    ValueError
+        When a size is not known, or the product stays with IREE's code generation.
+    """
+    if not problem.is_static or problem.lowering != "kernel":
+        raise ValueError(f"{problem} has no kernel for known sizes")
+    module = parse_module("", "kernels")
+    with module.context, ir.Location.unknown():
+        for number, tiling in enumerate(tilings):
+            _add(module, function_name(number), problem, tiling)
+    module.operation.verify()
+    return str(module)
+
+
+def _add(module: ir.Module, name: str, problem: Problem, tiling: Tiling) -> None:
+    """Add a function that dispatches to the kernel of `tiling`, and to what prepares its rows."""
+    kernel = families.kernel_of(problem, tiling)
+    types = [
+        f"tensor<{'x'.join(map(str, one.shape))}x{one.element}>"
+        for one in operands(problem, tiling)
+    ]
+    batch, m, n = problem.batch or 0, problem.m or 0, problem.n or 0
+    result = build.tensor_type([batch, m, n], ir.F32Type.get())
+    arguments = ", ".join(f"%a{i}: {type_}" for i, type_ in enumerate(types))
+    # What it returns is built at the place of the constant, which then goes.
+    function = ir.Operation.parse(
+        f"func.func @{name}({arguments}) -> {result} {{\n"
+        f"%e = util.unfoldable_constant dense<0.0> : {result}\nreturn %e : {result} }}",
+        context=module.context,
+    )
+    module.body.append(function)
+    block = function.regions[0].blocks[0]
+    placeholder, end = block.operations[0], block.operations[1]
+    with ir.InsertionPoint(placeholder):
+        found = _call(module, problem, kernel, list(block.arguments), result)
+    end.operation.operands[0] = found
+    placeholder.operation.erase()
+
+
+def _call(
+    module: ir.Module, problem: Problem, kernel: Any, values: list[ir.Value], result: Any
+) -> ir.Value:
+    inputs = [True] * len(values)
+    if isinstance(kernel, RecordMatmul):
+        if not getattr(kernel, "rounds", False):
+            values[0] = _records(module, kernel, values[0])
+        grid = kernel.grid(build.index(problem.m or 0))
+    else:
+        names = ("batch", "m", "n", "k")
+        sizes = {
+            name: build.index(size or 0) for name, size in zip(names, problem.sizes, strict=True)
+        }
+        grid = kernel.grid(sizes)
+    executable.declare(module, kernel.name, [*inputs, False], 0, kernel.translation, kernel.emit)
+    call = executable.dispatch(kernel.name, grid, [], values, result, [])
+    found: ir.Value = call.results[0]
+    return found
+
+
+def _records(module: ir.Module, kernel: Any, x: ir.Value) -> ir.Value:
+    rows = kernel.rows
+    executable.declare(module, rows.name, [True, False], 0, rows.translation, rows.emit)
+    type_ = build.tensor_type([rows.m, rows.words], ir.IntegerType.get_signless(32))
+    call = executable.dispatch(rows.name, rows.grid(build.index(rows.m)), [], [x], type_, [])
+    found: ir.Value = call.results[0]
+    return found

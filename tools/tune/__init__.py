@@ -1,0 +1,1 @@
+"""`lowc tune`: measure tiles, keep what was measured, and fit cost models to it."""

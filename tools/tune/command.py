@@ -1,0 +1,180 @@
+"""``lowc tune``: the command line."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ...errors import UserError
+from .. import output
+
+if TYPE_CHECKING:
+    from .plan import Round
+    from .run import Job, Progress
+    from .store import Store
+
+QUICK_SECONDS, QUICK_TILES = 540.0, 8
+STAGES = ("all", "prepare", "measure")
+
+
+def default_store() -> str:
+    """Return where measurements are kept unless told otherwise."""
+    told = os.environ.get("LOWC_STORE")
+    if told:
+        return told
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return str(cache / "lowc" / "tiles.sqlite")
+
+
+@click.command("tune")
+@click.option("--store", metavar="PLACE", help="A file, or a URL of PostgreSQL; LOWC_STORE.")
+@click.option("--form", "forms", multiple=True, metavar="F", help="f32, lmul, w4a8 …: all if none.")
+@click.option(
+    "--shape", "shapes", multiple=True, metavar="BxMxNxK", help="A list of its own if none."
+)
+@click.option("--tiles", default=24, show_default=True, help="Tiles of each product; 0 for all.")
+@click.option("--round", "size", default=24, show_default=True, help="Tiles that take turns.")
+@click.option("--target", default="cpu", show_default=True, help="cpu, cpu:CHIP.")
+@click.option("--quick", is_flag=True, help="What fits ten minutes.")
+@click.option("--seconds", type=float, help="Begin nothing after so long.")
+@click.option("--work", metavar="DIR", help="Keep compiled tiles there until they are measured.")
+@click.option("--stage", type=click.Choice(STAGES), default="all", show_default=True,
+              help="Compile only, or measure what is compiled in --work.")  # fmt: skip
+@click.option("--executor", default="local", show_default=True, help="local, ray, ray:ADDRESS.")
+@click.option("--export", "exported", metavar="FILE", help="Write the store as Parquet, no more.")
+@click.option("--import", "imported", metavar="FILE", help="Add the records of a Parquet file.")
+@click.option("--json", "as_json", is_flag=True, help="Print what is in the store as JSON.")
+def tune_command(
+    store: str | None, forms: tuple[str, ...], shapes: tuple[str, ...], tiles: int, size: int,
+    target: str, quick: bool, seconds: float | None, work: str | None, stage: str, executor: str,
+    exported: str | None, imported: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Measure tiles of products on this machine, and keep every measurement.
+
+    It can be stopped and started again: what is in the store is not measured twice.
+    """
+    from .store import Store
+
+    if stage != "all" and work is None:
+        raise UserError("a stage alone needs a folder for compiled tiles", hint="--work DIR")
+    if size < 2 or tiles < 0:
+        raise UserError("a round has 2 tiles or more, and a product no fewer than 0")
+    with Store(store or default_store()) as opened:
+        if exported or imported:
+            _exchange(opened, exported, imported)
+        else:
+            limit = seconds if seconds is not None else QUICK_SECONDS if quick else math.inf
+            if quick:
+                tiles = min(tiles or QUICK_TILES, QUICK_TILES)
+            with _folder(work) as place:
+                job = _job(
+                    opened, target, place, time.monotonic() + limit, measures=stage != "prepare"
+                )
+                _tune(job, _rounds(job, forms, shapes, tiles, size), stage, executor)
+        counts = opened.count()
+    _say(counts, store or default_store(), as_json)
+
+
+def _exchange(opened: Store, exported: str | None, imported: str | None) -> None:
+    from . import parquet
+
+    if imported:
+        kept = opened.add(parquet.read(Path(imported)))
+        output.remark(f"{kept} records are new")
+    if exported:
+        count = parquet.write(opened.records(), Path(exported))
+        output.remark(f"{count} records written to {exported}")
+
+
+def _job(opened: Store, target: str, place: Path, deadline: float, *, measures: bool) -> Job:
+    from ...compiler.measuring.fingerprint import fingerprint
+    from ...compiler.measuring.worker import Effort
+    from ...compiler.target import load_target
+    from .rates import with_rates
+    from .run import Job
+
+    goal = load_target(target)
+    if goal.backend != "cpu":
+        raise UserError(f"tiles are measured on CPUs, not on '{target}'", hint="--target cpu")
+    machine = fingerprint(goal)
+    if measures:
+        machine = with_rates(machine, opened)
+    return Job(opened, machine, target, place, Effort(), deadline)
+
+
+def _rounds(
+    job: Job, forms: tuple[str, ...], shapes: tuple[str, ...], tiles: int, size: int
+) -> list[Round]:
+    from . import plan
+
+    unit = job.machine.unit
+    chosen = plan.problems(forms or plan.STANDARD, unit, shapes)
+    if unit == "portable":
+        chosen = [one for one in chosen if one.form != "shift-add"]
+    return list(plan.rounds(chosen, tiles, job.store.measured(job.machine.key), size))
+
+
+def _tune(job: Job, rounds: list[Round], stage: str, executor: str) -> None:
+    from . import run
+
+    kind, _, address = executor.partition(":")
+    if kind not in ("local", "ray"):
+        raise UserError(f"there is no executor '{executor}'", hint="local, ray, ray:ADDRESS")
+    with _progress(len(rounds)) as progress:
+        if kind == "ray":
+            from .distribute import tune_on_ray
+
+            tune_on_ray(job, rounds, address, progress)
+        elif stage == "prepare":
+            run.prepare_all(job, rounds, progress)
+        elif stage == "measure":
+            run.measure_ready(job, progress)
+        else:
+            run.measure_all(job, rounds, progress)
+
+
+@contextmanager
+def _folder(work: str | None) -> Iterator[Path]:
+    if work is not None:
+        Path(work).mkdir(parents=True, exist_ok=True)
+        yield Path(work)
+        return
+    with tempfile.TemporaryDirectory(prefix="lowc-tune-") as name:
+        yield Path(name)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Progress]:
+    """Give a function that shows rounds on stderr: a bar, or now and then a line in a log."""
+    console = output.console(stderr=True)
+    if not console.is_terminal:
+        last = [0.0]
+
+        def say(done: int, what: str) -> None:
+            if time.monotonic() - last[0] > 10 or done == total:
+                last[0] = time.monotonic()
+                output.remark(f"{done} of {total} rounds: {what}")
+
+        yield say
+        return
+    from rich.progress import Progress as Bar
+
+    with Bar(console=console) as bar:
+        task = bar.add_task("measuring", total=total)
+        yield lambda done, what: bar.update(task, completed=done, description=what)
+
+
+def _say(counts: dict[str, int], place: str, as_json: bool) -> None:
+    if as_json:
+        output.result_json({"store": place, "records": counts})
+        return
+    text = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
+    output.result(f"{place}: {text or 'no records'}")
