@@ -20,6 +20,7 @@ from ..passes.assign_forms import form_of
 from ..passes.base import Pass, RemarkKind
 from ..passes.count_operations import count
 from ..passes.runner import PassFailure, Runner, format_pipeline
+from ..passes.select_tiles import SelectTiles
 from ..passes.strip_annotations import StripAnnotations
 from ..runtime import tree as trees
 from ..runtime.manifest import Leaf, Manifest
@@ -30,10 +31,11 @@ from .parameters import plan_parameters, write_parameters
 from .pipeline import passes_for
 from .recipe import Recipe, load_recipe
 from .target import Target, load_target
+from .tile_choice import TileChoice
 
 Calibration = Iterable[Any] | str | os.PathLike[str]
 CALIBRATION_MEMORY = 1 << 30  # bytes
-STAGES = ("import", "calibration", "allocation", "passes", "parameters", "compile")
+STAGES = ("import", "calibration", "allocation", "tiles", "passes", "parameters", "compile")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Limited:
     memory: int = CALIBRATION_MEMORY
 
 
-def compile(  # noqa: A001  (the name that users expect: lowc.compile)
+def compile(  # noqa: A001, PLR0913  (the name that users expect, and all that they may say)
     model: Any,
     recipe: str | os.PathLike[str] | Recipe = "f32",
     target: str | Target = "cpu",
@@ -55,6 +57,7 @@ def compile(  # noqa: A001  (the name that users expect: lowc.compile)
     save_temps: str | os.PathLike[str] | None = None,
     progress: Callable[[str], object] | None = None,
     kernels: bool = True,
+    tiles: TileChoice | None = None,
 ) -> Artifact:
     """Compile a model.
 
@@ -81,6 +84,9 @@ def compile(  # noqa: A001  (the name that users expect: lowc.compile)
         Called with the name of each stage (:data:`STAGES`) as it begins.
     kernels : bool, optional
         False leaves every product to stock code generation, to compare with.
+    tiles : TileChoice, optional
+        How tiles are chosen (``compiler/tile_choice.py``); without it all products have their
+        default ones.
 
     Returns
     -------
@@ -110,6 +116,7 @@ def compile(  # noqa: A001  (the name that users expect: lowc.compile)
         temps=temps,
         progress=progress,
         kernels=kernels,
+        tiles=tiles,
     )
     artifact._folder = folder  # noqa: SLF001
     return artifact
@@ -130,7 +137,7 @@ def check_calibration(recipe: Recipe, calibration: Calibration | None) -> None:
         )
 
 
-def build(
+def build(  # noqa: PLR0913  (its own, and those of compile)
     model: Any,
     recipe: Recipe,
     target: Target,
@@ -141,6 +148,7 @@ def build(
     progress: Callable[[str], object] | None = None,
     measures: Sequence[Pass | str] = (),
     kernels: bool = True,
+    tiles: TileChoice | None = None,
 ) -> Artifact:
     """Do the work of :func:`compile`.
 
@@ -151,6 +159,7 @@ def build(
     with staging(output.absolute()) as stage:
         road = _Road(recipe, target, stage, temps, progress or (lambda _stage: None))
         road.measures, road.kernels, road.calibration = measures, kernels, calibration
+        road.tiles = tiles
         artifact = road.travel(model)
         stage.publish()
     return artifact
@@ -166,6 +175,8 @@ class _Road:
         self.kernels = True
         self.calibration: Limited | None = None
         self.facts: dict[str, Any] = {}
+        self.tiles: TileChoice | None = None
+        self.selection: SelectTiles | None = None
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
 
@@ -177,6 +188,7 @@ class _Road:
                 self.target = self.target.with_float64()
             moments = self._moments(imported)
             self._allot(imported, moments)
+            self.selection = self._select(imported)
             said, timing = self._passes(imported, moments)
             if not _has_ordered_sums(imported.module):
                 self.target = self.target.with_sums_in_any_order()
@@ -270,7 +282,26 @@ class _Road:
             )
 
     def _elements(self) -> list[Pass | str]:
-        return passes_for(self.recipe, self.target, self.measures, kernels=self.kernels)
+        return passes_for(
+            self.recipe, self.target, self.measures, kernels=self.kernels, tiles=self.selection
+        )
+
+    def _select(self, model: Model) -> SelectTiles | None:
+        """Return the pass that chooses tiles, when they have been measured; None for defaults."""
+        if self.tiles is None:
+            return None
+        begun = self._begin("tiles")
+
+        def before(chosen: SelectTiles) -> ir.Module:
+            self.selection = chosen
+            elements = self._elements()
+            copied = model.copy().module
+            Runner(elements[: elements.index(chosen)]).run(copied)
+            return copied
+
+        found = self.tiles.selection(self.target, before, kernels=self.kernels)
+        self._end("tiles", begun)
+        return found
 
     def _parameters(
         self, model: Model, said: dict[str, Any], moments: Mapping[str, NDArray[np.float64]]

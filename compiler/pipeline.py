@@ -21,6 +21,7 @@ from ..passes.outline_kernels import OutlineKernels
 from ..passes.outline_softmax import OutlineSoftmax
 from ..passes.quantize_activations import QuantizeActivations
 from ..passes.quantize_weights import QuantizeWeights
+from ..passes.select_tiles import SelectTiles
 from ..passes.share_gathers import ShareGathers
 from ..passes.verify_no_multiplication import VerifyNoMultiplication
 from .backend import vector_unit
@@ -29,12 +30,17 @@ from .target import Target
 
 
 def passes_for(
-    recipe: Recipe, target: Target, measures: Sequence[Pass | str] = (), *, kernels: bool = True
+    recipe: Recipe,
+    target: Target,
+    measures: Sequence[Pass | str] = (),
+    *,
+    kernels: bool = True,
+    tiles: SelectTiles | None = None,
 ) -> list[Pass | str]:
     """Return the elements to run, in order, for `recipe` on `target`.
 
     `measures` run when forms are assigned and nothing is rewritten yet.  Without `kernels` every
-    product is left to stock code generation.
+    product is left to stock code generation.  Without `tiles` every product has its default tile.
     """
     # Vulkan's code generator has no 4-bit elements, and looks up wrong bytes.
     unit = vector_unit(target) if kernels else "none"
@@ -57,6 +63,8 @@ def passes_for(
         VerifyNoMultiplication(),
         # Operations are counted where they still stand as linalg: a kernel hides them.
         CountOperations(),
+        # Products are what kernels will be made of, and kernels read the tile.
+        *([] if tiles is None else [tiles]),
         OutlineKernels(unit=unit),
         OutlineSoftmax(unit=unit),
         # Only what no kernel took.

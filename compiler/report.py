@@ -20,8 +20,8 @@ def matmul_rows(module: ir.Module, measured: Collection[str] = ()) -> list[dict[
     """Return one row per named matmul, in the order of the program.
 
     ``shape`` is batch x M x N x K; ``bits_per_weight`` counts scales and zero points and is None
-    for a product of two activations; ``tile`` and ``predicted_seconds`` are None until something
-    chooses or predicts them.  ``calibrated`` says whether codes were chosen by the inputs of a
+    for a product of two activations; ``predicted_seconds`` and ``tile_reason`` are None where
+    nothing chose a tile.  ``calibrated`` says whether codes were chosen by the inputs of a
     calibration, of which `measured` are the matmuls, and is None where the method looks at weights
     alone.  ``operations`` (scalar operations of a call by kind), ``bits_moved``
     and ``energy_picojoules`` (arithmetic and guards) are counted from the IR, and None where
@@ -47,7 +47,8 @@ def matmul_rows(module: ir.Module, measured: Collection[str] = ()) -> list[dict[
                 "requested": form["form"],
                 "lowering": annotations.text(op, annotations.LOWERING),
                 "tile": annotations.text(op, annotations.TILE) or None,
-                "predicted_seconds": None,
+                "tile_reason": annotations.text(op, annotations.WHY) or None,
+                "predicted_seconds": _predicted(op),
                 "bits_per_weight": bits,
                 "calibrated": _is_calibrated(op, form, name in measured),
                 **energy_columns(_exact_operations(op, kind, shape), counted.get(name), table),
@@ -129,6 +130,12 @@ def _exact_operations(op: Any, kind: str, shape: str) -> dict[str, int]:
 def _is_calibrated(op: Any, form: Mapping[str, Any], measured: bool) -> bool | None:
     takes_inputs = Form(**form).takes_inputs and _is_rewritten(op)
     return measured if takes_inputs else None
+
+
+def _predicted(op: Any) -> float | None:
+    if annotations.PREDICTED not in op.attributes:
+        return None
+    return float(ir.FloatAttr(op.attributes[annotations.PREDICTED]).value)
 
 
 def _is_rewritten(op: Any) -> bool:

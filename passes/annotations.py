@@ -13,7 +13,10 @@ attribute                    on           meaning
 ``lowc.product = "{…}"``     contraction  how patterns or signed sums are added, integers multiplied
                                           or sums looked up (JSON); element-wise also its operations
                                           as exported
-``lowc.tile = "…"``          contraction  the tile that its kernel was generated for
+``lowc.tile = "…"``          contraction  the tile that is chosen (``tiling/tilings.py``); of a
+                                          dispatch, the one that its kernel was generated for
+``lowc.predicted = 1.0e-3``  contraction  the seconds of a call that the choice of the tile expects
+``lowc.why = "…"``           contraction  why it has that tile, for the report
 ``lowc.part = "name"``       generic      its operations count for the matmul of that name
 ``lowc.after = "name"``      generic      the same, of what scales the finished sums
 ``lowc.prepared = "0"``      generic      it prepares an operand of such a product, less this much,
@@ -46,12 +49,16 @@ PART = "lowc.part"
 AFTER = "lowc.after"
 PREPARED = "lowc.prepared"
 TILE = "lowc.tile"
+PREDICTED = "lowc.predicted"
+WHY = "lowc.why"
 FILLED = "lowc.filled"
 DERIVATION = "lowc.derivation"
 INDEX_BOUNDS = "lowc.index_bounds"
 SHADOWS = "lowc.shadows"
 MOMENTS = "lowc.moments"
-MATMUL_ATTRIBUTES = (MATMUL, KIND, SHAPE, FORM, LOWERING, BITS, OPERATIONS, PRODUCT, TILE)
+MATMUL_ATTRIBUTES = (
+    MATMUL, KIND, SHAPE, FORM, LOWERING, BITS, OPERATIONS, PRODUCT, TILE, PREDICTED, WHY,
+)  # fmt: skip
 
 
 def operations(root: Any) -> Iterator[Any]:

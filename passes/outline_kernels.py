@@ -23,6 +23,7 @@ from . import (
 )
 from .base import Pass, Refusal, RemarkKind
 from .epilogues import Chain
+from .tiling import attribute, families
 
 FAMILIES: tuple[Any, ...] = (
     outline_additive,
@@ -54,6 +55,10 @@ class OutlineKernels(Pass):
 
     What follows a product element by element is done by the kernel before it stores the sums: bias,
     activation, residual, gate (``passes/epilogues.py``).  The report names it: ``+ bias, gelu``.
+
+    A kernel is generated for the tile that ``lowc.tile`` says on the product
+    (``lowc-select-tiles``), else for a default one.  A product that stays with IREE's code
+    generation gets it as ``#iree_cpu.lowering_config``.
 
     Before::
 
@@ -93,11 +98,13 @@ class OutlineKernels(Pass):
             if family is None or isinstance(plan, Refusal):
                 why = f"stock code generation ({plan.reason})"
                 annotations.add_text(op, annotations.LOWERING, why)
+                attribute.tell_code_generation(op, self.unit)
                 remark(RemarkKind.REFUSED, op, name, f"no kernel: {plan.reason}")
                 continue
+            plan = attribute.with_tile_on(op, plan, self.unit)
             text = plan.kernel.describe()
             annotations.add_text(op, annotations.LOWERING, text)
-            annotations.set_text(op, annotations.TILE, plan.kernel.tile.name)
+            annotations.set_text(op, annotations.TILE, families.tiling_of(plan.kernel).text)
             remark(RemarkKind.APPLIED, op, name, text + _apart(plan))
             family.rewrite(module, plan)
         _erase_unread(module)

@@ -6,16 +6,21 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import UserError
 from . import output
+
+if TYPE_CHECKING:
+    from ..compiler.tile_choice import TileChoice
 
 STAGES = {
     "import": "importing the model",
     "calibration": "running the calibration",
     "allocation": "choosing planes for each layer",
+    "tiles": "choosing tiles",
     "passes": "running passes",
     "parameters": "writing parameters",
     "compile": "generating code with iree-compile",
@@ -32,6 +37,11 @@ STAGES = {
     "--calibration-memory", type=click.IntRange(min=1), default=1024, show_default=True,
     metavar="MIB", help="What its sums take at most; less makes more rounds.",
 )  # fmt: skip
+@click.option(
+    "--cost-model", default="none", metavar="M", help="Ranks tiles: roofline, or a folder."
+)
+@click.option("--measure-top", default=0, metavar="K", help="Time the best K tiles of each matmul.")
+@click.option("--store", metavar="PLACE", help="Take tiles by what 'lowc tune' measured there.")
 @click.option("--save-temps", metavar="DIR", help="Keep the IR after every pass there.")
 @click.option("-v", "--verbose", is_flag=True, help="List every matmul, not groups of them.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -42,6 +52,9 @@ def compile_command(
     target: str,
     calibration: str | None,
     calibration_memory: int,
+    cost_model: str,
+    measure_top: int,
+    store: str | None,
     save_temps: str | None,
     verbose: bool,
     as_json: bool,
@@ -63,6 +76,7 @@ def compile_command(
             output=place,
             save_temps=save_temps,
             progress=report_stage,
+            tiles=_tiles(cost_model, measure_top, store, target),
         )
     files = {str(place.with_name(path.name)): path.stat().st_size for path in artifact.files}
     if as_json:
@@ -83,6 +97,26 @@ def compile_command(
     _say_energy(artifact.report["energy"])
     seconds = artifact.report.get("seconds", {})
     output.remark(", ".join(f"{name} {value:.1f} s" for name, value in seconds.items()))
+
+
+def _tiles(cost_model: str, measure_top: int, store: str | None, target: str) -> TileChoice | None:
+    """Return how tiles are chosen; None for default ones."""
+    if cost_model == "none" and not measure_top and store is None:
+        return None
+    if measure_top < 0:
+        raise UserError("a number of tiles is 0 or more", where="--measure-top")
+    from ..compiler.tile_choice import TileChoice
+
+    if store is None:
+        return TileChoice(cost_model, measure_top)
+    from ..compiler.measuring.fingerprint import fingerprint
+    from ..compiler.target import load_target
+    from .tune.store import Store
+    from .tune.times import relative_times
+
+    with Store(store, must_exist=True) as opened:
+        known = relative_times(opened.records(fingerprint(load_target(target)).key))
+    return TileChoice(cost_model, measure_top, known)
 
 
 def _say_energy(energy: dict[str, Any]) -> None:

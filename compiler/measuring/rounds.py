@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InternalError, LowcError
-from ...passes.tiling import tilings
 from ...passes.tiling.problem import Problem
 from ...passes.tiling.record import Outcome
 from ...passes.tiling.tilings import Tiling
@@ -252,12 +251,3 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 def _last_line(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
     return lines[-1][:_NOTE_LENGTH] if lines else "it ended without a word"
-
-
-def seconds_of(findings: Sequence[Finding]) -> dict[Tiling, float]:
-    """Return the seconds of the tiles that were timed."""
-    return {
-        tilings.parse(one.tiling): float(one.times["seconds"])
-        for one in findings
-        if one.outcome == "ok"
-    }

@@ -322,6 +322,11 @@ _INTEGER_TILES = {
 }
 
 
+def dot_cycles(strategy: str) -> float:
+    """Return about how many cycles a vector of products of four takes."""
+    return _DOT_CYCLES[strategy]
+
+
 def _register_tile(isa: Isa, m: int | None, n: int | None, ways: int) -> tuple[int, int]:
     """Return rows and vectors: as many sums as leave registers for operands and a product.
 

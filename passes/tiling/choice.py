@@ -71,7 +71,7 @@ class Choice:
 
 def choose(
     problem: Problem,
-    ranker: Ranker,
+    ranker: Ranker | None,
     top: int = 8,
     measured: Mapping[Tiling, float] | None = None,
 ) -> Choice:
@@ -79,6 +79,8 @@ def choose(
 
     Parameters
     ----------
+    ranker : Ranker or None
+        None chooses by measurements alone.
     top : int
         How many of the best to return.
     measured : mapping of Tiling to float, optional
@@ -91,16 +93,25 @@ def choose(
         return Choice(usual, True, None, why, (usual,), len(tilings))
     if len(tilings) == 1:
         return Choice(usual, True, None, "the only tile", (usual,), 1)
-    found = ranker.predict(problem, tilings)
-    order = [int(place) for place in np.argsort(found.seconds, kind="stable")]
-    best = _best(tilings, order, top)
     known = dict(measured or {})
+    found, order = None, [0]
+    if ranker is not None:
+        found = ranker.predict(problem, tilings)
+        order = [int(place) for place in np.argsort(found.seconds, kind="stable")]
+    best = _best(tilings, order, top)
     if usual in known and len(known) > 1:
-        return _of_measured(tilings, known, best)
+        return _of_measured(problem, len(tilings), known, best)
+    if ranker is None or found is None:
+        return Choice(usual, True, None, "nothing was measured: default tile", best, len(tilings))
     first = next((i for i in order if not _is_slower(tilings[i], usual, known)), 0)
     chosen, reason = _decide(found, first, len(tilings), ranker.name)
     tiling = tilings[chosen]
     return Choice(tiling, chosen == 0, float(found.seconds[chosen]), reason, best, len(tilings))
+
+
+def default_first(problem: Problem, best: Sequence[Tiling]) -> tuple[Tiling, ...]:
+    """Return the default tile of `problem` and those of `best`, each once."""
+    return tuple(dict.fromkeys((space.default(problem), *best)))
 
 
 def _best(tilings: Sequence[Tiling], order: Sequence[int], top: int) -> tuple[Tiling, ...]:
@@ -113,18 +124,18 @@ def _is_slower(tiling: Tiling, usual: Tiling, known: Mapping[Tiling, float]) -> 
 
 
 def _of_measured(
-    tilings: Sequence[Tiling], known: Mapping[Tiling, float], best: tuple[Tiling, ...]
+    problem: Problem, count: int, known: Mapping[Tiling, float], best: tuple[Tiling, ...]
 ) -> Choice:
     """Return the fastest of the measured ones, or the default if that is as fast."""
-    usual = tilings[0]
-    of_ours = {tiling: seconds for tiling, seconds in known.items() if tiling in tilings}
-    fastest = min(of_ours, key=lambda tiling: of_ours[tiling])
+    usual = space.default(problem)
+    legal = {one: seconds for one, seconds in known.items() if not space.illegal(problem, one)}
+    fastest = min(legal, key=lambda tiling: legal[tiling])
     gain = known[usual] / known[fastest] - 1
     if fastest == usual or gain < LEAST_GAIN:
-        why = f"measured: none of {len(of_ours)} tiles is faster than the default"
-        return Choice(usual, True, known[usual], why, best, len(tilings))
-    why = f"measured: the fastest of {len(of_ours)}, {100 * gain:.0f} % faster than the default"
-    return Choice(fastest, False, known[fastest], why, best, len(tilings))
+        why = f"measured: none of {len(legal)} tiles is faster than the default"
+        return Choice(usual, True, known[usual], why, best, count)
+    why = f"measured: the fastest of {len(legal)}, {100 * gain:.0f} % faster than the default"
+    return Choice(fastest, False, known[fastest], why, best, count)
 
 
 def _decide(found: Prediction, first: int, count: int, name: str) -> tuple[int, str]:

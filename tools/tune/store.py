@@ -76,8 +76,8 @@ _URL = re.compile(r"(sqlite|postgresql)(\+\w+)?://")
 class Store:
     """An open store; a context manager."""
 
-    def __init__(self, place: str | Path) -> None:
-        """Open the store at a path or an SQLAlchemy URL, and make it if it is not there.
+    def __init__(self, place: str | Path, *, must_exist: bool = False) -> None:
+        """Open the store at a path or an SQLAlchemy URL, and make it if it may not be there.
 
         Raises
         ------
@@ -85,6 +85,10 @@ class Store:
             When it cannot be opened, is no store of lowc's, or one of another version.
         """
         self.place = str(place)
+        if must_exist and not _URL.match(self.place) and not Path(self.place).exists():
+            raise UserError(
+                "there is no store of measurements", where=self.place, hint="'lowc tune' makes one"
+            )
         self.engine = _engine(self.place)
         try:
             self._open()

@@ -1,0 +1,70 @@
+"""Measure the most promising tiles of a model's products, so that the fastest can be kept."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from iree.compiler import ir
+
+from ...errors import UserError
+from ...passes import select_tiles
+from ...passes.tiling import choice
+from ...passes.tiling.choice import Ranker
+from ...passes.tiling.problem import Problem
+from ..target import Target
+from .rounds import Finding, measure, prepare
+from .worker import Effort
+
+# Of a problem's key, seconds by tile.
+Measured = dict[str, dict[str, float]]
+
+
+def problems_of(module: ir.Module, unit: str, *, kernels: bool) -> list[Problem]:
+    """Return the products of `module` that can be measured, each once.
+
+    `module` has come to where ``lowc-select-tiles`` stands.
+    """
+    found = select_tiles.products(module, unit, kernels=kernels)
+    can = (p for _, p in found if p.is_static and p.lowering == "kernel" and p.backend == "cpu")
+    return list(dict.fromkeys(can))
+
+
+def check(target: Target) -> None:
+    """Raise a UserError unless `target` is this machine's CPU."""
+    if target.name != "cpu":
+        raise UserError(
+            f"tiles for '{target}' cannot be measured here", where="--measure-top",
+            hint="only code for this machine's CPU: --target cpu",
+        )  # fmt: skip
+
+
+def measure_top(
+    problems: Iterable[Problem],
+    ranker: Ranker | None,
+    top: int,
+    target: Target,
+) -> Measured:
+    """Time the `top` tiles that `ranker` puts first, and the default one, of each product."""
+    measured: Measured = {}
+    with tempfile.TemporaryDirectory(prefix="lowc-top-") as name:
+        for problem in problems:
+            best = choice.choose(problem, ranker, top).best
+            usual = choice.default_first(problem, best)
+            if len(usual) < 2:
+                continue
+            prepared = prepare(problem.key, problem, usual, target, Path(name) / problem.key)
+            measured[problem.key] = times_of(measure(prepared, Effort()))
+    return measured
+
+
+def times_of(findings: Iterable[Finding]) -> dict[str, float]:
+    """Return the seconds of the tiles that gave the right result."""
+    return {one.tiling: float(one.times["seconds"]) for one in findings if one.outcome == "ok"}
+
+
+def to_text(measured: Mapping[str, Mapping[str, float]]) -> str:
+    """Return what the option ``measured`` of ``lowc-select-tiles`` takes."""
+    return json.dumps(measured, sort_keys=True, separators=(",", ":")) if measured else ""

@@ -1,0 +1,66 @@
+"""How the tiles of a model are chosen: by a cost model, by measuring, or by what was measured."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from iree.compiler import ir
+
+from ..passes.select_tiles import SelectTiles
+from ..passes.tiling import rankers
+from .backend import vector_unit
+from .measuring import top
+from .measuring.fingerprint import fingerprint
+from .target import Target
+
+
+@dataclass(frozen=True)
+class TileChoice:
+    """How tiles are chosen.
+
+    Attributes
+    ----------
+    cost_model : str
+        What ranks the tiles of a product: ``none``, ``roofline``, or a folder with a fitted model.
+    measure_top : int
+        Time so many of the best tiles of each product on this machine, and keep the fastest; what
+        ranks them without a model is ``roofline``.
+    measured : mapping
+        What was timed on this machine before: seconds by tile, by the key of the product.
+    """
+
+    cost_model: str = rankers.NONE
+    measure_top: int = 0
+    measured: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def selection(
+        self, target: Target, before: Callable[[SelectTiles], ir.Module], *, kernels: bool
+    ) -> SelectTiles:
+        """Return the pass that chooses, when all that is to be measured has been.
+
+        ``before(selection)`` is a module that has come to where that pass stands.
+
+        Raises
+        ------
+        UserError
+            When tiles are to be measured for another machine, or the model cannot be read.
+        """
+        machine = fingerprint(target)
+        chosen = SelectTiles(
+            unit=vector_unit(target),
+            kernels=kernels,
+            cost_model=self.cost_model,
+            machine=machine.to_json(),
+            measured=top.to_text(self.measured),
+        )
+        if self.measure_top < 1:
+            return chosen
+        top.check(target)
+        name = rankers.ROOFLINE if self.cost_model == rankers.NONE else self.cost_model
+        module = before(chosen)
+        with module.context:
+            problems = top.problems_of(module, chosen.unit, kernels=kernels)
+        found = top.measure_top(problems, rankers.ranker(name, machine), self.measure_top, target)
+        return dataclasses.replace(chosen, measured=top.to_text({**self.measured, **found}))

@@ -1,0 +1,132 @@
+"""``lowc-select-tiles``: choose the tile of every product by a cost model, or by measurements."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from iree.compiler import ir
+
+from ..errors import UserError
+from . import annotations
+from .base import Pass, Refusal, RemarkKind
+from .kernels import tiles
+from .outline_kernels import FAMILIES
+from .tiling import attribute, choice, families, rankers, tilings
+from .tiling.choice import Choice
+from .tiling.problem import Problem
+from .tiling.record import Machine
+from .tiling.tilings import Tiling
+
+Measured = dict[str, dict[Tiling, float]]  # key of a problem → seconds of its tiles
+
+
+@dataclass(frozen=True)
+class SelectTiles(Pass):
+    """Choose how the loops of each product are cut, among all tiles that it can have.
+
+    The ranker estimates what a call takes with each of them.  The default tile stays where another
+    one gains less than the estimate is sure of; and where tiles were measured, the fastest of them
+    is taken, never one that is slower than the default.  A tile that is on a product already stays.
+
+    Before::
+
+        %y = linalg.matmul {lowc.matmul = "fc", lowc.form = {form = "exact"}} ins(%x, %w : ...) ...
+
+    After::
+
+        %y = linalg.matmul {lowc.matmul = "fc", lowc.form = {form = "exact"},
+            lowc.tile = "t8x3v16k384g4c128", lowc.predicted = 7.1e-04 : f64,
+            lowc.why = "roofline: the best of 136, 5 % before the default"} ins(%x, %w : ...) ...
+
+    Parameters
+    ----------
+    unit : str
+        The vector unit or the code of a GPU, as for ``lowc-outline-kernels``.
+    kernels : bool
+        Whether products get lowc's kernels; else all are tiled for IREE's code generation.
+    cost_model : str
+        ``none`` chooses by what was measured alone; ``roofline`` is an estimate without data; else
+        a folder with a fitted model.
+    top_k : int
+        How many of the best a remark names.
+    machine : str
+        What it will run on, as JSON (:class:`.tiling.record.Machine`).
+    measured : str
+        What was measured there: ``{problem's key: {tile: seconds}}`` as JSON.
+    """
+
+    unit: Literal[
+        "none", "portable", "avx2", "avx2vnni", "avx512", "avx512vnni", "spirv", "ptx"
+    ] = "none"
+    kernels: bool = True
+    cost_model: str = rankers.NONE
+    top_k: int = 3
+    machine: str = ""
+    measured: str = ""
+    name: ClassVar[str] = "lowc-select-tiles"
+
+    def run(self, module: ir.Module, remark: Callable[..., None]) -> None:
+        """Write the tile, what it is expected to take, and why, onto every product."""
+        known = _measured(self.measured)
+        ranker = rankers.ranker(self.cost_model, _machine(self.machine, self.unit))
+        if self.unit == "none" or (ranker is None and not known):
+            return
+        found: dict[Problem, Choice] = {}
+        for op, problem in products(module, self.unit, kernels=self.kernels):
+            if problem not in found:
+                of_problem = known.get(problem.key)
+                found[problem] = choice.choose(problem, ranker, self.top_k, of_problem)
+            self._write(op, found[problem], remark)
+
+    def _write(self, op: Any, chosen: Choice, remark: Callable[..., None]) -> None:
+        name = annotations.text(op, annotations.MATMUL)
+        if not chosen.is_default:
+            annotations.set_text(op, annotations.TILE, chosen.tiling.text)
+        annotations.set_text(op, annotations.WHY, chosen.reason)
+        if chosen.seconds is not None:
+            number = ir.FloatAttr.get(ir.F64Type.get(op.context), chosen.seconds)
+            op.attributes[annotations.PREDICTED] = number
+        best = ", ".join(tiling.text for tiling in chosen.best[: self.top_k])
+        text = f"tile {chosen.tiling.text} ({chosen.reason}); the best: {best}"
+        remark(RemarkKind.NOTE, op, name, text)
+
+
+def products(
+    module: ir.Module, unit: str, *, kernels: bool = True
+) -> Iterator[tuple[Any, Problem]]:
+    """Yield the products whose tile can be chosen; those that have one already are left out."""
+    for op in annotations.matmuls(module):
+        if annotations.TILE in op.attributes:
+            continue
+        family = next((family for family in FAMILIES if family.takes(op)), None)
+        plan: Any = Refusal("kernels are off")
+        if family is not None and kernels:
+            plan = family.match(op, unit)
+        if not isinstance(plan, Refusal):
+            yield op, families.problem_of(plan.kernel, unit)
+        elif unit in tiles.ISAS:
+            found = attribute.linalg_problem(op, unit)
+            if not isinstance(found, Refusal):
+                yield op, found[0]
+
+
+def _machine(text: str, unit: str) -> Machine:
+    try:
+        return Machine.from_json(text) if text else Machine("", unit)
+    except ValueError as error:
+        raise UserError(f"the machine cannot be read: {error}", where=SelectTiles.name) from error
+
+
+def _measured(text: str) -> Measured:
+    if not text:
+        return {}
+    try:
+        return {
+            str(key): {tilings.parse(tile): float(seconds) for tile, seconds in times.items()}
+            for key, times in json.loads(text).items()
+        }
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"what was measured cannot be read: {error}", where=SelectTiles.name
+        ) from error
