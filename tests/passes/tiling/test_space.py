@@ -1,0 +1,172 @@
+"""Spaces: the default is in each, all of it is legal and means a kernel, and how much there is."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lowc.passes.kernels import float_tiles, tiles
+from lowc.passes.kernels.tiles import Tile
+from lowc.passes.tiling import families, space
+from lowc.passes.tiling.problem import Problem
+from lowc.passes.tiling.tilings import STOCK, KernelTiling, LinalgTiling, parse
+from products.problems import UNITS, every, linalg, of_two_activations, problem
+
+SHAPES = [
+    (1, 128, 384, 384), (1, 1, 4096, 4096), (1, 4, 1024, 4096), (1, 512, 512, 512),
+    (12, 128, 128, 64), (1, 7, 100, 64), (1, 33, 257, 192), (1, 1, 1, 64), (1, 2000, 3, 64),
+]  # fmt: skip
+MOST = 400  # tiles of a product
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("unit", UNITS)
+def test_every_tile_is_legal_and_means_a_kernel(unit, shape):
+    for one in every(unit, shape):
+        found = space.candidates(one)
+        assert found[0] == space.default(one)
+        assert len(set(found)) == len(found)
+        assert len(found) <= MOST, (one, len(found))
+        for tiling in found:
+            assert not space.illegal(one, tiling), (one, tiling)
+            assert parse(tiling.text) == tiling
+            kernel = families.kernel_of(one, tiling)
+            assert families.problem_of(kernel, unit) == one
+            assert families.tiling_of(kernel) == tiling
+            assert families.with_tiling(kernel, found[0]) == families.kernel_of(one, found[0])
+
+
+def test_counts():
+    """As they are: who changes a space says so here."""
+    counts = {
+        one.form: len(space.candidates(one))
+        for one in [problem(form, "avx512vnni", 1, 128, 384, 384) for form in
+                    ("f32", "lmul", "w4a8", "w8a8", "w4a16", "shift-add")]
+    }  # fmt: skip
+    assert counts == {
+        "f32": 141, "lmul": 161, "w4a8": 150, "w8a8": 150, "w4a16": 144, "shift-add": 40,
+    }  # fmt: skip
+    assert len(space.candidates(linalg("lmul", "avx512vnni", 1, 128, 384, 384))) == 133
+
+
+def test_defaults_are_those_of_the_kernels():
+    isa = tiles.ISAS["avx512vnni"]
+    one = problem("f32", "avx512vnni", 1, 128, 384, 1536)
+    tile = float_tiles.choose(isa, 1, 128, 384, 1536)
+    assert space.default(one) == KernelTiling(tile, float_tiles.copies(isa, tile, 128, 1536))
+    added = problem("lmul", "avx512vnni", 1, 128, 384, 1536)
+    assert space.default(added) == KernelTiling(tiles.choose(isa, 1, 128, 384, 1536, 1))
+    packed = of_two_activations("lmul", "avx512vnni", 2, 128, 384, 64)
+    assert space.default(packed) == KernelTiling(tiles.choose_packing(isa, 2, 128, 384, 64))
+    assert space.default(linalg("f32", "avx2", 1, 9, 9, 9)) == STOCK
+
+
+SIZES = st.tuples(st.integers(1, 4), st.integers(1, 700), st.integers(1, 3000), st.integers(1, 60))
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes=SIZES, unit=st.sampled_from(UNITS), form=st.integers(0, 20))
+def test_odd_sizes(sizes, unit, form):
+    batch, m, n, k = sizes
+    some = every(unit, (batch, m, n, 64 * k))
+    one = some[form % len(some)]
+    found = space.candidates(one)
+    assert found[0] == space.default(one)
+    assert not [tiling for tiling in found[1:] if space.illegal(one, tiling)]
+
+
+def test_sizes_known_at_run_time_only():
+    for form in ("f32", "lmul", "w4a8", "shift-add"):
+        one = dataclasses.replace(problem(form, "avx512vnni", 1, 128, 384, 384), m=None)
+        found = space.candidates(one)
+        assert len(found) > 1
+        assert families.problem_of(families.kernel_of(one, found[-1]), one.unit) == one
+
+
+@pytest.mark.parametrize(
+    ("form", "changes", "why"),
+    [
+        ("f32", {"lanes": 8}, "vectors of avx512vnni have 16 lanes"),
+        ("f32", {"rows": 0}, "a part of it is 0"),
+        ("f32", {"row_chunk": 63}, "workgroups have no whole blocks of rows"),
+        ("f32", {"rows": 16, "row_chunk": 64, "vectors": 4}, "its sums do not fit 32 registers"),
+        ("f32", {"rows": 129, "row_chunk": 129}, "there are only 128 rows"),
+        ("f32", {"k_block": 100}, "a block of K has no whole vectors"),
+        ("w4a16", {"k_block": 100}, "a block of K has no whole chunks"),
+        ("w4a16", {"panels": 100}, "it needs 1638400 bytes of stack"),
+        ("pam", {"vectors": 3}, "words hold 2 weights"),
+        ("w4a8", {"k_block": 96}, "a column has 48 words"),
+        ("shift-add", {"vectors": 2}, "panels of look-ups have 4 vectors"),
+        ("shift-add", {"rows": 8, "row_chunk": 64}, "its sums do not fit 32 registers"),
+    ],
+)
+def test_why_not(form, changes, why):
+    one = problem(form, "avx512vnni", 1, 128, 384, 384)
+    usual = space.default(one)
+    tiling = KernelTiling(dataclasses.replace(usual.tile, **changes))
+    assert space.illegal(one, tiling) == why
+
+
+def test_why_no_copies_and_no_other_kind():
+    one = problem("lmul", "avx512vnni", 1, 128, 384, 384)
+    usual = space.default(one)
+    assert space.illegal(one, dataclasses.replace(usual, copies=True)) == (
+        "rows of added products are always copied"
+    )
+    assert space.illegal(one, STOCK) == "it is for another kind of code"
+    gpu = Problem("lmul", "kernel", "spirv", 1, 128, 384, 384, prepares=False)
+    assert space.illegal(gpu, usual) == "it is for another kind of code"
+    few = problem("w4a16", "avx512vnni", 1, 3, 384, 384)
+    tile = dataclasses.replace(space.default(few).tile, k_block=128)
+    assert space.illegal(few, KernelTiling(tile)) == "few rows take all of K at once"
+    rounds = problem("w4a8", "avx512vnni", 1, 3, 384, 384)
+    tile = dataclasses.replace(space.default(rounds).tile, rows=1, row_chunk=1)
+    assert (
+        space.illegal(rounds, KernelTiling(tile)) == "workgroups that round rows have all of them"
+    )
+
+
+@pytest.mark.parametrize("unit", ["spirv", "ptx"])
+def test_gpus(unit):
+    one = Problem("lmul", "kernel", unit, 1, 128, 384, 384, prepares=False)
+    found = space.candidates(one)
+    assert found[0].text == "t8x8"
+    assert len(found) > 10
+    for tiling in found:
+        kernel = families.kernel_of(one, tiling)
+        assert families.problem_of(kernel, unit) == one
+        assert parse(tiling.text) == tiling
+    many = dataclasses.replace(one, m=600_000)
+    assert {tiling.tile.rows for tiling in space.candidates(many)} - {1}
+    assert all(tiling.tile.rows > 1 for tiling in space.candidates(many))
+
+
+def test_linalg():
+    one = linalg("lmul", "avx512vnni", 3, 128, 384, 384)
+    found = space.candidates(one)
+    assert found[0] == STOCK
+    assert found[0].text == "stock"
+    assert all(tiling.distribution[0] == 1 and len(tiling.parallel) == 4 for tiling in found[1:])
+    tiling = LinalgTiling((1, 60, 64, 0), (1, 8, 16, 0), (0, 0, 0, 1))
+    assert space.illegal(one, tiling) == "workgroups have no whole vector tiles"
+    assert space.illegal(one, LinalgTiling((64, 64, 0), (8, 16, 0), (0, 0, 1))) == (
+        "the product has 4 loops"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "t8x3", "t8x3v16", "t8x3v16k512g4c64x", "l1x2/3x4/5", "l1x/1x2/1x2", "t8x7", "stocks"],
+)
+def test_what_is_no_tile(text):
+    with pytest.raises(ValueError, match="is no tile"):
+        parse(text)
+
+
+def test_tiles_that_differ_have_different_texts():
+    one = KernelTiling(Tile(16, 8, 3, 512, 4, 64))
+    assert one.text == "t8x3v16k512g4c64"
+    assert KernelTiling(one.tile, copies=True).text == "t8x3v16k512g4c64s"
+    linalg_one = LinalgTiling((64, 64, 0), (4, 32, 0), (0, 0, 1))
+    assert linalg_one.text == "l64x64x0/4x32x0/0x0x1"
+    assert parse(linalg_one.text) == linalg_one

@@ -1,0 +1,121 @@
+"""The store: added once, never changed, read back in order; and what is no store."""
+
+import dataclasses
+import sqlite3
+
+import pytest
+import sqlalchemy as sql
+from lowc.errors import UserError
+from lowc.passes.tiling.record import Machine
+from lowc.tools.tune.store import Store
+from lowc.tools.tune.times import relative_times
+from products.measurements import MACHINE, records
+
+
+def check(place):
+    some, others = records(), records("r2", form="lmul")
+    with Store(place) as store:
+        assert store.add(some) == 4
+        assert store.add(some) == 0
+        assert store.add([*some, *others]) == 4
+    with Store(place) as store:
+        assert list(store.records()) == [*some, *others]
+        assert list(store.records(forms=["lmul"])) == others
+        assert list(store.records(problem=some[0].problem.key)) == some
+        assert list(store.records(machine="another")) == []
+        assert store.count() == {"ok": 6, "crash": 2}
+        assert store.measured(MACHINE.key) == {(r.problem.key, r.tiling) for r in [*some, *others]}
+        assert store.machine(MACHINE.key) == MACHINE
+        assert store.machine("another") is None
+
+
+def test_sqlite(tmp_path):
+    check(tmp_path / "new folder" / "tiles.sqlite")
+
+
+@pytest.mark.slow
+def test_postgresql(tmp_path):
+    pgserver = pytest.importorskip("pgserver")
+    pytest.importorskip("psycopg")
+    server = pgserver.get_server(tmp_path / "server")
+    try:
+        check(server.get_uri().replace("postgresql://", "postgresql+psycopg://"))
+    finally:
+        server.cleanup()
+
+
+def test_nothing_is_changed(tmp_path):
+    place = tmp_path / "tiles.sqlite"
+    with Store(place) as store:
+        store.add(records())
+    with sqlite3.connect(place) as connection:
+        for statement in ("DELETE FROM measurements", "UPDATE measurements SET seconds = 1"):
+            with pytest.raises(sqlite3.IntegrityError, match="measurements are only added"):
+                connection.execute(statement)
+    connection.close()
+
+
+def test_rates_of_a_machine_are_no_part_of_its_key():
+    faster = dataclasses.replace(MACHINE, bandwidth=9e10)
+    assert faster.key == MACHINE.key
+    assert dataclasses.replace(MACHINE, threads=4).key != MACHINE.key
+    assert Machine.from_json(faster.to_json()) == faster
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "[]", '{"name":"x","unit":"avx2","caches":[1]}', '{"speed":1}']
+)
+def test_what_is_no_machine(text):
+    with pytest.raises(ValueError):
+        Machine.from_json(text)
+
+
+def test_another_file_is_no_store(tmp_path):
+    place = tmp_path / "text"
+    place.write_text("not a database, but longer than sixteen bytes")
+    with pytest.raises(UserError) as error:
+        Store(place)
+    assert str(error.value).startswith(f"{place}: this is no store of measurements")
+
+
+def test_another_database_is_no_store(tmp_path):
+    place = tmp_path / "other.sqlite"
+    connection = sqlite3.connect(place)
+    connection.execute("CREATE TABLE measurements (x)")
+    connection.commit()
+    connection.close()
+    with pytest.raises(UserError, match="this is a database of something else"):
+        Store(place)
+
+
+def test_another_version(tmp_path):
+    place = tmp_path / "tiles.sqlite"
+    with Store(place) as store, store.engine.begin() as connection:
+        connection.execute(sql.text("UPDATE lowc_store SET value = '9'"))
+    with pytest.raises(UserError, match="the store has version 9, this lowc writes 1"):
+        Store(place)
+
+
+def test_a_store_that_must_be_there(tmp_path):
+    with pytest.raises(UserError, match="there is no store of measurements"):
+        Store(tmp_path / "none.sqlite", must_exist=True)
+    assert not (tmp_path / "none.sqlite").exists()
+
+
+def test_a_server_that_is_not_there():
+    place = "postgresql+psycopg://somebody:secret@127.0.0.1:1/tiles"
+    with pytest.raises(UserError) as error:
+        Store(place)
+    assert "it cannot be opened" in str(error.value)
+    assert "secret" not in str(error.value)
+
+
+def test_times_are_relative_to_the_default():
+    """The second round met a machine at half the speed; tiles of both are still in order."""
+    one = records()[0].problem
+    usual, second, third = (record.tiling for record in records()[:3])
+    slow = [dataclasses.replace(r, round="r2", seconds=2 * r.seconds) for r in records()[:2]]
+    lonely = dataclasses.replace(records("r3")[2], seconds=1e-9)
+    found = relative_times([*records(), *slow, lonely])
+    assert list(found) == [one.key]
+    assert found[one.key] == pytest.approx({usual: 1.5e-3, second: 3e-3, third: 4.5e-3})
