@@ -126,6 +126,22 @@ def vector_unit(target: Target) -> Unit:
     return "portable"
 
 
+def processor(target: Target) -> tuple[str, str]:
+    """Return the processor's name and features, as LLVM calls them, that `target` means here.
+
+    Raises
+    ------
+    InternalError
+        When IREE does not tell.
+    """
+    text = _probed(iree_compile(), target.flags)
+    name = re.search(r'\bcpu = "([^"]*)"', text)
+    features = re.search(r'\bcpu_features = "([^"]*)"', text)
+    if name is None or features is None:
+        raise InternalError("iree-compile does not tell which processor it generates code for")
+    return name[1], features[1]
+
+
 @functools.cache
 def _probed(compiler: Path, flags: tuple[str, ...]) -> str:
     """Return the probe as it is ahead of code generation; nothing if that fails."""

@@ -1,0 +1,108 @@
+"""`lowc tune --executor ray` on a cluster of two nodes, while workers are killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import psutil
+import pytest
+from lowc.compiler import backend
+from lowc.compiler.target import load_target
+from lowc.tools.cli import main
+from lowc.tools.tune.distribute import explicit_flags
+from lowc.tools.tune.store import Store
+
+ROUNDS, TILES = 5, 2
+RUN = "import sys; from lowc.tools.cli import main; sys.exit(main())"
+
+
+def processes(word):
+    """Those whose command begins with or has `word`, of this user."""
+    found = []
+    for one in psutil.process_iter(["cmdline"]):
+        command = " ".join(one.info["cmdline"] or ())
+        if word in command:
+            found.append(one.pid)
+    return found
+
+
+def records(place):
+    if not place.exists():
+        return []
+    with Store(place) as store:
+        return list(store.records())
+
+
+@pytest.fixture
+def cluster():
+    pytest.importorskip("ray")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from ray.cluster_utils import Cluster
+
+    small = {"num_cpus": 1, "object_store_memory": 100 << 20}
+    found = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
+    try:
+        found.add_node(**small)
+        yield found
+    finally:
+        found.shutdown()
+
+
+@pytest.mark.slow
+def test_two_nodes_and_killed_workers(cluster, tmp_path):
+    place = tmp_path / "tiles.sqlite"
+    with Store(place):
+        pass
+    shapes = [part for m in range(1, ROUNDS + 1) for part in ("--shape", f"1x{m}x40x33")]
+    child = subprocess.Popen(
+        [sys.executable, "-c", RUN, "tune", "--store", str(place), "--form", "f32", "--tiles", str(TILES),
+         "--executor", f"ray:{cluster.address}", *shapes],
+        start_new_session=True, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    killed, at_once = Counter(), 0
+    try:
+        while child.poll() is None:
+            at_once = max(at_once, len(processes("lowc.compiler.measuring.worker")))
+            if not killed["compiling"]:
+                killed["compiling"] += kill(processes("ray::compile_round"))
+            elif not killed["measuring"] and processes("lowc.compiler.measuring.worker"):
+                killed["measuring"] += kill(processes("ray::Device"))
+            time.sleep(0.02)
+    finally:
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+        said = child.communicate()[1]
+    assert child.returncode == 0, said
+    assert killed["compiling"] and killed["measuring"], killed
+    found = records(place)
+    tried = Counter((record.problem.shape, record.tiling) for record in found)
+    assert len(tried) == ROUNDS * TILES, said
+    assert set(tried.values()) == {1}
+    assert {record.outcome for record in found} == {"ok"}
+    assert at_once == 1
+
+
+def kill(pids):
+    for pid in pids[:1]:
+        os.kill(pid, signal.SIGKILL)
+    return len(pids[:1])
+
+
+def test_code_for_another_machine_names_the_processor():
+    flags = explicit_flags(load_target("cpu"))
+    name, features = backend.processor(load_target("cpu"))
+    assert f"--iree-llvmcpu-target-cpu={name}" in flags
+    assert f"--iree-llvmcpu-target-cpu-features={features}" in flags
+    assert not [flag for flag in flags if flag.endswith("=host")]
+    assert backend.processor(load_target("cpu:haswell"))[0] == "haswell"
+
+
+def test_no_cluster(tmp_path, capsys):
+    pytest.importorskip("ray")
+    place = str(tmp_path / "tiles.sqlite")
+    arguments = ["tune", "--store", place, "--shape", "1x1x1x1", "--executor", "ray:127.0.0.1:1"]
+    assert main(arguments) == 2
+    assert "there is no Ray cluster at '127.0.0.1:1'" in capsys.readouterr().err
