@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from .run import Job, Progress, device_lock, record_of
 RESOURCE = "lowc_device"
 NAMESPACE = "lowc"
 RETRIES = 5  # of a compile task whose worker died
+REACH_SECONDS = 10.0
 AHEAD = 4  # rounds that are compiled, or being compiled, for each one that is measured
 
 
@@ -129,8 +131,9 @@ def _connected(address: str) -> Any:
     quiet = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": "ERROR"}
     if address:
         try:
+            _reach(address)
             ray.init(address=address, **quiet)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"there is no Ray cluster at '{address}'", where="--executor ray",
                 hint="'ray start --head' prints its address; leave it out for one of its own",
@@ -141,6 +144,13 @@ def _connected(address: str) -> Any:
         return ray
     ray.init(include_dashboard=False, **quiet)
     return ray
+
+
+def _reach(address: str) -> None:
+    """Raise an OSError or ValueError unless something listens there; Ray would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=REACH_SECONDS):
+        pass
 
 
 def _device(ray: Any, job: Job) -> tuple[_Site, bool]:
