@@ -57,7 +57,7 @@ class SelectTiles(Pass):
     """
 
     unit: Literal[
-        "none", "portable", "avx2", "avx2vnni", "avx512", "avx512vnni", "spirv", "ptx"
+        "none", "portable", "avx2", "avx2vnni", "avx512", "avx512vnni", "avx512vbmi", "spirv", "ptx"
     ] = "none"
     kernels: bool = True
     cost_model: str = rankers.NONE

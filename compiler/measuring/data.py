@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...passes.formats import key_panels, panels
+from ...passes.formats import key_panels, panels, sign_panels, tables
+from ...passes.formats.binary_codes import Coded
 from ...passes.formats.floats import F32
 from ...passes.formats.lmul import constant, prepare
 from ...passes.formats.stored import STORED, encode, pack_panels
@@ -48,7 +49,7 @@ class Data:
     def _rows(self) -> Array:
         batch, m, _, k = (size or 1 for size in self.problem.sizes)
         x = self._floats(batch, m, k)
-        if families.is_integer(self.problem.form) or self.problem.form == families.TABLES:
+        if families.is_integer(self.problem.form) or self.problem.form in families.TABLES:
             return x.reshape(batch * m, k)
         if self.problem.form in families.ADDED and not self.problem.prepares:
             less = np.uint32(constant(F32, 0, offset=self.problem.form == "lmul"))
@@ -59,11 +60,14 @@ class Data:
         """Return the weight: codes and what belongs to them ``[own, N, …]``, or ``[own, K, N]``."""
         problem, own = self.problem, self._own
         n, k = problem.n or 1, problem.k or 1
-        if problem.form == families.TABLES:
+        if problem.form in families.TABLES:
             groups = -(-k // problem.group)
-            keys = (own, n, problem.planes, groups * problem.group // 4)
-            scales = 2.0 ** -self.rng.integers(3, 9, (own, n, groups, problem.planes))
-            return [self.rng.integers(0, 16, keys, np.uint8), scales]
+            shape = (own, n, problem.planes, groups * problem.group)
+            signs = self.rng.integers(0, 2, shape, np.uint8).astype(np.bool_)
+            columns = 1 if problem.shared else n
+            scales = 2.0 ** -self.rng.integers(3, 9, (own, columns, groups, problem.planes))
+            scales = np.broadcast_to(scales, (own, n, groups, problem.planes))
+            return [signs, scales, self.rng.integers(0, 4, (own, n, groups), np.uint8)]
         if families.is_integer(problem.form) or families.is_dequant(problem.form):
             groups, most = -(-k // problem.group), 1 << WEIGHT_BITS[problem.weight]
             codes = self.rng.integers(0, most, (own, n, groups, problem.group), np.uint8)
@@ -75,14 +79,8 @@ class Data:
         problem = self.problem
         if problem.packs:
             return [self._weight[0]]
-        if problem.form == families.TABLES:
-            spans = families.table_rows(problem).spans
-            quads = spans * problem.span // 4
-            keys, scales = self._weight
-            return [
-                np.stack([key_panels.pack_keys(one, columns, quads) for one in keys]).view("i4"),
-                np.stack([key_panels.pack_scales(one, columns) for one in scales]).view("i4"),
-            ]
+        if problem.form in families.TABLES:
+            return self._signs(columns)
         if len(self._weight) > 1:
             return self._coded(columns)
         if problem.form == families.FLOAT:
@@ -95,6 +93,31 @@ class Data:
             for one in self._weight[0]
         ]
         return [np.stack([pack_panels(one, stored, columns, lanes) for one in bits]).view("i4")]
+
+    def _signs(self, columns: int) -> list[Array]:
+        problem, (signs, scales, zeros) = self.problem, self._weight
+        rows = families.table_rows(problem)
+        whole = rows.spans * problem.span
+        if rows.by_four:
+            found = [sign_panels.pack_words(one, columns, whole // 32) for one in signs]
+        else:
+            keys = [tables.keys(Coded(one, np.zeros(0, np.uint8))) for one in signs]
+            found = [key_panels.pack_keys(one, columns, whole // 4) for one in keys]
+        panels_of = [np.stack(found).view("i4")]
+        kind = families.TABLES[problem.form]
+        if kind == "planes" and problem.shared:
+            panels_of.append(np.stack([np.float32(one[::columns, ..., None]) for one in scales]))
+        elif kind == "planes":
+            packed = [key_panels.pack_scales(one, columns) for one in scales]
+            panels_of.append(np.stack(packed).view("i4"))
+        elif kind == "bits":
+            halves = [one[..., 0] for one in scales]
+            of_groups = [panels.pack_group_values(one, columns, np.float32) for one in halves]
+            panels_of.append(np.stack(of_groups))
+            if not problem.symmetric:
+                packed = [panels.pack_group_values(one, columns, np.uint8) for one in zeros]
+                panels_of.append(np.stack(packed).view(np.int8))
+        return panels_of
 
     def _coded(self, columns: int) -> list[Array]:
         problem, (codes, scales, zeros) = self.problem, self._weight

@@ -11,6 +11,7 @@ from iree.compiler import ir
 from ...passes import build
 from ...passes.kernels import executable
 from ...passes.kernels.record_matmul import RecordMatmul
+from ...passes.kernels.table_matmul import TableMatmul
 from ...passes.tiling import families
 from ...passes.tiling.problem import Problem
 from ...passes.tiling.tilings import Tiling
@@ -37,7 +38,8 @@ def operands(problem: Problem, tiling: Tiling) -> list[Operand]:
     batch, m, n, k = (size or 0 for size in problem.sizes)
     if isinstance(kernel, RecordMatmul):
         head = (kernel.batch, kernel.panels)
-        names = ("keys", "scales") if problem.form == families.TABLES else _PARTS
+        is_table = isinstance(kernel, TableMatmul)
+        names = [name for name, _, _ in kernel.parts] if is_table else _PARTS
         return [
             Operand("rows", (batch * m, k), "f32"),
             *(

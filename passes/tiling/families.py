@@ -7,7 +7,7 @@ that change no time: which addition stands for a product, and what follows it el
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 from ..additive import Addition
 from ..formats.floats import F32
@@ -26,12 +26,18 @@ from ..kernels.integer_matmul import IntegerMatmul
 from ..kernels.integer_rows import IntegerRows
 from ..kernels.packed_codes import PackedCodes, can_look_up
 from ..kernels.small_float_codes import SmallFloatCodes
-from ..kernels.table_matmul import TableMatmul
+from ..kernels.table_matmul import Scaling, TableMatmul, looks_up_four
 from ..kernels.table_rows import TableRows
 from .problem import Problem
 from .tilings import KernelTiling, ThreadTiling, Tiling
 
-FLOAT, ADDED, TABLES = "f32", ("lmul", "pam"), "shift-add"
+FLOAT, ADDED = "f32", ("lmul", "pam")
+# Forms that look up signs → what the kernel does with the sums of planes.
+TABLES: dict[str, Literal["planes", "bits", "ternary"]] = {
+    "shift-add": "planes",
+    "lut": "bits",
+    "ternary": "ternary",
+}
 
 
 def is_integer(form: str) -> bool:
@@ -69,10 +75,12 @@ def _problem_of_records(kernel: IntegerMatmul | TableMatmul, unit: str) -> Probl
     rows = kernel.rows
     sizes = (kernel.batch, kernel.m, kernel.n, rows.k)
     if isinstance(kernel, TableMatmul):
-        fmt = kernel.rows.format
+        fmt, scaling = kernel.rows.format, kernel.scaling
+        form = next(form for form, kind in TABLES.items() if kind == scaling.kind)
         return Problem(
-            TABLES, "kernel", unit, *sizes, own_batch=True, weight="signs", group=kernel.group,
+            form, "kernel", unit, *sizes, own_batch=True, weight="signs", group=kernel.group,
             planes=kernel.planes, table_bits=fmt.bits, span=fmt.span,
+            symmetric=scaling.symmetric, shared=scaling.shared,
         )  # fmt: skip
     return Problem(
         f"w{kernel.dot.bits}a8", "kernel", unit, *sizes, own_batch=True,
@@ -130,10 +138,10 @@ def kernel_of(problem: Problem, tiling: Tiling) -> Any:
             problem.batch or 1, problem.m, problem.n or 0, integer_rows(problem), problem.symmetric,
             tile, rounds=tiles.rounds_rows(problem.m, problem.k or 0),
         )  # fmt: skip
-    if problem.form == TABLES:
+    if problem.form in TABLES:
         return TableMatmul(
             problem.batch or 1, problem.m, problem.n or 0, table_rows(problem), problem.planes,
-            problem.group, tile,
+            problem.group, tile, None, scaling_of(problem),
         )  # fmt: skip
     raise ValueError(f"there is no kernel of the form '{problem.form}'")
 
@@ -160,8 +168,14 @@ def integer_rows(problem: Problem) -> IntegerRows:
 
 def table_rows(problem: Problem) -> TableRows:
     """Return what makes the tables of a product by look-up."""
-    fmt = TableFormat(problem.table_bits, problem.span)
-    return TableRows(_count(problem), problem.k or 0, fmt, tiles.ISAS[problem.unit])
+    fmt, isa = TableFormat(problem.table_bits, problem.span), tiles.ISAS[problem.unit]
+    has_sums = TABLES[problem.form] == "bits"
+    return TableRows(_count(problem), problem.k or 0, fmt, isa, looks_up_four(isa, fmt), has_sums)
+
+
+def scaling_of(problem: Problem) -> Scaling:
+    """Return how sums of planes are scaled."""
+    return Scaling(TABLES[problem.form], problem.symmetric, problem.shared)
 
 
 def _count(problem: Problem) -> int | None:

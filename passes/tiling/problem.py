@@ -22,7 +22,7 @@ class Problem:
     form : str
         How it is calculated: ``f32``, ``lmul``, ``pam``; ``w4a16`` and its kin (weights in so many
         bits, f32 activations); ``w4a8`` and its kin (8-bit activations, multiplied as integers);
-        ``shift-add`` (signs of binary-coded weights, looked up).
+        by look-up ``shift-add`` (binary codes), ``lut`` (integers bit by bit) and ``ternary``.
     lowering : str
         ``kernel`` is one of lowc's own, ``linalg`` IREE's code generation.
     unit : str
@@ -42,6 +42,8 @@ class Problem:
         Whether weights have no zero points; whether 8-bit activations have a scale per group.
     planes, table_bits, span : int
         Planes of signs, bits of an entry of a table, and inputs that share a table's scale.
+    shared : bool
+        Whether all columns of a panel have the same scales.
     """
 
     form: str
@@ -61,6 +63,7 @@ class Problem:
     planes: int = 0
     table_bits: int = 0
     span: int = 0
+    shared: bool = False
 
     @property
     def sizes(self) -> tuple[int | None, int | None, int | None, int | None]:

@@ -26,15 +26,23 @@ def default(problem: Problem) -> KernelTiling:
     """Return the tile that lowc takes without a model."""
     isa, batch, m = tiles.ISAS[problem.unit], problem.batch or 1, problem.m
     n, k = problem.n or 0, problem.k or 0
-    if problem.form == families.TABLES:
-        rows = families.table_rows(problem)
+    if problem.form in families.TABLES:
+        rows, words = families.table_rows(problem), _words(problem)
+        if rows.by_four:
+            sums = _sums(problem)
+            return KernelTiling(tiles.choose_permuted_tables(isa, batch, m, n, sums, words))
         return KernelTiling(
-            tiles.choose_tables(isa, batch, m, n, problem.planes, rows.folded, _words(problem))
+            tiles.choose_tables(isa, batch, m, n, problem.planes, rows.folded, words)
         )
     records = families.integer_rows(problem)
     return KernelTiling(
         tiles.choose_integer(
-            isa, (batch, m, n, k), _words(problem), records.dot.strategy, records.groups
+            isa,
+            (batch, m, n, k),
+            _words(problem),
+            records.dot.strategy,
+            records.groups,
+            records.dot.bits,
         )
     )
 
@@ -68,7 +76,7 @@ def illegal(problem: Problem, tiling: KernelTiling) -> str:
         return f"a column has {_words(problem)} words"
     if tiling.copies:
         return "prepared rows are not copied"
-    is_table = problem.form == families.TABLES
+    is_table = problem.form in families.TABLES
     rounds = not is_table and tiles.rounds_rows(problem.m, problem.k or 0)
     if rounds and tile.row_chunk < (problem.m or 0):
         return "workgroups that round rows have all of them"
@@ -81,16 +89,24 @@ def illegal(problem: Problem, tiling: KernelTiling) -> str:
 
 def _words(problem: Problem) -> int:
     """Return the words of 32 bits of a column."""
-    if problem.form == families.TABLES:
+    if problem.form in families.TABLES:
         rows = families.table_rows(problem)
         return problem.planes * rows.spans * rows.format.span // 32
     records = families.integer_rows(problem)
     return records.chunks * records.dot.vectors
 
 
+def _sums(problem: Problem) -> int:
+    """Return how many sums of a column are apart."""
+    return problem.planes if families.TABLES[problem.form] == "planes" else 1
+
+
 def _most_rows(problem: Problem, isa: Isa, vectors: int) -> int:
-    if problem.form == families.TABLES:
+    if problem.form in families.TABLES:
         rows = families.table_rows(problem)
+        if rows.by_four:
+            each = TABLE_VECTORS * _sums(problem) + 2
+            return min(tiles.STREAMED_ROWS, max(1, (isa.registers - 8) // each))
         others = rows.folded * (1 + problem.planes) + 3 * (4 // rows.folded)
         most = max(1, (isa.registers - others) // (2 * problem.planes))
         return min(tiles.STREAMED_ROWS, most)
@@ -101,7 +117,7 @@ def _most_rows(problem: Problem, isa: Isa, vectors: int) -> int:
 def _register_tiles(problem: Problem, isa: Isa, usual: Tile) -> list[tuple[int, int]]:
     m, n = problem.m, problem.n or 1
     found = {(usual.rows, usual.vectors)}
-    is_table = problem.form == families.TABLES
+    is_table = problem.form in families.TABLES
     for vectors in (TABLE_VECTORS,) if is_table else range(1, MOST_VECTORS + 1):
         if not is_table and vectors > 1 and (vectors - 1) * isa.lanes >= n:
             continue

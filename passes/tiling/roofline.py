@@ -80,7 +80,7 @@ class Roofline:
 def panel_bytes(problem: Problem, columns: int) -> float:
     """Return the bytes of a panel of `columns` columns of the weight."""
     k = problem.k or 1
-    if problem.form == families.TABLES:
+    if problem.form in families.TABLES:
         return columns * problem.planes * (k / 8 + 2 * -(-k // problem.group))
     if problem.weight in WEIGHT_BITS:
         scales = 4 * -(-k // problem.group) if problem.group else 0
@@ -99,6 +99,6 @@ def _cost(problem: Problem) -> float:
     if families.is_integer(problem.form):
         strategy = families.integer_rows(problem).dot.strategy
         return tiles.dot_cycles(strategy) / 4
-    if problem.form == families.TABLES:
+    if problem.form in families.TABLES:
         return problem.planes * 5 / 16
     return 1.0

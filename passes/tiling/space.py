@@ -19,7 +19,7 @@ def _family(problem: Problem) -> Any:
         return linalg_space
     if problem.backend != "cpu":
         return gpu_space
-    is_record = problem.form == families.TABLES or families.is_integer(problem.form)
+    is_record = problem.form in families.TABLES or families.is_integer(problem.form)
     return record_space if is_record else blocked_space
 
 

@@ -13,8 +13,15 @@ FACTS = {
     "shift-add": {
         "own_batch": True, "weight": "signs", "group": 64, "planes": 3, "table_bits": 7, "span": 64,
     },
+    "lut": {
+        "own_batch": True, "weight": "signs", "group": 64, "planes": 4, "table_bits": 8, "span": 64,
+        "symmetric": False,
+    },
+    "ternary": {
+        "own_batch": True, "weight": "signs", "group": 64, "planes": 2, "table_bits": 7, "span": 64,
+    },
 }  # fmt: skip
-UNITS = ("avx512vnni", "avx512", "avx2vnni", "avx2", "portable")
+UNITS = ("avx512vbmi", "avx512vnni", "avx512", "avx2vnni", "avx2", "portable")
 
 
 def problem(form, unit, batch, m, n, k, **facts):
@@ -36,7 +43,7 @@ def every(unit, sizes):
     """All forms that have kernels on `unit`, for sizes whose K is a multiple of 64."""
     found = [problem(form, unit, *sizes) for form in FACTS]
     if unit == "portable":
-        found = [one for one in found if one.form != "shift-add"]
+        found = [one for one in found if one.weight != "signs"]
     found += [of_two_activations(form, unit, *sizes) for form in ("f32", "lmul")]
     return [*found, problem("w4a16", unit, *sizes, weight="nf4", symmetric=True),
             problem("lmul", unit, *sizes, weight="f8E4M3FN")]  # fmt: skip

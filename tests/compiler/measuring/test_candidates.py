@@ -65,7 +65,7 @@ def test_look_ups(unit, tmp_path):
     loaded = lookups.Loaded(lookups.compile_kernels(made, "cpu", tmp_path), made)
     rng = np.random.default_rng(RNG_SEED)
     x = rng.standard_normal((1, 21, 128)).astype(np.float32)
-    coded = lookups.coded_weight(made[0], rng)
+    coded = lookups.random_weight(made[0], rng)
     for number in range(len(made)):
         loaded.check(number, x, coded)
 
@@ -79,6 +79,9 @@ def test_look_ups(unit, tmp_path):
         problem("w8a8", "avx512vnni", 1, 3, 40, 64), problem("w4a16", "avx2", 1, 5, 40, 48),
         problem("w4a16", "avx512", 1, 5, 40, 48, weight="nf4", symmetric=True),
         problem("shift-add", "avx2", 1, 5, 40, 100, group=128, span=128),
+        problem("shift-add", "avx512vbmi", 1, 5, 40, 100, group=128, span=128, shared=True),
+        problem("lut", "avx512vbmi", 1, 5, 40, 128), problem("lut", "avx2", 1, 5, 40, 128, symmetric=True),
+        problem("ternary", "avx512vnni", 1, 5, 40, 128),
     ],
     ids=str,
 )  # fmt: skip
