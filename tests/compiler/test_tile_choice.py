@@ -1,0 +1,67 @@
+"""Tiles of a model: measured before it is compiled, or taken from what was measured; still right."""
+
+import numpy as np
+import pytest
+from lowc.compiler.backend import vector_unit
+from lowc.compiler.target import load_target
+from lowc.compiler.tile_choice import TileChoice
+from lowc.errors import UserError
+from lowc.passes.forms import Form
+from lowc.passes.tiling import space
+from products.linear import compile_linear
+from products.problems import problem
+
+M, N, K = 24, 96, 64
+
+
+@pytest.fixture
+def weight():
+    return np.random.default_rng(3).standard_normal((N, K)).astype(np.float32)
+
+
+def check(artifact, weight):
+    import lowc
+
+    x = np.random.default_rng(4).standard_normal((M, K)).astype(np.float32)
+    (found,) = [lowc.load(artifact)(x)]
+    np.testing.assert_allclose(np.asarray(found), x @ weight.T, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_best_are_measured(weight, tmp_path):
+    choice = TileChoice(measure_top=2)
+    artifact = compile_linear(tmp_path, weight, Form(), M, tiles=choice)
+    (row,) = artifact.report["matmuls"]
+    assert row["tile_reason"].startswith("measured: ")
+    assert row["predicted_seconds"] > 0
+    assert "tiles" in artifact.report["seconds"]
+    check(artifact, weight)
+
+
+@pytest.mark.slow
+def test_what_was_measured_is_taken(weight, tmp_path):
+    one = problem("f32", vector_unit(load_target("cpu")), 1, M, N, K)
+    usual, other = space.candidates(one)[:2]
+    known = {one.key: {usual.text: 2e-5, other.text: 1e-5}}
+    artifact = compile_linear(tmp_path, weight, Form(), M, tiles=TileChoice(measured=known))
+    (row,) = artifact.report["matmuls"]
+    assert row["tile"] == other.text
+    assert row["predicted_seconds"] == 1e-5
+    assert row["tile_reason"] == "measured: the fastest of 2, 100 % faster than the default"
+    check(artifact, weight)
+
+
+def test_only_for_this_machine(weight, tmp_path):
+    with pytest.raises(UserError, match="tiles for 'cpu:haswell' cannot be measured here"):
+        compile_linear(
+            tmp_path, weight, Form(), M, target="cpu:haswell", tiles=TileChoice(measure_top=2)
+        )
+
+
+def test_no_choice_leaves_no_trace(weight, tmp_path):
+    artifact = compile_linear(tmp_path, weight, Form(), M)
+    (row,) = artifact.report["matmuls"]
+    assert row["tile_reason"] is None
+    assert row["predicted_seconds"] is None
+    assert row["tile"].startswith("t")
+    assert "tiles" not in artifact.report["seconds"]
