@@ -15,7 +15,7 @@ from ...passes.formats.stored import STORED, encode, pack_panels
 from ...passes.forms import WEIGHT_BITS
 from ...passes.tiling import families
 from ...passes.tiling.problem import Problem
-from ...passes.tiling.tilings import KernelTiling
+from ...passes.tiling.tilings import KernelTiling, Tiling
 
 Array = NDArray[Any]
 
@@ -29,15 +29,19 @@ class Data:
         self.rows = self._rows()
         self._laid_out: dict[tuple[int, int], list[Array]] = {}
 
-    def operands(self, tiling: KernelTiling) -> list[Array]:
+    def operands(self, tiling: Tiling) -> list[Array]:
         """Return the arrays that the function of `tiling` takes, in order."""
-        key = (tiling.tile.columns, tiling.tile.lanes)
-        if self.problem.packs:
-            key = (0, 0)
+        key = (0, 0)  # as the model has it
+        if isinstance(tiling, KernelTiling) and not self.problem.packs:
+            key = (tiling.tile.columns, tiling.tile.lanes)
         if key not in self._laid_out:
             # A large weight in another layout may be gigabytes: the last one is kept.
             self._laid_out = {key: self._layout(*key)}
         return [self.rows, *self._laid_out[key]]
+
+    @property
+    def _is_linalg(self) -> bool:
+        return self.problem.lowering == "linalg"
 
     @property
     def _own(self) -> int:
@@ -51,7 +55,7 @@ class Data:
         x = self._floats(batch, m, k)
         if families.is_integer(self.problem.form) or self.problem.form in families.TABLES:
             return x.reshape(batch * m, k)
-        if self.problem.form in families.ADDED and not self.problem.prepares:
+        if self.problem.form in families.ADDED and (self._is_linalg or not self.problem.prepares):
             less = np.uint32(constant(F32, 0, offset=self.problem.form == "lmul"))
             return (prepare(x, F32.mantissa_bits) - less).view(np.int32)
         return x
@@ -77,7 +81,9 @@ class Data:
 
     def _layout(self, columns: int, lanes: int) -> list[Array]:
         problem = self.problem
-        if problem.packs:
+        if self._is_linalg and problem.form in families.ADDED:
+            return [prepare(self._weight[0], F32.mantissa_bits).view("i4")]
+        if problem.packs or self._is_linalg:
             return [self._weight[0]]
         if problem.form in families.TABLES:
             return self._signs(columns)
@@ -99,7 +105,9 @@ class Data:
         rows = families.table_rows(problem)
         whole = rows.spans * problem.span
         if rows.by_four:
-            found = [sign_panels.pack_words(one, columns, whole // 32) for one in signs]
+            found: list[Array] = [
+                sign_panels.pack_words(one, columns, whole // 32) for one in signs
+            ]
         else:
             keys = [tables.keys(Coded(one, np.zeros(0, np.uint8))) for one in signs]
             found = [key_panels.pack_keys(one, columns, whole // 4) for one in keys]
@@ -108,15 +116,15 @@ class Data:
         if kind == "planes" and problem.shared:
             panels_of.append(np.stack([np.float32(one[::columns, ..., None]) for one in scales]))
         elif kind == "planes":
-            packed = [key_panels.pack_scales(one, columns) for one in scales]
-            panels_of.append(np.stack(packed).view("i4"))
+            words = [key_panels.pack_scales(one, columns) for one in scales]
+            panels_of.append(np.stack(words).view("i4"))
         elif kind == "bits":
             halves = [one[..., 0] for one in scales]
             of_groups = [panels.pack_group_values(one, columns, np.float32) for one in halves]
             panels_of.append(np.stack(of_groups))
             if not problem.symmetric:
-                packed = [panels.pack_group_values(one, columns, np.uint8) for one in zeros]
-                panels_of.append(np.stack(packed).view(np.int8))
+                of_zeros = [panels.pack_group_values(one, columns, np.uint8) for one in zeros]
+                panels_of.append(np.stack(of_zeros).view(np.int8))
         return panels_of
 
     def _coded(self, columns: int) -> list[Array]:

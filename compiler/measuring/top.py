@@ -15,6 +15,7 @@ from ...passes.tiling import choice
 from ...passes.tiling.choice import Ranker
 from ...passes.tiling.problem import Problem
 from ..target import Target
+from .modules import can_be_alone
 from .rounds import Finding, measure, prepare
 from .worker import Effort
 
@@ -28,7 +29,7 @@ def problems_of(module: ir.Module, unit: str, *, kernels: bool) -> list[Problem]
     `module` has come to where ``lowc-select-tiles`` stands.
     """
     found = select_tiles.products(module, unit, kernels=kernels)
-    can = (p for _, p in found if p.is_static and p.lowering == "kernel" and p.backend == "cpu")
+    can = (p for _, p in found if p.is_static and p.backend == "cpu" and can_be_alone(p))
     return list(dict.fromkeys(can))
 
 

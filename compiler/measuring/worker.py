@@ -94,8 +94,6 @@ class _Session:
 
     def call(self, number: int) -> Callable[[], Any]:
         tiling = tilings.parse(self.texts[number])
-        if not isinstance(tiling, tilings.KernelTiling):
-            raise TypeError(f"'{tiling.text}' is no tile of a CPU kernel")
         function = self.module.lookup_function(function_name(number))
         arguments = rt.VmVariantList(4)
         kinds = operands(self.problem, tiling)

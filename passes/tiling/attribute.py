@@ -1,6 +1,7 @@
 """The attribute ``lowc.tile``: what it asks of a kernel, or of IREE's code generation."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from iree.compiler import ir
@@ -101,11 +102,16 @@ def tell_code_generation(op: Any, unit: str) -> None:
 def compilation_info(tiling: LinalgTiling, matrices: Matrices, context: ir.Context) -> ir.Attribute:
     """Return what IREE reads; tiles are put into the order of the contraction's loops."""
     loops = (*matrices.batch_loops, *matrices.rows, *matrices.columns, *matrices.summed)
+    return ir.Attribute.parse(cpu_info(tiling, loops), context)
+
+
+def cpu_info(tiling: LinalgTiling, loops: Sequence[int]) -> str:
+    """Return its text; `loops` are the numbers of those that the parts of `tiling` belong to."""
     parts = []
     for sizes in (tiling.distribution, tiling.parallel, tiling.reduction):
         by_loop = dict(zip(loops, sizes, strict=True))
         parts.append(str([by_loop[loop] for loop in sorted(by_loop)]))
-    return ir.Attribute.parse(_CPU.format(*parts), context)
+    return _CPU.format(*parts)
 
 
 def _wrong(op: Any, what: str) -> UserError:

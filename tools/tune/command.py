@@ -17,6 +17,7 @@ from ...errors import UserError
 from .. import output
 
 if TYPE_CHECKING:
+    from ...passes.tiling.problem import Lowering
     from .plan import Round
     from .run import Job, Progress
     from .store import Store
@@ -43,6 +44,10 @@ def default_store() -> str:
 @click.option("--tiles", default=24, show_default=True, help="Tiles of each product; 0 for all.")
 @click.option("--round", "size", default=24, show_default=True, help="Tiles that take turns.")
 @click.option("--target", default="cpu", show_default=True, help="cpu, cpu:CHIP.")
+@click.option(
+    "--lowering", type=click.Choice(("kernel", "linalg")), default="kernel", show_default=True,
+    help="lowc's kernels, or IREE's code generation (f32, lmul).",
+)  # fmt: skip
 @click.option("--quick", is_flag=True, help="What fits ten minutes.")
 @click.option("--seconds", type=float, help="Begin nothing after so long.")
 @click.option("--work", metavar="DIR", help="Keep compiled tiles there until they are measured.")
@@ -54,8 +59,8 @@ def default_store() -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print what is in the store as JSON.")
 def tune_command(
     store: str | None, forms: tuple[str, ...], shapes: tuple[str, ...], tiles: int, size: int,
-    target: str, quick: bool, seconds: float | None, work: str | None, stage: str, executor: str,
-    exported: str | None, imported: str | None, as_json: bool,
+    target: str, lowering: Lowering, quick: bool, seconds: float | None, work: str | None,
+    stage: str, executor: str, exported: str | None, imported: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure tiles of products on this machine, and keep every measurement.
 
@@ -78,7 +83,7 @@ def tune_command(
                 job = _job(
                     opened, target, place, time.monotonic() + limit, measures=stage != "prepare"
                 )
-                _tune(job, _rounds(job, forms, shapes, tiles, size), stage, executor)
+                _tune(job, _rounds(job, forms, shapes, lowering, tiles, size), stage, executor)
         counts = opened.count()
     _say(counts, store or default_store(), as_json)
 
@@ -111,12 +116,18 @@ def _job(opened: Store, target: str, place: Path, deadline: float, *, measures: 
 
 
 def _rounds(
-    job: Job, forms: tuple[str, ...], shapes: tuple[str, ...], tiles: int, size: int
+    job: Job,
+    forms: tuple[str, ...],
+    shapes: tuple[str, ...],
+    lowering: Lowering,
+    tiles: int,
+    size: int,
 ) -> list[Round]:
     from . import plan
 
     unit = job.machine.unit
-    chosen = plan.problems(forms or plan.STANDARD, unit, shapes)
+    usual = plan.STANDARD if lowering == "kernel" else ("lmul",)
+    chosen = plan.problems(forms or usual, unit, shapes, lowering)
     if unit == "portable":
         chosen = [one for one in chosen if one.form != "shift-add"]
     return list(plan.rounds(chosen, tiles, job.store.measured(job.machine.key), size))

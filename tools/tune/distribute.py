@@ -128,7 +128,11 @@ def _connected(address: str) -> Any:
         raise UserError(
             "Ray is not installed", where="--executor ray", hint="pip install 'lowc[tune,ray]'"
         ) from error
-    quiet = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": "ERROR"}
+    quiet: dict[str, Any] = {
+        "namespace": NAMESPACE,
+        "log_to_driver": False,
+        "logging_level": "ERROR",
+    }
     if address:
         try:
             _reach(address)

@@ -17,7 +17,7 @@ from importlib import resources
 from ...errors import UserError, nearest
 from ...passes.forms import cut_binary, round_up_group
 from ...passes.tiling import space
-from ...passes.tiling.problem import Problem
+from ...passes.tiling.problem import Lowering, Problem
 from ...passes.tiling.tilings import Tiling
 
 _SHAPE = re.compile(r"(\d+)x(\d+)x(\d+)x(\d+)")
@@ -64,7 +64,9 @@ def parse_shape(text: str) -> tuple[int, int, int, int]:
     return batch, m, n, k
 
 
-def problem_of(form: str, unit: str, shape: tuple[int, int, int, int]) -> Problem:
+def problem_of(
+    form: str, unit: str, shape: tuple[int, int, int, int], lowering: Lowering = "kernel"
+) -> Problem:
     """Return the product that the recipes make of a weight of `shape`; a batch is two activations.
 
     Raises
@@ -76,6 +78,10 @@ def problem_of(form: str, unit: str, shape: tuple[int, int, int, int]) -> Proble
         raise UserError(f"there is no form '{form}' to measure", hint=nearest(form, FORMS))
     batch, _, _, k = shape
     is_product = batch > 1
+    if lowering == "linalg":
+        if form not in ("f32", "lmul"):
+            raise UserError(f"'{form}' is not one contraction", hint="--form f32, --form lmul")
+        return Problem(form, lowering, unit, *shape, own_batch=is_product)
     if form in ("f32", "lmul"):
         return Problem(form, "kernel", unit, *shape, own_batch=is_product, packs=is_product)
     if is_product:
@@ -97,7 +103,9 @@ def problem_of(form: str, unit: str, shape: tuple[int, int, int, int]) -> Proble
     )  # fmt: skip
 
 
-def problems(forms: Sequence[str], unit: str, shapes: Sequence[str] = ()) -> list[Problem]:
+def problems(
+    forms: Sequence[str], unit: str, shapes: Sequence[str] = (), lowering: Lowering = "kernel"
+) -> list[Problem]:
     """Return the products to measure: of the given shapes, or those of ``shapes.toml``.
 
     Shapes are outermost: where a run is stopped, every form has about as many.
@@ -115,7 +123,7 @@ def problems(forms: Sequence[str], unit: str, shapes: Sequence[str] = ()) -> lis
         takes = [form for form in forms if shape[0] == 1 or form in ("f32", "lmul")]
         if shapes and not takes:
             takes = list(forms)  # the error says why
-        found += [problem_of(form, unit, shape) for form in takes]
+        found += [problem_of(form, unit, shape, lowering) for form in takes]
     return found
 
 

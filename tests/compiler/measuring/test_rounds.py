@@ -14,7 +14,7 @@ from lowc.compiler.target import load_target
 from lowc.passes.kernels.tiles import Tile
 from lowc.passes.tiling import space
 from lowc.passes.tiling.tilings import KernelTiling
-from products.problems import problem
+from products.problems import linalg, problem
 
 SHORT = Effort(block_seconds=0.001, least=1, most=2)
 # What is copied to a worker's stack of 1 MiB.
@@ -44,6 +44,18 @@ def test_a_round(one, tmp_path):
         times = finding.times
         assert 0 < times["p10"] <= times["seconds"] * 1.5
         assert times["blocks"] >= 1 and times["calls"] >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("form", "batch"), [("lmul", 1), ("f32", 3)])
+def test_tiles_of_code_generation(form, batch, tmp_path):
+    one = linalg(form, vector_unit(load_target("cpu")), batch, 16, 64, 24)
+    one = dataclasses.replace(one, own_batch=batch > 1)
+    chosen = [space.default(one), *space.candidates(one)[1::40]][:4]
+    found = {
+        f.tiling: f.outcome for f in measure(prepare("r", one, chosen, "cpu", tmp_path), SHORT)
+    }
+    assert found == {tiling.text: "ok" for tiling in chosen}
 
 
 @pytest.mark.slow
