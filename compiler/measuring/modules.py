@@ -38,11 +38,9 @@ def operands(problem: Problem, tiling: Tiling) -> list[Operand]:
     batch, m, n, k = (size or 0 for size in problem.sizes)
     if problem.lowering == "linalg":
         element = "i32" if problem.form in families.ADDED else "f32"
-        own = (batch,) if batch > 1 else ()
-        right = own if problem.own_batch else ()
-        return [
-            Operand("rows", (*own, m, k), element), Operand("matrix", (*right, k, n), element),
-        ]  # fmt: skip
+        batches = (batch,) if batch > 1 else ()
+        right = (*(batches if problem.own_batch else ()), k, n)
+        return [Operand("rows", (*batches, m, k), element), Operand("matrix", right, element)]
     kernel = families.kernel_of(problem, tiling)
     if isinstance(kernel, RecordMatmul):
         head = (kernel.batch, kernel.panels)
