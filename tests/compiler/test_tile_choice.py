@@ -9,7 +9,7 @@ from lowc.errors import UserError
 from lowc.passes.forms import Form
 from lowc.passes.tiling import space
 from products.linear import compile_linear
-from products.problems import problem
+from products.problems import linalg, problem
 
 M, N, K = 24, 96, 64
 
@@ -49,6 +49,26 @@ def test_what_was_measured_is_taken(weight, tmp_path):
     assert row["predicted_seconds"] == 1e-5
     assert row["tile_reason"] == "measured: the fastest of 2, 100 % faster than the default"
     check(artifact, weight)
+
+
+@pytest.mark.slow
+def test_code_generation_takes_a_tile(weight, tmp_path):
+    """Sums of added products have an order: another tile gives the same bits."""
+    import lowc
+
+    one = linalg("lmul", vector_unit(load_target("cpu")), 1, M, N, K)
+    tile = space.candidates(one)[5].text
+    known = {one.key: {"stock": 2e-3, tile: 1e-4}}
+    x = np.random.default_rng(4).standard_normal((M, K)).astype(np.float32)
+    found = []
+    for name, choice in (("stock", None), ("tiled", TileChoice(measured=known))):
+        folder = tmp_path / name
+        folder.mkdir()
+        artifact = compile_linear(folder, weight, Form(form="lmul"), M, kernels=False, tiles=choice)
+        (row,) = artifact.report["matmuls"]
+        assert row["tile"] == (None if choice is None else tile)
+        found.append(np.asarray(lowc.load(artifact)(x)))
+    assert np.array_equal(*found)
 
 
 def test_only_for_this_machine(weight, tmp_path):
