@@ -99,6 +99,23 @@ def test_code_that_hangs(one, tmp_path):
     assert set(found) == {usual.text, hanging.text}
 
 
+@pytest.mark.slow
+def test_code_that_is_wrong(tmp_path):
+    """Blocks of K of one vector and a half: a copied row runs into the next one."""
+    one = problem("lmul", vector_unit(load_target("cpu")), 1, 8, 48, 64)
+    usual = space.default(one)
+    lanes = usual.tile.lanes
+    wrong = KernelTiling(Tile(lanes, 8, 1, lanes * 3 // 2, 1, 8))
+    assert space.illegal(one, wrong) == "a block of K has no whole vectors"
+    found = {
+        f.tiling: f for f in measure(prepare("r", one, [usual, wrong], "cpu", tmp_path), SHORT)
+    }
+    assert found[usual.text].outcome == "ok"
+    assert found[wrong.text].outcome == "wrong"
+    assert found[wrong.text].note.endswith("results have other bits")
+    assert not found[wrong.text].times
+
+
 def test_difference():
     one = problem("f32", "avx2", 1, 2, 3, 4)
     added = problem("lmul", "avx2", 1, 2, 3, 4)
