@@ -16,7 +16,7 @@ from lowc.tools.cli import main
 from lowc.tools.tune import plan
 from lowc.tools.tune.store import Store
 
-SHAPES = ("--shape", "1x5x40x33", "--shape", "2x3x17x20")
+SHAPES = ("--shape", "1x5x200x33", "--shape", "2x9x150x20")
 FORMS = ("--form", "f32", "--form", "lmul")
 
 
@@ -40,6 +40,7 @@ def test_measured_once_and_more_later(tmp_path, capsys):
     assert f"{place}: 8 ok" in capsys.readouterr().out
     tune("--store", place, *SHAPES, *FORMS, "--tiles", 2)
     assert tried(place) == first
+    capsys.readouterr()
     tune("--store", place, *SHAPES, "--form", "f32", "--tiles", 3, "--json")
     more = tried(place)
     assert more[:8] == first
@@ -71,7 +72,7 @@ def test_in_stages(tmp_path):
 def test_killed_and_resumed(tmp_path):
     """A run that is ended in its middle has kept what it measured, and the next one does the rest."""
     place = tmp_path / "tiles.sqlite"
-    shapes = [part for m in range(1, 7) for part in ("--shape", f"1x{m}x40x33")]
+    shapes = [part for m in range(1, 7) for part in ("--shape", f"1x{m}x200x33")]
     command = [sys.executable, "-m", "lowc.tools.cli", "tune", "--store", str(place), "--form", "f32",
                "--tiles", "2", *shapes]  # fmt: skip
     run = "import sys; from lowc.tools.cli import main; sys.exit(main())"
