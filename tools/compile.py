@@ -38,7 +38,10 @@ STAGES = {
     metavar="MIB", help="What its sums take at most; less makes more rounds.",
 )  # fmt: skip
 @click.option(
-    "--cost-model", default="none", metavar="M", help="Ranks tiles: roofline, or a folder."
+    "--cost-model",
+    default="none",
+    metavar="M",
+    help="Ranks tiles: none, roofline, learned, or a folder.",
 )
 @click.option("--measure-top", default=0, metavar="K", help="Time the best K tiles of each matmul.")
 @click.option("--store", metavar="PLACE", help="Take tiles by what 'lowc tune' measured there.")

@@ -1,0 +1,260 @@
+"""What is known of a product and its tiles before anything runs, as numbers for a model.
+
+One row a tile, all tiles of a product at once, in NumPy: some microseconds each.  Times among the
+features are estimates in seconds from what the machine was measured to reach; they need not be
+right, a model learns how far they are off.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..kernels import tiles
+from ..kernels.additive_matmul_gpu import SIDE
+from ..kernels.work_split import PORTION
+from . import families
+from .problem import Problem
+from .record import Machine
+from .tilings import KernelTiling, LinalgTiling, ThreadTiling, Tiling
+
+Floats = NDArray[np.float64]
+
+VERSION = 1  # changes with the meaning of any feature
+# Where nothing was measured: bytes and multiply-adds per second, and caches, of a usual core.
+BANDWIDTH, MULTIPLY_RATE, CACHES = 15e9, 60e9, (32 << 10, 1 << 20, 16 << 20)
+START = 8e-6  # seconds of a call, before any work
+GROUP_START = 1.5e-7  # of a workgroup
+KEPT = 0.7  # of the third cache that holds what the last call read
+# Multiply-adds that a product costs, by form: two additions, a quarter of a dot product …
+_COSTS = {"f32": 1.0, "lmul": 1.7, "pam": 1.7}
+_INTEGER_COSTS = {"vnni": 0.27, "bytes": 0.4, "shorts": 0.65, "lanes": 2.0}
+_TABLE_COST = 0.16  # of one plane
+_DEQUANT_COST = 1.1
+
+NAMES = (
+    "log_m", "log_n", "log_k", "log_batch", "log_products", "is_added", "is_integer", "is_table",
+    "is_dequant", "is_linalg", "is_stock", "is_gpu", "weight_bits", "log_group", "planes",
+    "table_bits", "packs", "prepares", "symmetric", "per_group", "own_batch",
+    "lanes", "registers", "threads", "log_bandwidth", "log_rate", "log_l1", "log_l2", "log_l3",
+    "rows", "vectors", "sums", "register_share", "log_k_block", "k_blocks", "panels", "log_panels",
+    "row_blocks_of_chunk", "log_row_chunk", "copies",
+    "loads_per_product", "in_flight", "column_waste", "column_tail", "row_tail", "height_share",
+    "log_workgroups", "waves", "portions", "imbalance", "column_groups", "row_chunks",
+    "log_item_products", "panel_in_l1", "group_in_l1", "group_in_l2", "group_in_l3", "rows_in_l1",
+    "chunk_in_l2", "result_in_l2", "weight_in_l2", "weight_in_l3", "all_in_l3",
+    "log_reads_of_left", "log_reads_of_right", "log_reads_of_result", "intensity", "k_modulo_page",
+    "log_compute", "log_stepped", "log_memory", "log_far", "log_left", "log_right", "log_near",
+    "log_result", "log_overhead", "bound", "log_alpha_flops", "log_estimate",
+)  # fmt: skip
+ESTIMATE = NAMES.index("log_estimate")
+WAVES = NAMES.index("waves")
+# Logarithms (base 2) of seconds that the formula of a form adds up, each times a number of its own.
+PARTS = tuple(
+    NAMES.index(f"log_{name}")
+    for name in ("compute", "stepped", "memory", "far", "left", "right", "near", "result")
+)
+COMPONENTS = 2 + len(PARTS)
+
+
+def matrix(problem: Problem, tilings: Sequence[Tiling], machine: Machine) -> Floats:
+    """Return ``[tiles, features]``, in the order of :data:`NAMES`.
+
+    Sizes that are not known count as one row of blocks: rows 1, columns 1024, K 1024.
+    """
+    numbers = _numbers(problem, tilings)
+    columns = _columns(problem, numbers, machine)
+    found = np.empty((len(tilings), len(NAMES)))
+    for place, name in enumerate(NAMES):
+        found[:, place] = columns[name]
+    return found
+
+
+def components(rows: Floats) -> Floats:
+    """Return ``[tiles, COMPONENTS]``, seconds: of a call, of workgroups, and of :data:`PARTS`."""
+    found = np.empty((len(rows), COMPONENTS))
+    found[:, 0] = START
+    found[:, 1] = GROUP_START * np.maximum(rows[:, WAVES], 1)
+    found[:, 2:] = np.exp2(rows[:, PARTS])
+    return found
+
+
+def _numbers(problem: Problem, tilings: Sequence[Tiling]) -> Floats:
+    """Return rows, vectors, block of K, panels, row chunk, copies and stock of each tile."""
+    k = problem.k or 1024
+    lanes = _lanes(problem)
+    found = np.empty((len(tilings), 7))
+    for place, one in enumerate(tilings):
+        if isinstance(one, KernelTiling):
+            tile = one.tile
+            found[place] = (
+                tile.rows, tile.vectors, min(tile.k_block, k), tile.panels, tile.row_chunk,
+                one.copies, 0,
+            )  # fmt: skip
+        elif isinstance(one, ThreadTiling):
+            sums = one.tile
+            found[place] = (sums.rows, sums.vectors, k, SIDE, SIDE * sums.rows, 0, 0)
+        else:
+            found[place] = _of_linalg(one, lanes, k)
+    if is_record(problem):
+        found[:, 2] = k  # their tiles have the words of a column there
+    return found
+
+
+def _of_linalg(one: LinalgTiling, lanes: int, k: int) -> tuple[float, ...]:
+    if not one.parallel:
+        return (1, 1, k, 1, 1, 0, 1)
+    (down, across), (rows, columns) = one.distribution[-3:-1], one.parallel[-3:-1]
+    vectors = max(1, columns // lanes)
+    return (rows, vectors, k, max(1, across // (vectors * lanes)), down, 0, 0)
+
+
+def is_record(problem: Problem) -> bool:
+    """Whether its kernel reads prepared rows."""
+    return problem.lowering == "kernel" and (
+        problem.form in families.TABLES or families.is_integer(problem.form)
+    )
+
+
+def weight_bits(problem: Problem) -> float:
+    """Return about how many bits an element of the right operand takes."""
+    if problem.form in families.TABLES:
+        return float(problem.planes)
+    digits = "".join(c for c in problem.weight.partition("E")[0] if c.isdigit())
+    return float(digits or 32)
+
+
+def cost(problem: Problem) -> float:
+    """Return about how many f32 multiply-adds of a vector unit one product costs."""
+    if problem.form in families.TABLES:
+        return _TABLE_COST * max(problem.planes, 1)
+    if families.is_integer(problem.form):
+        unit = problem.unit if problem.unit in tiles.ISAS else "portable"
+        isa = tiles.ISAS[unit]
+        strategy = "vnni" if isa.vnni else "lanes" if unit == "portable" else "bytes"
+        return _INTEGER_COSTS[
+            "shorts" if strategy == "bytes" and problem.weight == "i8" else strategy
+        ]
+    if families.is_dequant(problem.form):
+        return _DEQUANT_COST
+    return _COSTS.get(problem.form, 1.0)
+
+
+def _lanes(problem: Problem) -> int:
+    return tiles.ISAS[problem.unit].lanes if problem.unit in tiles.ISAS else 4
+
+
+def _columns(problem: Problem, numbers: Floats, machine: Machine) -> dict[str, Floats | float]:
+    """Return each feature as a column, or one number where all tiles share it."""
+    rows, vectors, k_block, panels, chunk, copies, stock = numbers.T
+    batch, m, n, k = (problem.batch or 1, problem.m or 1, problem.n or 1024, problem.k or 1024)
+    isa = tiles.ISAS.get(problem.unit)
+    lanes, registers = _lanes(problem), isa.registers if isa else 32
+    threads = machine.threads
+    l1, l2, l3 = (have or usual for have, usual in zip(machine.caches, CACHES, strict=True))
+    bandwidth = machine.bandwidth or BANDWIDTH
+    rate = machine.multiply_rate or MULTIPLY_RATE
+    bits = weight_bits(problem)
+    chunk = np.minimum(chunk, np.ceil(m / rows) * rows)
+    width = vectors * lanes
+    count = np.ceil(n / width)
+    groups, chunks = np.ceil(count / panels), np.ceil(m / chunk)
+    items = groups * chunks * batch
+    heights = _row_blocks(m, rows, chunk)
+    k_blocks = np.ceil(k / k_block)
+    panel_bytes = k_block * width * bits / 8
+    group_bytes = panel_bytes * np.minimum(panels, count)
+    left, right, result = 4.0 * m * k * batch, n * k * bits / 8, 4.0 * m * n * batch
+    right *= batch if problem.own_batch else 1
+    products = float(m) * n * k * batch
+    in_flight = rows * vectors
+    # Vectors that are loaded, or broadcast, for one product of vectors.
+    loads = (rows + vectors) / in_flight
+    waves = items / threads
+    portion = np.where(items < PORTION * threads, 1.0, float(PORTION))
+    portions = np.ceil(items / portion)
+    imbalance = np.ceil(portions / threads) * threads / portions
+    step = np.maximum(np.maximum(1.0, loads * 1.0), 8.0 / in_flight)
+    padded = heights * rows * count * width * float(k) * batch
+    compute = padded * cost(problem) / rate * imbalance
+    stepped = compute * step
+    read_left = groups * left * imbalance / bandwidth
+    read_right = right * np.where(group_bytes < l2, chunks, heights) * imbalance / bandwidth
+    # The panels of a group come from the second cache, or the first, for every block of rows.
+    near = right * heights * imbalance / bandwidth
+    stored = result * (2 * k_blocks - 1) / bandwidth
+    moved = left + right + result
+    memory = moved / bandwidth
+    far = max(moved - KEPT * l3, 1e-9 * moved) / bandwidth
+    overhead = START + GROUP_START * waves
+    estimate = overhead + np.maximum(stepped, memory) + 0.1 * (read_left + read_right + stored)
+    log2 = np.log2
+
+    def inside(size: Floats | float, room: float) -> Floats:
+        return np.clip(log2(np.maximum(size, 1.0) / room), -8, 8)
+
+    return {
+        "log_m": log2(m), "log_n": log2(n), "log_k": log2(k), "log_batch": log2(batch),
+        "log_products": log2(products), "is_added": problem.form in families.ADDED,
+        "is_integer": families.is_integer(problem.form),
+        "is_table": problem.form in families.TABLES,
+        "is_dequant": families.is_dequant(problem.form), "is_linalg": problem.lowering == "linalg",
+        "is_stock": stock, "is_gpu": problem.backend != "cpu", "weight_bits": bits,
+        "log_group": math.log2(problem.group or k), "planes": problem.planes,
+        "table_bits": problem.table_bits, "packs": problem.packs, "prepares": problem.prepares,
+        "symmetric": problem.symmetric, "per_group": problem.per_group,
+        "own_batch": problem.own_batch, "lanes": lanes, "registers": registers, "threads": threads,
+        "log_bandwidth": math.log2(bandwidth), "log_rate": math.log2(rate),
+        "log_l1": math.log2(l1), "log_l2": math.log2(l2), "log_l3": math.log2(l3),
+        "rows": rows, "vectors": vectors, "sums": in_flight,
+        "register_share": in_flight / registers,
+        "log_k_block": log2(k_block), "k_blocks": k_blocks, "panels": panels,
+        "log_panels": log2(panels), "row_blocks_of_chunk": chunk / rows,
+        "log_row_chunk": log2(chunk),
+        "copies": copies, "loads_per_product": loads, "in_flight": np.minimum(in_flight, 16),
+        "column_waste": count * width / n, "column_tail": (n % width) / width,
+        "row_tail": (np.minimum(m, chunk) % rows) / rows, "height_share": heights * rows / m,
+        "log_workgroups": log2(items), "waves": waves, "portions": portions, "imbalance": imbalance,
+        "column_groups": groups, "row_chunks": chunks,
+        "log_item_products": log2(products / items), "panel_in_l1": inside(panel_bytes, l1),
+        "group_in_l1": inside(group_bytes, l1), "group_in_l2": inside(group_bytes, l2),
+        "group_in_l3": inside(group_bytes, l3), "rows_in_l1": inside(4 * rows * k_block, l1),
+        "chunk_in_l2": inside(4 * chunk * k, l2),
+        "result_in_l2": inside(4 * chunk * panels * width, l2),
+        "weight_in_l2": inside(right, l2), "weight_in_l3": inside(right, l3),
+        "all_in_l3": inside(left + right + result, l3), "log_reads_of_left": log2(groups),
+        "log_reads_of_right": log2(np.maximum(heights, 1)), "log_reads_of_result": log2(k_blocks),
+        "intensity": products / (left + right + result), "k_modulo_page": float(k % 1024 == 0),
+        "log_compute": log2(compute), "log_stepped": log2(stepped),
+        "log_memory": math.log2(memory), "log_far": math.log2(far), "log_left": log2(read_left),
+        "log_right": log2(read_right), "log_near": log2(near), "log_result": log2(stored),
+        "log_overhead": log2(overhead), "bound": log2(stepped / memory),
+        "log_alpha_flops": math.log2(alpha_flops(m * batch, n, k)),
+        "log_estimate": np.log(estimate),
+    }  # fmt: skip
+
+
+def _row_blocks(m: int, rows: Floats, chunk: Floats) -> Floats:
+    """Return how many blocks of rows are walked, in all chunks; the last one of each may be lower.
+
+    Low blocks count by how much of a full block's time they take, not by their rows: the vectors of
+    the right operand are loaded for them all the same.
+    """
+    whole = np.floor(m / chunk)
+    rest = m - whole * chunk
+
+    def blocks(count: Floats) -> Floats:
+        low = count % rows
+        return np.floor(count / rows) + np.where(low > 0, np.maximum(low / rows, 0.4), 0.0)
+
+    return whole * blocks(chunk) + blocks(rest)
+
+
+def alpha_flops(
+    spatial: float, outputs: float, inputs: float, beta: float = 0.02, gamma: float = 0.99
+) -> float:
+    """Return alpha-FLOPs of a product as a 1 x 1 convolution over `spatial` places (2107.11949)."""
+    return outputs * inputs * spatial * ((1 + beta * (spatial - 1)) / spatial) ** gamma

@@ -1,0 +1,179 @@
+"""Rank tiles by trees: LightGBM predicts how far a time is off its estimate, and what is faster.
+
+A formula for each form says what grows with what (:func:`.features.components`), and one model how
+far the times of a product are off it.  Several models, each trained without a part of the shapes,
+predict how tiles differ; where they disagree the prediction is unsure.  One more model ranks.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import UserError
+from . import features, model_files, tree_text
+from .choice import Prediction
+from .model_files import ModelFiles, Numbers
+from .problem import Problem
+from .record import Machine
+from .tilings import Tiling
+
+Floats = NDArray[np.float64]
+ELSEWHERE = 2.0  # times as unsure on another processor
+
+
+class TreeRanker:
+    """The models of a folder, for products on `machine`."""
+
+    def __init__(self, loaded: ModelFiles, machine: Machine, where: str = "") -> None:
+        manifest = loaded.manifest
+        self.manifest, self.machine = manifest, machine
+        self.time = [_booster(loaded.files[name], f"{where}/{name}") for name in manifest.time]
+        self.level = [_booster(loaded.files[name], f"{where}/{name}") for name in manifest.level]
+        self.rank = [_booster(loaded.files[name], f"{where}/{name}") for name in manifest.rank]
+        self.at_home = machine.key == manifest.machine.key or machine.name == manifest.machine.name
+
+    @property
+    def name(self) -> str:
+        """Which model it is, for reports."""
+        where = (
+            "" if self.at_home else f" fitted on {self.manifest.machine.name}, another processor,"
+        )
+        return f"cost model {self.manifest.name}{where}"
+
+    @property
+    def warning(self) -> str:
+        """What to tell a user whose processor is another one; "" if it is not."""
+        if self.at_home:
+            return ""
+        return (
+            f"the cost model was fitted on {self.manifest.machine.name}, this is "
+            f"{self.machine.name}: its ranking is used, but only where it is surer than usual; "
+            "'lowc tune --quick' fits one for this machine"
+        )
+
+    def predict(self, problem: Problem, tilings: Sequence[Tiling]) -> Prediction:
+        """Return seconds and their spread for each of `tilings`; the first is the default."""
+        rows = features.matrix(problem, tilings, self.machine)
+        members = np.stack([_predict(booster, rows) for booster in self.time])
+        ranks = [_predict(booster, rows) for booster in self.rank]
+        factor = 1.0 if self.at_home else ELSEWHERE
+        base = base_of(rows, self.manifest.formulas.get(form_key(problem)))
+        base = base + np.mean([_predict(booster, rows) for booster in self.level])
+        return combine(rows, members, ranks, self.manifest.numbers, base, factor)
+
+
+def combine(
+    rows: Floats,
+    members: Floats,
+    ranks: Sequence[Floats],
+    numbers: Numbers,
+    base: Floats,
+    factor: float = 1.0,
+) -> Prediction:
+    """Put the models' words together.
+
+    Parameters
+    ----------
+    rows, members, ranks : arrays
+        Features of all tiles of one product, the first of them the default's; what each model of
+        times says; and the scores of those that rank, of which higher is faster.
+    numbers : Numbers
+        What was fitted beside the trees.
+    base : array
+        Logarithms of times, to which the models of times add how tiles differ.
+    factor : float
+        How many times as unsure as at home.
+
+    Notes
+    -----
+    The spread is that of the gain over the first tile: what all models get wrong for both does not
+    matter for a choice.
+    """
+    logs = members.mean(axis=0) + base
+    apart = (logs - logs.mean()) * numbers.time_slope
+    if ranks:
+        score = np.mean(ranks, axis=0)
+        apart = apart - (score - score.mean()) * numbers.rank_slope
+    differ = members - members[:, :1]
+    disagree = differ.std(axis=0) if len(members) > 1 else np.zeros(len(rows))
+    spread = np.hypot(numbers.spread_floor, numbers.spread_factor * disagree) * factor
+    return Prediction(np.exp(logs.mean() + apart), spread)
+
+
+def base_of(rows: Floats, formula: Sequence[float] | None) -> Floats:
+    """Return logarithms of the formula's seconds; without one, of the estimate of features."""
+    if formula is None:
+        return rows[:, features.ESTIMATE]
+    found: Floats = np.log(features.components(rows) @ np.asarray(formula) + 1e-9)
+    return found
+
+
+def form_key(problem: Problem) -> str:
+    """Return what has a formula of its own: form and lowering."""
+    return f"{problem.form}/{problem.lowering}"
+
+
+def _predict(booster: Any, rows: Floats) -> Floats:
+    found: Floats = booster.predict(rows, num_threads=1)
+    return found
+
+
+def _booster(data: bytes, where: str) -> Any:
+    lightgbm = _lightgbm()
+    try:
+        text, count = tree_text.checked(data.decode("ascii"), features.NAMES)
+    except (tree_text.TreeError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"this is no model that lowc can use: {error}", where=where,
+            hint="fit it again with 'lowc tune --fit'",
+        ) from error  # fmt: skip
+    if not count:
+        raise UserError("the model has no trees", where=where)
+    try:
+        return lightgbm.Booster(model_str=text)
+    except lightgbm.basic.LightGBMError as error:
+        raise UserError(f"LightGBM cannot read the model ({error})", where=where) from error
+
+
+def _lightgbm() -> Any:
+    try:
+        import lightgbm
+    except ImportError as error:
+        raise UserError(
+            "a learned cost model needs LightGBM, which is not installed",
+            hint="pip install 'lowc[tune]'; without it products have their default tiles",
+        ) from error
+    return lightgbm
+
+
+def load(folder: Path, machine: Machine) -> TreeRanker:
+    """Return the ranker of a model's folder.
+
+    Raises
+    ------
+    UserError
+        When the folder holds no model that this lowc can use, or LightGBM is missing.
+    """
+    return TreeRanker(model_files.read(folder), machine, str(folder))
+
+
+def fitted(machine: Machine) -> Path | None:
+    """Return the folder of the model that was fitted on a machine, if there is one."""
+    folder = model_files.home() / machine.key
+    return folder if (folder / model_files.MANIFEST).exists() else None
+
+
+@functools.cache
+def packaged(unit: str) -> Path | None:
+    """Return the folder of the model that comes with lowc for a vector unit, if there is one.
+
+    One model is for all units whose name begins with its folder's.
+    """
+    found = sorted(model_files.PACKAGED.glob(f"*/{model_files.MANIFEST}"))
+    return next((path.parent for path in found if unit.startswith(path.parent.name)), None)

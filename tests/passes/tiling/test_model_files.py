@@ -1,0 +1,147 @@
+"""Model files: what is written is read and predicts the same; what is damaged is refused in words."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from lowc import UserError
+from lowc.passes.tiling import choice, model_files, rankers, space, tree_ranker
+from lowc.passes.tiling.record import Machine
+from lowc.tools.tune import fit
+from tiny.measurements import HERE, problem, records
+
+pytest.importorskip("lightgbm")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model of records that follow a formula."""
+    folder = tmp_path_factory.mktemp("model")
+    fit.fit(list(records()), folder, lambda _: None, rounds=40)
+    return folder
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def test_it_ranks(folder):
+    ranker = rankers.ranker(str(folder), HERE)
+    one = problem(100, 500, 300)
+    tilings = space.candidates(one)
+    found = ranker.predict(one, tilings)
+    assert found.seconds.shape == found.spread.shape == (len(tilings),)
+    assert (found.seconds > 0).all() and (found.spread > 0).all()
+    chosen = choice.choose(one, ranker)
+    assert chosen.tiling in tilings and "cost model avx512" in chosen.reason
+    manifest = model_files.read(folder).manifest
+    assert manifest.machine == HERE and manifest.data["products"] == 22
+    assert manifest.metrics["all"]["tau"] > 0.2
+
+
+def test_elsewhere_it_is_less_sure_and_says_so(folder):
+    other = dataclasses.replace(HERE, name="Another CPU")
+    there, here = rankers.ranker(str(folder), other), rankers.ranker(str(folder), HERE)
+    one = problem(100, 500, 300)
+    a, b = (ranker.predict(one, space.candidates(one)) for ranker in (there, here))
+    np.testing.assert_allclose(a.spread, tree_ranker.ELSEWHERE * b.spread)
+    assert "another processor" in there.name and "another" not in here.name
+    assert "lowc tune" in there.warning and not here.warning
+
+
+def manifest_of(copy, change):
+    path = copy / model_files.MANIFEST
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda v: v.update(format="x"), "no manifest of a cost model"),
+        (lambda v: v["features"].append("x"), "other features"),
+        (lambda v: v.update(features_version=99), "other features"),
+        (lambda v: v.pop("time"), "damaged"),
+        (lambda v: v.update(time=["../../etc/passwd"]), "no name of a model's file"),
+        (lambda v: v.update(time=["/etc/passwd.txt"]), "no name of a model's file"),
+        (lambda v: v.update(time=["other.txt"]), "does not list 'other.txt'"),
+        (lambda v: v.update(time=[]), "names no trees"),
+        (lambda v: v.update(files=[]), "lists no files"),
+        (lambda v: v["numbers"].update(rank_slope=float("nan")), "out of range"),
+        (lambda v: v["numbers"].update(rank_slope="x"), "damaged"),
+        (lambda v: v["formulas"].update({"f32/kernel": [1.0]}), "a formula has"),
+        (lambda v: v.update(machine={"x": 1}), "damaged"),
+        (lambda v: v["files"]["time-0.txt"].update(sha256="0"), "SHA-256"),
+    ],
+)
+def test_a_damaged_manifest_is_refused(copy, change, said):
+    manifest_of(copy, change)
+    with pytest.raises(UserError, match=said) as caught:
+        rankers.ranker(str(copy), HERE)
+    assert caught.value.exit_code == 2 and str(copy) in str(caught.value)
+
+
+def test_a_damaged_file_is_refused(copy, monkeypatch):
+    trees = copy / "time-0.txt"
+    text = trees.read_text()
+    trees.write_text(text.replace("left_child=", "left_child=7", 1))
+    with pytest.raises(UserError, match="SHA-256"):
+        rankers.ranker(str(copy), HERE)
+    # With the right hash, it is the trees that are looked at.
+    loaded = model_files.read(copy_with(copy, {"time-0.txt": trees.read_bytes()}))
+    with pytest.raises(UserError, match="no model that lowc can use"):
+        tree_ranker.TreeRanker(loaded, HERE)
+    monkeypatch.setattr(model_files, "MOST_BYTES", 10)
+    with pytest.raises(UserError, match="larger"):
+        rankers.ranker(str(copy), HERE)
+
+
+def copy_with(folder, changed):
+    loaded_names = json.loads((folder / model_files.MANIFEST).read_text())["files"]
+    files = {name: (folder / name).read_bytes() for name in loaded_names} | changed
+    (folder / "time-0.txt").write_bytes(files["time-0.txt"])
+    import hashlib
+
+    for name, data in files.items():
+        manifest_of(folder, lambda v, n=name, d=data: v["files"][n].update(
+            sha256=hashlib.sha256(d).hexdigest()))  # fmt: skip
+    return folder
+
+
+def test_what_is_no_manifest_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="no cost model here"):
+        rankers.ranker(str(tmp_path), HERE)
+    path = tmp_path / model_files.MANIFEST
+    for text, said in (("{", "no JSON"), ("[]", "no JSON object"), ("[" * 100_000, "no JSON")):
+        path.write_text(text)
+        with pytest.raises(UserError, match=said):
+            rankers.ranker(str(tmp_path), HERE)
+    monkeypatch.setattr(model_files, "MOST_MANIFEST", 10)
+    with pytest.raises(UserError, match="larger"):
+        rankers.ranker(str(tmp_path), HERE)
+    with pytest.raises(UserError, match="there is no cost model 'nowhere'"):
+        rankers.ranker("nowhere", HERE)
+
+
+def test_learned_takes_what_was_fitted_here(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOWC_MODELS", str(tmp_path))
+    unknown = Machine("Unknown", "avx2")
+    found = rankers.ranker("learned", unknown)
+    one = problem(64, 64, 64)
+    chosen = choice.choose(one, found)
+    assert chosen.is_default and "no cost model for avx2" in chosen.reason
+    (tmp_path / HERE.key).symlink_to(folder)
+    assert isinstance(rankers.ranker("learned", HERE), tree_ranker.TreeRanker)
+
+
+def test_without_lightgbm_tiles_stay(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOWC_MODELS", str(tmp_path))
+    (tmp_path / HERE.key).symlink_to(folder)
+    monkeypatch.setattr(rankers.util, "find_spec", lambda _: None)
+    chosen = choice.choose(problem(64, 64, 64), rankers.ranker("learned", HERE))
+    assert chosen.is_default and "pip install 'lowc[tune]'" in chosen.reason
