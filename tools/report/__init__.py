@@ -16,6 +16,10 @@ COMMANDS = {
         "energy:energy_command",
         "Operations of a compiled model, and what they cost in joules.",
     ),
+    "cost-model": (
+        "cost_model:cost_model_command",
+        "How well tiles are chosen: learned models beside formulas, on shapes they did not see.",
+    ),
 }
 
 

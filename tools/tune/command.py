@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .store import Store
 
 QUICK_SECONDS, QUICK_TILES = 540.0, 8
+HOME = "home"  # of the models that are fitted on this machine: 'learned' finds them there
 STAGES = ("all", "prepare", "measure")
 
 
@@ -48,19 +49,39 @@ def default_store() -> str:
     "--lowering", type=click.Choice(("kernel", "linalg")), default="kernel", show_default=True,
     help="lowc's kernels, or IREE's code generation (f32, lmul).",
 )  # fmt: skip
-@click.option("--quick", is_flag=True, help="What fits ten minutes.")
+@click.option("--quick", is_flag=True, help="What fits ten minutes, and a model of it.")
 @click.option("--seconds", type=float, help="Begin nothing after so long.")
 @click.option("--work", metavar="DIR", help="Keep compiled tiles there until they are measured.")
 @click.option("--stage", type=click.Choice(STAGES), default="all", show_default=True,
               help="Compile only, or measure what is compiled in --work.")  # fmt: skip
 @click.option("--executor", default="local", show_default=True, help="local, ray, ray:ADDRESS.")
+@click.option(
+    "--fit",
+    "fitted",
+    metavar="DIR",
+    help="Fit a cost model to the store, into DIR or 'home', and measure nothing.",
+)
+@click.option(
+    "--corpus",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Kernels that a text model learns from with --fit.",
+)
+@click.option(
+    "--kernels",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Compile kernels into --corpus until it has N, and measure nothing.",
+)
 @click.option("--export", "exported", metavar="FILE", help="Write the store as Parquet, no more.")
 @click.option("--import", "imported", metavar="FILE", help="Add the records of a Parquet file.")
 @click.option("--json", "as_json", is_flag=True, help="Print what is in the store as JSON.")
 def tune_command(
     store: str | None, forms: tuple[str, ...], shapes: tuple[str, ...], tiles: int, size: int,
     target: str, lowering: Lowering, quick: bool, seconds: float | None, work: str | None,
-    stage: str, executor: str, exported: str | None, imported: str | None, as_json: bool,
+    stage: str, executor: str, fitted: str | None, corpus: Path | None, kernels: int,
+    exported: str | None, imported: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure tiles of products on this machine, and keep every measurement.
 
@@ -68,13 +89,19 @@ def tune_command(
     """
     from .store import Store
 
+    if kernels:
+        _compile_corpus(corpus, kernels)
+        if not fitted:
+            return
     if stage != "all" and work is None:
         raise UserError("a stage alone needs a folder for compiled tiles", hint="--work DIR")
     if size < 2 or tiles < 0:
         raise UserError("a round has 2 tiles or more, and a product no fewer than 0")
     with Store(store or default_store()) as opened:
-        if exported or imported:
+        if exported or imported or fitted:
             _exchange(opened, exported, imported)
+            if fitted:
+                _fit(opened, fitted, corpus)
         else:
             limit = seconds if seconds is not None else QUICK_SECONDS if quick else math.inf
             if quick:
@@ -84,6 +111,8 @@ def tune_command(
                     opened, target, place, time.monotonic() + limit, measures=stage != "prepare"
                 )
                 _tune(job, _rounds(job, forms, shapes, lowering, tiles, size), stage, executor)
+            if quick and stage != "prepare":
+                _fit_quick(opened)
         counts = opened.count()
     _say(counts, store or default_store(), as_json)
 
@@ -97,6 +126,51 @@ def _exchange(opened: Store, exported: str | None, imported: str | None) -> None
     if exported:
         count = parquet.write(opened.records(), Path(exported))
         output.remark(f"{count} records written to {exported}")
+
+
+def _fit_quick(opened: Store) -> None:
+    """Fit a model that 'learned' finds, if there is enough to fit it to."""
+    try:
+        _fit(opened, HOME, None)
+    except UserError as error:
+        output.remark(f"no cost model was fitted: {error.what}")
+
+
+def _compile_corpus(corpus: Path | None, kernels: int) -> None:
+    from . import text_corpus
+
+    if corpus is None:
+        raise UserError("kernels are compiled into a file", hint="--corpus FILE")
+    have = sum(1 for _ in text_corpus.read(corpus)) if corpus.exists() else 0
+    batches = range(-(-kernels // text_corpus.BATCH))
+    with _progress(len(batches)) as progress:
+        for done, count in enumerate(text_corpus.collect(corpus, batches)):
+            have += count
+            progress(done + 1, f"{have} kernels")
+    output.result(f"{corpus}: {have} kernels")
+
+
+def _fit(opened: Store, place: str, corpus: Path | None) -> None:
+    from ...passes.tiling import model_files
+    from .fit import check_installed, fit
+
+    check_installed()
+    text = None
+    if corpus is not None:
+        from .fit_text import fit_text
+
+        text = fit_text(corpus, output.remark)
+    home = model_files.home()
+    folder = home / ".fitted" if place == HOME else Path(place)
+    manifest = fit(opened.records(), folder, output.remark, text=text)
+    if place == HOME:
+        folder = model_files.move(folder, home / manifest.machine.key)
+    found = manifest.metrics["all"]
+    output.remark(
+        f"model of {found['products']} products in {folder}: of shapes that it did not see, the "
+        f"chosen tile takes {100 * found['chosen_regret']:.1f} % longer than the best measured, "
+        f"the default {100 * found['default_regret']:.1f} %"
+    )
 
 
 def _job(opened: Store, target: str, place: Path, deadline: float, *, measures: bool) -> Job:

@@ -1,0 +1,129 @@
+"""Models that are fitted to records, their evaluation, and the report: on times that follow a formula."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from lowc import UserError
+from lowc.tools.cli import main
+from lowc.tools.report import cost_model
+from lowc.tools.tune import baselines, evaluate, fit, measured, trees
+from lowc.tools.tune.store import Store
+from tiny.measurements import HERE, records
+
+pytest.importorskip("lightgbm")
+pytest.importorskip("sklearn")
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return measured.tables(records())
+
+
+@pytest.fixture(scope="module")
+def held(tables):
+    return evaluate.cross_validate(tables, lambda _: None, folds=3, rounds=40)
+
+
+def test_no_shape_is_in_two_folds(tables):
+    folds = evaluate.folds_of(tables)
+    by_family = {}
+    for table, fold in zip(tables, folds, strict=True):
+        by_family.setdefault((table.problem.n, table.problem.k), set()).add(fold)
+    assert all(len(found) == 1 for found in by_family.values())
+    assert len(set(folds)) > 1
+
+
+def test_held_out_products_are_ranked(tables, held):
+    found = fit.by_form(held.scores())
+    assert set(found) == {"all", "noise at most 3 %", "f32", "lmul"} and found["all"][
+        "products"
+    ] == len(tables)
+    assert found["all"]["tau"] > 0.3
+    assert found["all"]["mean_regret"] < found["all"]["default_regret"]
+    assert len(held.predictions) == len(tables)
+
+
+def test_an_unsure_prediction_leaves_the_default(tables, held):
+    table, found = tables[0], held.predictions[0]
+    better = dataclasses.replace(
+        found, seconds=np.where(np.arange(len(found.seconds)) == 3, 0.5, 1.0)
+    )
+    sure = dataclasses.replace(better, spread=np.full_like(found.spread, 0.1))
+    unsure = dataclasses.replace(better, spread=np.full_like(found.spread, 0.9))
+    assert evaluate.decide(table, sure) == 3 and evaluate.decide(table, unsure) == table.default
+
+
+@pytest.mark.parametrize("name", list(baselines.BASELINES))
+def test_baselines_predict_held_out_products(tables, name):
+    scores = evaluate.cross_validate_baseline(name, tables[:12], folds=2)
+    assert len(scores) == 12 and all(np.isfinite(one.percent_error) for one in scores)
+    if name in ("roofline", "alpha-FLOPs"):  # they see no tiles
+        assert all(one.regret == one.default_regret for one in scores)
+
+
+def test_formulas_find_what_times_are_made_of(tables):
+    rows = [trees.rows_of(table) for table in tables]
+    formulas = trees.fit_formulas(tables, rows)
+    assert set(formulas) == {"f32/kernel", "lmul/kernel"}
+    predict = baselines.formula(tables)
+    errors = [np.abs(predict(table) / table.seconds - 1).mean() for table in tables]
+    assert np.mean(errors) < 0.3 and min(min(one) for one in formulas.values()) >= 0
+
+
+def test_too_few_records_are_refused(tmp_path):
+    with pytest.raises(UserError, match="of 0 products, fewer than 10"):
+        fit.fit([], tmp_path, lambda _: None)
+    few = list(records(shapes=[(64, 64, 96)]))
+    with pytest.raises(UserError, match="of 2 products"):
+        fit.fit(few, tmp_path, lambda _: None)
+    same = list(records(shapes=[(m, 64, 96) for m in range(1, 13)], forms=("f32",)))
+    with pytest.raises(UserError, match="too few shapes"):
+        trees.train(measured.tables(same))
+
+
+def test_the_machine_with_the_most_products_is_taken(tables):
+    other = dataclasses.replace(HERE, name="B")
+    some = [dataclasses.replace(table, machine=other) for table in tables[:3]]
+    said = []
+    kept, machine = fit.of_one_machine([*some, *tables], said.append)
+    assert machine == HERE and len(kept) == len(tables) and "of 2 machines" in said[0]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    place = tmp_path_factory.mktemp("store") / "s.sqlite"
+    with Store(str(place)) as opened:
+        opened.add(
+            records(
+                8,
+                shapes=[
+                    (m, n, k)
+                    for m in (16, 64, 128)
+                    for n, k in ((64, 96), (384, 384), (1000, 200), (250, 768))
+                ],
+            )
+        )
+    return str(place)
+
+
+@pytest.mark.slow
+def test_the_command_line(store, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("LOWC_MODELS", str(tmp_path / "home"))
+    assert main(["tune", "--store", store, "--fit", "home"]) == 0
+    said = capsys.readouterr().err
+    assert "24 products" in said and "the default" in said
+    folder = tmp_path / "home" / HERE.key
+    assert main(["report", "cost-model", "--model", str(folder)]) == 0
+    assert cost_model.TREES in capsys.readouterr().out
+    assert main(["report", "cost-model", "--store", store, "--plots", str(tmp_path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["models"]) == {cost_model.TREES, *baselines.BASELINES}
+    assert found["products"] == 24 and found["learning curve"]
+    names = {path.name for path in tmp_path.glob("*.png")}
+    assert names == {
+        f"{n}.png" for n in ("predicted", "regret", "learning-curve", "importance", "landscape")
+    }
+    assert main(["report", "cost-model", "--store", str(tmp_path / "empty.sqlite")]) == 2
+    assert "fewer than 10" in capsys.readouterr().err

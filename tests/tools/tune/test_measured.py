@@ -1,0 +1,45 @@
+"""Records as tables: medians, rounds of other speed, and tiles that failed."""
+
+import dataclasses
+
+from lowc.passes.tiling import space
+from lowc.tools.tune import measured
+from tiny.measurements import HERE, problem, records
+
+ONE = problem(64, 384, 384)
+TILINGS = space.candidates(ONE)
+
+
+def record(place, seconds, round_="a", **more):
+    (first, *_) = records(1, [(64, 384, 384)], ["f32"])
+    return dataclasses.replace(
+        first, tiling=TILINGS[place].text, seconds=seconds, round=round_, **more
+    )
+
+
+def test_the_median_of_a_tile_and_the_order_of_the_space():
+    found = [record(3, 3.0), record(0, 1.0), record(0, 2.0), record(0, 9.0), record(2, 4.0)]
+    (table,) = measured.tables([*found, record(1, 5.0), record(4, 1.0, outcome="crash")])
+    assert table.tilings == TILINGS[:4] and table.default == 0
+    assert table.seconds.tolist() == [2.0, 5.0, 4.0, 3.0] and table.best == 2.0
+    assert table.family == "1x384x384" and table.machine == HERE
+
+
+def test_a_slower_round_is_brought_to_the_level_of_the_others():
+    first = [record(i, 1.0 + i) for i in range(4)]
+    second = [record(0, 2.0, "b"), record(4, 6.0, "b")]
+    (table,) = measured.tables(first + second)
+    assert table.seconds.tolist() == [1.0, 2.0, 3.0, 4.0, 3.0]
+
+
+def test_few_tiles_are_no_table_and_other_machines_are_apart():
+    assert measured.tables([record(i, 1.0) for i in range(3)]) == []
+    other = dataclasses.replace(HERE, name="B")
+    both = [record(i, 1.0, machine=m) for i in range(4) for m in (HERE, other)]
+    assert len(measured.tables(both)) == 2
+
+
+def test_the_hash_is_of_the_data():
+    first = measured.tables(records())
+    assert measured.data_hash(first) == measured.data_hash(measured.tables(records()))
+    assert measured.data_hash(first) != measured.data_hash(first[1:])

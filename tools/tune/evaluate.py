@@ -1,0 +1,219 @@
+"""Cross-validate models of times: every product is predicted by models that saw none of its shape.
+
+Folds are of whole families of shapes (the weight's sizes, :attr:`.measured.Table.family`): no shape
+is in both, in another form or with another number of rows.  All models have the same folds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...passes.tiling import choice, features
+from ...passes.tiling.choice import Prediction
+from ...passes.tiling.model_files import Numbers
+from ...passes.tiling.tree_ranker import combine
+from . import baselines, metrics, trees
+from .measured import Table
+from .metrics import Score
+from .trees import fold_of, rows_of
+
+Floats = NDArray[np.float64]
+FOLDS = 5
+Tell = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Held:
+    """Predictions for every table by models that did not see its family, in the tables' order."""
+
+    tables: tuple[Table, ...]
+    predictions: tuple[Prediction, ...]
+    numbers: Numbers
+
+    def scores(self) -> list[Score]:
+        """Return the score of each."""
+        return [
+            metrics.score(table, found.seconds, decide(table, found))
+            for table, found in zip(self.tables, self.predictions, strict=True)
+        ]
+
+
+def decide(table: Table, found: Prediction) -> int:
+    """Return the tile that is taken, as ``passes/tiling/choice.py`` does: the default if unsure."""
+    first, usual = int(np.argmin(found.seconds)), table.default
+    if usual < 0 or first == usual:
+        return first
+    gain = float(np.log(found.seconds[usual] / found.seconds[first]))
+    unsure = float(found.spread[first])
+    if unsure > choice.TOO_UNSURE or gain < max(choice.LEAST_GAIN, choice.SURE * unsure):
+        return usual
+    return first
+
+
+def folds_of(tables: Sequence[Table], folds: int = FOLDS) -> list[int]:
+    """Return the fold of each table."""
+    return [fold_of(table.family, folds) for table in tables]
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What models that did not see a table say of it."""
+
+    rows: Floats
+    members: Floats
+    ranks: list[Floats]
+    base: Floats
+
+    def combined(self, numbers: Numbers) -> Prediction:
+        return combine(self.rows, self.members, self.ranks, numbers, self.base)
+
+
+def cross_validate(
+    tables: Sequence[Table], tell: Tell, folds: int = FOLDS, rounds: int = trees.ROUNDS
+) -> Held:
+    """Predict every table by trees that were trained without its fold.
+
+    The few numbers beside the trees, such as how much a score counts, are those that fit what was
+    held out best.
+    """
+    where = folds_of(tables, folds)
+    said: dict[int, _Said] = {}
+    for fold in sorted(set(where)):
+        kept = [table for table, of in zip(tables, where, strict=True) if of != fold]
+        model = trees.train(kept, rounds=rounds)
+        for i, of in enumerate(where):
+            if of == fold:
+                rows = rows_of(tables[i])
+                said[i] = _Said(rows, *model.members(rows), model.base(tables[i], rows))
+        tell(
+            f"fold {fold + 1} of {folds}: {len(kept)} products learnt, {where.count(fold)} held out"
+        )
+    every = [said[i] for i in range(len(tables))]
+    numbers = _with_spread(tables, every, _slopes(tables, every))
+    predictions = tuple(one.combined(numbers) for one in every)
+    return Held(tuple(tables), predictions, numbers)
+
+
+def _slopes(tables: Sequence[Table], said: Sequence[_Said]) -> Numbers:
+    """Return how much times and scores count, for the least squares of differences of times."""
+    from scipy.optimize import nnls
+
+    by_time, by_rank, goals = [], [], []
+    for table, one in zip(tables, said, strict=True):
+        weight = 1 / np.sqrt(len(table.seconds))
+        logs, score = one.members.mean(axis=0) + one.base, np.mean(one.ranks, axis=0)
+        by_time.append((logs - logs.mean()) * weight)
+        by_rank.append((score.mean() - score) * weight)
+        goals.append((np.log(table.seconds) - np.log(table.seconds).mean()) * weight)
+    both = np.column_stack([np.concatenate(by_time), np.concatenate(by_rank)])
+    (time_slope, rank_slope), _ = nnls(both, np.concatenate(goals))
+    return Numbers(float(time_slope), float(rank_slope))
+
+
+def _with_spread(tables: Sequence[Table], said: Sequence[_Said], numbers: Numbers) -> Numbers:
+    """Make the models' disagreement about a gain the error of that gain.
+
+    From the tile that each held-out product would be given.
+    """
+    errors, apart = [], []
+    for table, one in zip(tables, said, strict=True):
+        found = one.combined(numbers)
+        first, usual = int(np.argmin(found.seconds)), table.default
+        if usual < 0 or first == usual:
+            continue
+        predicted = np.log(found.seconds[usual] / found.seconds[first])
+        errors.append(predicted - np.log(table.seconds[usual] / table.seconds[first]))
+        apart.append((one.members[:, first] - one.members[:, usual]).std())
+    if not errors:
+        return numbers
+    rest = np.maximum(np.square(errors) - numbers.spread_floor**2, 0).mean()
+    factor = np.clip(np.sqrt(rest / max(np.square(apart).mean(), 1e-8)), 0.5, 10.0)
+    return replace(numbers, spread_factor=float(factor))
+
+
+def cross_validate_baseline(name: str, tables: Sequence[Table], folds: int = FOLDS) -> list[Score]:
+    """Return the scores of a baseline on the same folds."""
+    where = folds_of(tables, folds)
+    found: dict[int, Score] = {}
+    for fold in sorted(set(where)):
+        kept = [table for table, of in zip(tables, where, strict=True) if of != fold]
+        predict = baselines.BASELINES[name](kept)
+        for i, of in enumerate(where):
+            if of == fold:
+                found[i] = metrics.score(tables[i], _defaults_first(tables[i], predict(tables[i])))
+    return [found[i] for i in range(len(tables))]
+
+
+def _defaults_first(table: Table, predicted: Floats) -> Floats:
+    """Make the default the fastest of those that are predicted alike."""
+    found = predicted.copy()
+    if table.default >= 0:
+        found[table.default] *= 1 - 1e-12
+    return found
+
+
+def gpperf_split(tables: Sequence[Table]) -> dict[str, float]:
+    """Return R² of time as GPPerf splits: rows at random, so that shapes are in both, and clipped.
+
+    For its forest and for trees on the features of lowc; for comparison only.
+    """
+    from sklearn.model_selection import train_test_split
+
+    x = np.concatenate([rows_of(table) for table in tables])
+    columns = baselines.clipped(np.concatenate([baselines.gpperf_features(t) for t in tables]))
+    y = baselines.clipped(np.concatenate([table.seconds for table in tables])[:, None])[:, 0]
+    train, test = train_test_split(np.arange(len(y)), test_size=0.2, random_state=42)
+    forest = baselines.forest().fit(columns[train], y[train, None])
+    by_forest = np.asarray(forest.predict(columns[test]), float).reshape(-1)
+    by_trees = _trees_on_rows(x[train], y[train], x[test])
+    return {
+        "random forest (GPPerf)": metrics.r_squared(y[test], by_forest),
+        "trees": metrics.r_squared(y[test], by_trees),
+        "MAPE of random forest (GPPerf)": float(np.mean(np.abs(by_forest / y[test] - 1))),
+        "MAPE of trees": float(np.mean(np.abs(by_trees / y[test] - 1))),
+    }
+
+
+def _trees_on_rows(x: Floats, y: Floats, asked: Floats) -> Floats:
+    import lightgbm
+
+    rest = np.log(y) - x[:, features.ESTIMATE]
+    booster: Any = lightgbm.train(
+        {**trees.SHARED, "objective": "regression"}, lightgbm.Dataset(x, rest), trees.ROUNDS
+    )
+    return np.exp(booster.predict(asked) + asked[:, features.ESTIMATE])
+
+
+def learning_curve(
+    tables: Sequence[Table], shares: Sequence[float], tell: Tell
+) -> list[dict[str, float]]:
+    """Return what one held-out fold costs, learnt from shares of the other products."""
+    where = folds_of(tables)
+    fold = max(set(where), key=where.count)
+    held = [table for table, of in zip(tables, where, strict=True) if of == fold]
+    rest = [table for table, of in zip(tables, where, strict=True) if of != fold]
+    rest.sort(key=lambda table: fold_of(table.problem.key, 1 << 32))  # in no order of their own
+    found = []
+    for share in shares:
+        kept = rest[: max(2, round(share * len(rest)))]
+        if len({fold_of(table.family, trees.MEMBERS, "member") for table in kept}) < 2:
+            continue
+        model = trees.train(kept)
+        said = [model.predict(table) for table in held]
+        scores = [
+            metrics.score(table, one.seconds, decide(table, one))
+            for table, one in zip(held, said, strict=True)
+        ]
+        one = metrics.summarize(scores)
+        tiles = sum(len(table.seconds) for table in kept)
+        found.append({
+            "tiles": float(tiles), "products": float(len(kept)), "mean_regret": one.mean_regret,
+            "top_regret": one.top_regret, "chosen_regret": one.chosen_regret, "tau": one.tau,
+        })  # fmt: skip
+        tell(f"learnt from {tiles} tiles: regret {100 * one.mean_regret:.1f} %")
+    return found
