@@ -21,8 +21,8 @@ line.
 
 What is no Python: `Makefile` (all that people do here), `.ci/` (what machines do: `run` everything,
 `vulkan` installs a driver, `lock` resolves the requirements), `requirements.lock`, `.pre-commit-config.yaml`;
-[recipes.md](recipes.md), [passes.md](passes.md) (generated), [safety.md](safety.md), [quality.md](quality.md)
-(its tables by `make quality`), and
+[recipes.md](recipes.md), [passes.md](passes.md) (generated), [safety.md](safety.md), [tiles.md](tiles.md),
+[cost-models.md](cost-models.md), [quality.md](quality.md) (its tables by `make quality`), and
 `CONTRIBUTING.md`, which shows how to write a pass.
 """
 
@@ -35,9 +35,11 @@ FOLDERS = {
     "passes": "what rewrites the IR; knows MLIR, nothing of PyTorch or files",
     "passes/formats": "one NumPy definition per number format; no MLIR",
     "passes/kernels": "kernels that lowc generates itself, one meaning each, for a tile and a vector width",
+    "passes/tiling": "which tiles a product can have, and models that rank them; see [tiles.md](tiles.md)",
     "runtime": "load and run; needs NumPy and `iree.runtime` only",
     "tools": "the command line, one file per subcommand (`compile`, `run`, `opt` …) and what they share",
     "tools/bench": "measuring beside named opponents",
+    "tools/tune": "measuring tiles, and fitting cost models to what was measured",
     "tools/report": "what a form or a recipe costs and saves: text, JSON, plots",
     "tests": "mirrors the folders; `tests/filecheck/passes/` has one IR test per pass, run by lit",
 }
