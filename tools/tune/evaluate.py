@@ -24,6 +24,7 @@ from .trees import fold_of, rows_of
 
 Floats = NDArray[np.float64]
 FOLDS = 5
+MEDIAN_OF_SQUARES = 0.455  # of a normal distribution of variance 1
 Tell = Callable[[str], object]
 
 
@@ -118,21 +119,24 @@ def _slopes(tables: Sequence[Table], said: Sequence[_Said]) -> Numbers:
 def _with_spread(tables: Sequence[Table], said: Sequence[_Said], numbers: Numbers) -> Numbers:
     """Make the models' disagreement about a gain the error of that gain.
 
-    From the tile that each held-out product would be given.
+    From the tile that each held-out product would be given; medians, and without what the noise of
+    both measurements explains, so that a few products that were measured badly count for nothing.
     """
-    errors, apart = [], []
+    squares, apart = [], []
     for table, one in zip(tables, said, strict=True):
         found = one.combined(numbers)
         first, usual = int(np.argmin(found.seconds)), table.default
         if usual < 0 or first == usual:
             continue
         predicted = np.log(found.seconds[usual] / found.seconds[first])
-        errors.append(predicted - np.log(table.seconds[usual] / table.seconds[first]))
+        error = predicted - np.log(table.seconds[usual] / table.seconds[first])
+        noise = np.hypot(table.noise[usual], table.noise[first])
+        squares.append(max(0.0, error**2 - noise**2))
         apart.append((one.members[:, first] - one.members[:, usual]).std())
-    if not errors:
+    if not squares:
         return numbers
-    rest = np.maximum(np.square(errors) - numbers.spread_floor**2, 0).mean()
-    factor = np.clip(np.sqrt(rest / max(np.square(apart).mean(), 1e-8)), 0.5, 10.0)
+    rest = np.median(squares) / MEDIAN_OF_SQUARES
+    factor = np.clip(np.sqrt(rest / max(float(np.median(np.square(apart))), 1e-8)), 0.5, 10.0)
     return replace(numbers, spread_factor=float(factor))
 
 

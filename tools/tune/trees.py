@@ -18,9 +18,9 @@ from ...passes.tiling.tree_ranker import base_of, combine, form_key
 from .measured import Table
 
 Floats = NDArray[np.float64]
-MEMBERS = 4  # models of times
+MEMBERS = 3  # models of times
 LEVELS = 16  # of what ranks are learnt from
-ROUNDS = 150
+ROUNDS = 120
 USUAL_NOISE = 0.03  # of a time, as a fraction: tiles with much more count less
 HUBER = 0.1  # differences of logarithms beyond it are no squares any more
 SHARED = {
