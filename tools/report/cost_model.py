@@ -108,7 +108,7 @@ def _print_manifest(folder: Path, as_json: bool) -> None:
     from ...passes.tiling import model_files
 
     manifest = model_files.read(folder).manifest
-    found = {
+    found: dict[str, Any] = {
         "machine": manifest.machine.name, "unit": manifest.machine.unit,
         "threads": manifest.machine.threads, "data": manifest.data, "versions": manifest.versions,
         "models": {TREES: manifest.metrics},

@@ -26,6 +26,7 @@ from ...passes.kernels.additive_matmul import AdditiveMatmul
 from ...passes.kernels.dequant_matmul import DequantMatmul
 from ...passes.kernels.epilogue import Epilogue, Input, Step
 from ...passes.kernels.float_matmul import FloatMatmul
+from ...passes.kernels.float_tiles import FEW_ROWS
 from ...passes.kernels.integer_dot import IntegerDot
 from ...passes.kernels.integer_matmul import IntegerMatmul
 from ...passes.kernels.integer_rows import IntegerRows
@@ -264,9 +265,9 @@ def _dequant(isa: Isa, rng: random.Random) -> Sample | None:
     symmetric = rng.random() < 0.5
     looked_up = symmetric and bits == 4 and isa.lanes == 16 and rng.random() < 0.5
     tile = _tile(isa, rng, known, n)
-    few = known is not None and known <= 4
+    few = known is not None and known <= FEW_ROWS
     tile = dataclasses.replace(tile, k_block=k if few else min(k, 128 // chunk * chunk))
-    if few:
+    if known is not None and few:
         tile = dataclasses.replace(tile, rows=known, row_chunk=known)
     if 4 * tile.k_block * tile.columns * tile.panels > SCRATCH_BYTES and not few:
         return None

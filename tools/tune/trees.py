@@ -104,9 +104,8 @@ def train(tables: Sequence[Table], members: int = MEMBERS, rounds: int = ROUNDS)
     time = []
     for fold in sorted(set(folds)):
         kept = [i for i, of in enumerate(folds) if of != fold]
-        time.append(
-            _train_time(*([part[i] for i in kept] for part in (tables, rows, apart)), rounds)
-        )
+        some = ([tables[i] for i in kept], [rows[i] for i in kept], [apart[i] for i in kept])
+        time.append(_train_time(*some, rounds))
     levels = (_train_time(tables, rows, level, rounds),)
     return Trees(tuple(time), levels, (_train_rank(tables, rows, rounds),), formulas)
 
