@@ -10,7 +10,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 # Folders of the root that are no part of the package.
-OUTSIDE = ("benchmarks", "docs", "examples", "tests")
+OUTSIDE = ("benchmarks", "deploy", "docs", "examples", "tests")
 _BUILT = ("build", "dist")
 
 

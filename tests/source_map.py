@@ -20,9 +20,10 @@ files into place.  `runtime/` runs the result and needs none of the above; `tool
 line.
 
 What is no Python: `Makefile` (all that people do here), `.ci/` (what machines do: `run` everything,
-`vulkan` installs a driver, `lock` resolves the requirements), `requirements.lock`, `.pre-commit-config.yaml`;
-[recipes.md](recipes.md), [passes.md](passes.md) (generated), [safety.md](safety.md), [tiles.md](tiles.md),
-[cost-models.md](cost-models.md), [quality.md](quality.md) (its tables by `make quality`), and
+`vulkan` installs a driver, `browser` a browser, `lock` resolves the requirements), `requirements.lock`, `.pre-commit-config.yaml`;
+[recipes.md](recipes.md), [passes.md](passes.md) (generated), [safety.md](safety.md), [serve.md](serve.md), [tiles.md](tiles.md),
+[cost-models.md](cost-models.md), [quality.md](quality.md) (its tables by `make quality`),
+`deploy/` (files for operators of the server), and
 `CONTRIBUTING.md`, which shows how to write a pass.
 """
 
@@ -41,6 +42,7 @@ FOLDERS = {
     "tools/bench": "measuring beside named opponents",
     "tools/tune": "measuring tiles, and fitting cost models to what was measured",
     "tools/report": "what a form or a recipe costs and saves: text, JSON, plots",
+    "tools/serve": "the cost-model server: protocol, limits, workers, endpoints, page",
     "tests": "mirrors the folders; `tests/filecheck/passes/` has one IR test per pass, run by lit",
 }
 

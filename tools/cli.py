@@ -27,6 +27,7 @@ COMMANDS = {
     "opt": ("opt:opt_command", "Run passes over MLIR and print what they leave."),
     "passes": ("passes:passes_command", "List the passes, their options and what they do."),
     "bench": ("bench:bench", "Measure side by side with named opponents."),
+    "serve": ("serve.command:serve_command", "Answer over the network what matmuls cost."),
     "report": ("report:report", "Say what a form or a recipe costs and saves."),
     "tune": ("tune.command:tune_command", "Measure tiles of products, and keep what was measured."),
     "doctor": ("doctor:doctor_command", "Tell what this machine has and what it lacks."),

@@ -41,7 +41,7 @@ STAGES = {
     "--cost-model",
     default="none",
     metavar="M",
-    help="Ranks tiles: none, roofline, learned, or a folder.",
+    help="Ranks tiles: none, roofline, learned, a folder, or a server's URL.",
 )
 @click.option("--measure-top", default=0, metavar="K", help="Time the best K tiles of each matmul.")
 @click.option("--store", metavar="PLACE", help="Take tiles by what 'lowc tune' measured there.")

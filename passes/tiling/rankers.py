@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import UserError
+from . import remote
 from .choice import Prediction, Ranker
 from .problem import Problem
 from .record import Machine
@@ -35,7 +36,8 @@ def ranker(name: str, machine: Machine) -> Ranker | None:
 
     ``learned`` is the model that was fitted on this machine, or else the one that comes with lowc
     for its vector unit; without either, or without LightGBM, a ranker that leaves all tiles as they
-    are and says why.  Any other name is the folder of a model.
+    are and says why.  A URL is a server's (``lowc serve``), for which ``learned`` or else
+    ``roofline`` stands in.  Any other name is the folder of a model.
 
     Raises
     ------
@@ -46,13 +48,15 @@ def ranker(name: str, machine: Machine) -> Ranker | None:
         return None
     if name == ROOFLINE:
         return Roofline(machine)
+    if name.startswith(remote.SCHEMES):
+        return remote.Remote(name, lambda: _local(machine))
     from . import tree_ranker
 
     if name != LEARNED:
         if not Path(name).exists():
             raise UserError(
                 f"there is no cost model '{name}'",
-                hint=f"{NONE}, {ROOFLINE}, {LEARNED}, or a folder that 'lowc tune --fit' wrote",
+                hint=f"{NONE}, {ROOFLINE}, {LEARNED}, a server's URL, or a model's folder",
             )
         return tree_ranker.load(Path(name), machine)
     folder = tree_ranker.fitted(machine) or tree_ranker.packaged(machine.unit)
@@ -63,3 +67,9 @@ def ranker(name: str, machine: Machine) -> Ranker | None:
     if util.find_spec("lightgbm") is None:
         return Unable("the cost model needs LightGBM (pip install 'lowc[tune]'), without which it")
     return tree_ranker.load(folder, machine)
+
+
+def _local(machine: Machine) -> Ranker:
+    """Return the best ranker that needs no server."""
+    found = ranker(LEARNED, machine)
+    return Roofline(machine) if found is None or isinstance(found, Unable) else found

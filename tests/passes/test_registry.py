@@ -19,7 +19,7 @@ SUPPORT = {
     "base", "binary_weights", "build", "code_values", "contraction", "dispatch_matmul",
     "dispatch_records", "epilogues", "forms", "instruments", "integer_products", "integer_tables", "matrices",
     "more_results", "options", "parameters", "registry", "runner", "shift_add", "shift_products", "sign_products", "sign_weights", "signed_sums",
-    "table_products", "weight_rows",
+    "table_products", "trit_tables", "weight_rows",
 }  # fmt: skip
 
 

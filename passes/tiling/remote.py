@@ -1,0 +1,125 @@
+"""Rank tiles by a server's cost model (``lowc serve``), or by a local one where it does not answer.
+
+A compilation must not fail, nor wait for long, because a server is away: there is a time-out and a
+second try, then the local ranker is used for all that follows, and its name says why.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .choice import Prediction, Ranker
+from .problem import Problem
+from .tilings import Tiling
+
+SCHEMES = ("http://", "https://")
+PATH = "/v1/predict-tiles"
+TOKEN = "LOWC_SERVE_TOKEN"
+SECONDS = 5.0  # of one try
+TRIES = 3
+PAUSE = 0.2  # before the second try, twice as long before the third
+MOST_BYTES = 16 << 20
+# Worth another try: too busy, not ready, or too late.
+_PASSING = (429, 503, 504)
+
+
+class NoAnswer(Exception):
+    """The server did not give a prediction that can be used; says why."""
+
+
+class Remote:
+    """The model of the server at `url`.
+
+    Parameters
+    ----------
+    url : str
+        ``http://host:port`` or ``https://…``; the environment variable LOWC_SERVE_TOKEN has the
+        token that it wants.
+    fallback : callable
+        Makes the local ranker.
+    """
+
+    def __init__(
+        self, url: str, fallback: Callable[[], Ranker], *, seconds: float = SECONDS
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._fallback, self._seconds = fallback, seconds
+        self._model = ""
+        self._local: Ranker | None = None
+        self._why = ""
+
+    @property
+    def name(self) -> str:
+        """Which model it is, for reports; and why it is a local one."""
+        if self._local is not None:
+            return f"{self._local.name} ({self.url} did not answer: {self._why})"
+        return f"{self._model or 'cost model'} at {self.url}"
+
+    def predict(self, problem: Problem, tilings: Sequence[Tiling]) -> Prediction:
+        """Return the server's prediction, or the local ranker's."""
+        if self._local is None:
+            try:
+                return self._ask(problem, tilings)
+            except NoAnswer as error:
+                self._local, self._why = self._fallback(), str(error)
+        return self._local.predict(problem, tilings)
+
+    def _ask(self, problem: Problem, tilings: Sequence[Tiling]) -> Prediction:
+        body = json.dumps({"problems": [problem.to_dict()]}).encode()
+        for number in range(TRIES):
+            try:
+                return self._read(self._post(body), tilings)
+            except urllib.error.HTTPError as error:
+                with error:
+                    why = f"status {error.code}, {_said(error)}"
+                if error.code not in _PASSING:
+                    raise NoAnswer(why) from None
+            except (OSError, http.client.HTTPException) as error:
+                reason = getattr(error, "reason", error)
+                why = str(getattr(reason, "strerror", None) or reason or type(error).__name__)
+            if number + 1 < TRIES:
+                time.sleep(PAUSE * 2**number)
+        raise NoAnswer(f"{why}, {TRIES} times")
+
+    def _post(self, body: bytes) -> bytes:
+        headers = {"content-type": "application/json"}
+        if token := os.environ.get(TOKEN):
+            headers["authorization"] = f"Bearer {token}"
+        request = urllib.request.Request(self.url + PATH, body, headers)
+        with urllib.request.urlopen(request, timeout=self._seconds) as response:
+            found: bytes = response.read(MOST_BYTES + 1)
+        if len(found) > MOST_BYTES:
+            raise NoAnswer("its answer is too long")
+        return found
+
+    def _read(self, body: bytes, tilings: Sequence[Tiling]) -> Prediction:
+        try:
+            answer = json.loads(body)
+            (found,) = answer["predictions"]
+            pairs = zip(found["seconds"], found["spread"], strict=True)
+            said = dict(zip(found["tiles"], pairs, strict=True))
+            both = np.array([said[one.text] for one in tilings], np.float64).reshape(-1, 2)
+            self._model = f"cost model {str(answer['model'])[:80]}"
+        except KeyError as error:
+            raise NoAnswer(f"it knows no tile {error}: it is of another lowc") from None
+        except (ValueError, TypeError, RecursionError):
+            raise NoAnswer("its answer is no prediction") from None
+        if not (np.isfinite(both).all() and (both[:, 0] > 0).all()):
+            raise NoAnswer("its answer has times that are none")
+        return Prediction(both[:, 0], np.maximum(both[:, 1], 0))
+
+
+def _said(error: Any) -> str:
+    try:
+        return str(json.loads(error.read(4096))["error"])[:200]
+    except (ValueError, KeyError, TypeError, OSError):
+        return "without a reason"

@@ -1,0 +1,342 @@
+"""Hostile requests: `python tests/serving/hostile.py --port 8000 --count 100000` sends many.
+
+Each is made from a seed and sent over a connection of its own, as bytes: no client library would.
+Every one must get a status of 4xx, or a closed connection where it ends in the middle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import random
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+INFER = "/v2/models/times/infer"
+_WIDTH = 6
+_LEAST_JSON = (
+    b'{"inputs":[{"name":"features","datatype":"FP64","shape":[1,6],"data":[1,2,3,4,5,6]}]}'
+)
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What is sent, in pieces, and whether it ends before its end."""
+
+    pieces: tuple[bytes, ...]
+    is_cut: bool = False
+    linger: float = 0.0
+
+
+def http(path: str, body: bytes, *headers: str, method: str = "POST") -> bytes:
+    """Return a request as bytes; nothing is checked."""
+    lines = [
+        f"{method} {path} HTTP/1.1",
+        "host: a",
+        f"content-length: {len(body)}",
+        *headers,
+        "",
+        "",
+    ]
+    return "\r\n".join(lines).encode("latin-1") + body
+
+
+def asked(body: object, path: str = INFER) -> Attack:
+    """Return a request with a JSON body."""
+    return Attack((http(path, json.dumps(body).encode(), "content-type: application/json"),))
+
+
+def tensor(**changes: object) -> dict[str, object]:
+    """Return a body whose one tensor is changed."""
+    good = {"name": "features", "datatype": "FP64", "shape": [1, 6], "data": [1.0] * 6}
+    return {"inputs": [{**good, **changes}]}
+
+
+def noise(r: random.Random) -> Attack:
+    return Attack((r.randbytes(r.randint(1, 400)) + b"\r\n\r\n",), is_cut=True)
+
+
+def random_body(r: random.Random) -> Attack:
+    return Attack((http(INFER, r.randbytes(r.randint(0, 2000))),))
+
+
+def broken_json(r: random.Random) -> Attack:
+    body = bytearray(_LEAST_JSON)
+    body[r.randrange(len(body))] = r.choice(b'{}[]",:\x00\xff')
+    # One byte may leave it as it was, or change a digit or a name that nobody needs.
+    body += r.choice([b"}", b"]", b"\xff", b"x", b'"'])
+    return Attack((http(INFER, bytes(body)),))
+
+
+def deep(r: random.Random) -> Attack:
+    depth = r.randint(40, 60_000)
+    bracket = r.choice([b"[", b'{"a":'])
+    path = r.choice([INFER, "/v1/estimate", "/v1/choose-tiles", "/v2/repository/index"])
+    close = b"]" if bracket == b"[" else b"}"
+    return Attack((http(path, bracket * depth + b"1" + close * depth),))
+
+
+def sizes(r: random.Random) -> Attack:
+    bad = [[-1, 6], [0, 6], [10**9, 6], [2**62, 2**62], [2**63], [2**80, 6], [1.5, 6], ["1", 6],
+           [True, 6], [1, 7], [1], [], None, "1x6", [1] * 9, [6, 1], {"0": 1}, [[1, 6]]]  # fmt: skip
+    return asked(tensor(shape=r.choice(bad)))
+
+
+def elements(r: random.Random) -> Attack:
+    odd = [None, "1", True, [1], {}, 1e400, 10**400, -(10**400)]
+    data: list[object] = [1.0] * _WIDTH
+    data[r.randrange(_WIDTH)] = r.choice(odd)
+    return asked(tensor(data=r.choice([data, data[:-1], [*data, 1], "1", None, [[data]], 5])))
+
+
+def no_numbers(r: random.Random) -> Attack:
+    word = r.choice([b"NaN", b"Infinity", b"-Infinity", b"nan", b"1e999", b"-1e999", b"0x1", b"01"])
+    return Attack((http(INFER, _LEAST_JSON.replace(b"5,6", b"5," + word)),))
+
+
+def kinds(r: random.Random) -> Attack:
+    return asked(
+        tensor(datatype=r.choice(["FP32", "INT64", "BYTES", "BOOL", "FP128", "", None, 7, []]))
+    )
+
+
+def outlines(r: random.Random) -> Attack:
+    good = tensor()["inputs"]
+    return asked(r.choice([
+        {}, [], None, 5, "x", {"inputs": []}, {"inputs": {}}, {"inputs": [5]}, {"inputs": [[]]},
+        {"inputs": [*good, *good]}, {"inputs": [{**good[0], "name": "other"}]},
+        {"inputs": [{**good[0], "name": None}]}, {"inputs": good, "outputs": 5},
+        {"inputs": good, "outputs": [{"name": "nothing"}]}, {"inputs": good, "id": 5},
+        {"inputs": good, "parameters": []}, {"inputs": good, "outputs": [{"name": 5}]},
+        {"inputs": good, "parameters": {"binary_data_output": "yes"}},
+    ]))  # fmt: skip
+
+
+def lengths(r: random.Random) -> Attack:
+    size = r.choice([-1, 0, 47, 49, 10**9, 2**63, 2**70, 1.5, "48", True, None, [48]])
+    head = json.dumps(tensor(data=None, parameters={"binary_data_size": size})).encode()
+    head = head.replace(b', "data": null', b"")
+    raw = r.randbytes(48)
+    return Attack((http(INFER, head + raw, f"inference-header-content-length: {len(head)}"),))
+
+
+def header_lengths(r: random.Random) -> Attack:
+    value = r.choice(
+        ["-1", "1e3", "\xb2", "", " ", "99999999999999999999", "+5", "0x10", "1_0", "5"]
+    )
+    return Attack((http(INFER, _LEAST_JSON, f"inference-header-content-length: {value}"),))
+
+
+def texts(r: random.Random) -> Attack:
+    lie = r.choice([b"\xff\xff\xff\xff", b"\x00\x00\x00\x80", b"\x05\x00\x00\x00", b"\x00"])
+    raw = lie + r.randbytes(3)
+    head = json.dumps(tensor(
+        datatype="BYTES", shape=[1, 1], data=None, parameters={"binary_data_size": len(raw)}
+    )).encode().replace(b', "data": null', b"")  # fmt: skip
+    return Attack((http(INFER, head + raw, f"inference-header-content-length: {len(head)}"),))
+
+
+def not_finite(r: random.Random) -> Attack:
+    raw = bytearray(48)
+    raw[8 * r.randrange(6) + 6 :][:2] = b"\xf0\x7f"
+    at = 8 * r.randrange(6)
+    raw[at + 6 : at + 8] = r.choice([b"\xf0\x7f", b"\xf0\xff", b"\xf8\x7f"])
+    head = json.dumps(tensor(data=None, parameters={"binary_data_size": 48})).encode()
+    head = head.replace(b', "data": null', b"")
+    length = f"inference-header-content-length: {len(head)}"
+    return Attack((http(INFER, head + bytes(raw), length),))
+
+
+def bad_utf8(r: random.Random) -> Attack:
+    bad = r.choice([b"\xff", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf5\x80\x80\x80", b"\xe2\x28"])
+    path = r.choice([INFER, "/v1/estimate"])
+    body = b'{"mlir":"' + bad + b'","inputs":[{"name":"' + bad + b'"}]}'
+    return Attack((http(path, body, "content-type: application/json"),))
+
+
+def encodings(r: random.Random) -> Attack:
+    bomb = gzip.compress(b"[" * (64 << 20), 9) if r.random() < 0.02 else gzip.compress(b"[]")[:-3]
+    name = r.choice(["gzip", "deflate", "br", "zstd", "gzip, gzip", "\xe9"])
+    return Attack((http(INFER, bomb, f"content-encoding: {name}"),))
+
+
+def declared(r: random.Random) -> Attack:
+    value = r.choice(
+        ["99999999999", "18446744073709551616", "-5", "1e3", "x", "999999999999999999999"]
+    )
+    head = f"POST {INFER} HTTP/1.1\r\nhost: a\r\ncontent-length: {value}\r\n\r\n".encode()
+    return Attack((head,))
+
+
+def cut_chunks(r: random.Random) -> Attack:
+    head = f"POST {INFER} HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n".encode()
+    tail = r.choice(
+        [b"5\r\nab", b"zz\r\n", b"ffffffffffffffffff\r\n", b"5\r\nabcdefgh\r\n", b"-1\r\n"]
+    )
+    return Attack((head, tail), is_cut=True)
+
+
+def tiny_chunks(r: random.Random, count: int = 0) -> Attack:
+    head = f"POST {INFER} HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n".encode()
+    chunks = b"1\r\n[\r\n" * (count or r.randint(10, 3000))
+    return Attack((head, chunks, b"0\r\n\r\n"))
+
+
+def long_headers(r: random.Random) -> Attack:
+    name = r.choice(["x-a", "authorization", "x-request-id", "cookie"])
+    lines = f"{name}: {'a' * r.randint(40_000, 200_000)}\r\n"
+    return Attack((f"GET /v2 HTTP/1.1\r\nhost: a\r\n{lines}\r\n".encode(),))
+
+
+def paths(r: random.Random) -> Attack:
+    names = [
+        "..%2f..%2fetc%2fpasswd",
+        "%00",
+        "nothing",
+        "a" * 3000,
+        "%ff%fe",
+        "times%2f..",
+        ";",
+        "~root",
+    ]
+    name = r.choice(names)
+    path = r.choice([f"/v2/models/{name}/infer", f"/v2/models/times/versions/{name}/infer",
+                     f"/v2/models/{name}/nothing", f"/{name}"])  # fmt: skip
+    return Attack((http(path, _LEAST_JSON),))
+
+
+def methods(r: random.Random) -> Attack:
+    method = r.choice(["GET", "PUT", "DELETE", "PATCH", "BREW", "TRACE"])
+    return Attack((http(INFER, b"", method=method),))
+
+
+def mlir(r: random.Random) -> Attack:
+    many = r.randint(50_000, 200_000)
+    text = r.choice([
+        "module {" * many, "(" * many, "func.func @f() attributes {a = " + "[" * many,
+        "func.func private @f() attributes {a = affine_map<(d0) -> (" + "(" * many,
+        "".join(chr(r.randint(1, 0x2FF)) for _ in range(200)), "func.func @main(", "\x00", "module",
+        "func.func @main() -> i32 { %c = arith.constant 1 : i32\n return %c : i32 }",
+        "func.func @main(%x: tensor<1xf32>) -> tensor<1xf32> { %y = \"a.b\"(%x) : (tensor<1xf32>)"
+        " -> tensor<1xf32>\n return %y : tensor<1xf32> }",
+    ])  # fmt: skip
+    return asked({"mlir": text}, "/v1/estimate")
+
+
+def estimates(r: random.Random) -> Attack:
+    return asked(r.choice([
+        {}, [], {"mlir": 5}, {"mlir": ""}, {"mlir": "module {}", "recipe": "../../etc/passwd"},
+        {"mlir": "module {}", "target": "cpu:x; rm"}, {"mlir": "module {}", "more": 1},
+        {"mlir": ["module"]}, {"mlir": "x" * (5 << 20)} if r.random() < 0.02 else {"mlir": None},
+    ]), "/v1/estimate")  # fmt: skip
+
+
+def tiles(r: random.Random) -> Attack:
+    good = {"form": "f32", "shape": [1, 8, 8, 8]}
+    bad = [{"shape": [1, 0, 8, 8]}, {"shape": [-1, 8, 8, 8]}, {"shape": [2**62] * 4}, {"shape": [8]},
+           {"shape": "8"}, {"shape": [1.5, 8, 8, 8]}, {"form": "nothing"}, {"form": 5},
+           {"shape": [None, 8, 8, 8]}, {"target": "/etc/passwd"}, {"more": 1}, {"shape": []}]  # fmt: skip
+    one = {**good, **r.choice(bad)}
+    return asked(r.choice([{"matmuls": [one]}, {"matmuls": []}, {}, {"matmuls": one}, {"matmuls": [one] * 9999}]),
+                 "/v1/choose-tiles")  # fmt: skip
+
+
+KINDS: dict[str, Callable[[random.Random], Attack]] = {
+    made.__name__: made
+    for made in (
+        noise, random_body, broken_json, deep, sizes, elements, no_numbers, kinds, outlines, lengths,
+        header_lengths, texts, not_finite, bad_utf8, encodings, declared, cut_chunks, tiny_chunks,
+        long_headers, paths, methods, estimates, tiles, mlir,
+    )
+}  # fmt: skip
+
+
+def slow(port: int, seconds: float, what: bytes) -> int:
+    """Send the beginning of a request and wait; return the status, 0 for a closed connection."""
+    with socket.create_connection(("127.0.0.1", port), timeout=seconds + 30) as connection:
+        connection.sendall(what)
+        return _status(connection)
+
+
+def attacks(seed: int, count: int) -> Iterator[tuple[str, Attack]]:
+    """Yield `count` attacks, of all kinds in turn; MLIR, which takes most, less often."""
+    r = random.Random(seed)
+    names = list(KINDS)
+    for number in range(count):
+        name = names[number % len(names)]
+        if name == "mlir" and number // len(names) % 4:
+            name = "random_body"
+        yield name, KINDS[name](r)
+
+
+def send(port: int, attack: Attack) -> int:
+    """Return the status of the answer; 0 where the connection was closed without one."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=600) as connection:
+            for piece in attack.pieces:
+                connection.sendall(piece)
+            if attack.is_cut:
+                connection.shutdown(socket.SHUT_WR)
+            return _status(connection)
+    except (ConnectionError, BrokenPipeError):
+        return 0
+
+
+def _status(connection: socket.socket) -> int:
+    found = b""
+    while b"\r\n" not in found:
+        try:
+            part = connection.recv(4096)
+        except ConnectionError:
+            return 0
+        if not part:
+            return 0
+        found += part
+    return int(found.split(b" ", 2)[1])
+
+
+def is_right(attack: Attack, status: int) -> bool:
+    """Whether `status` is an answer that a hostile request may get."""
+    # A server that refuses early closes while the client still sends: the answer may be lost then.
+    return 400 <= status < 500 or status == 0
+
+
+def main() -> int:
+    """Send attacks and count what comes back; exit with 1 if anything but 4xx did."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--count", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--clients", type=int, default=8)
+    chosen = parser.parse_args()
+    counts: Counter[tuple[str, int]] = Counter()
+    start, wrong = time.monotonic(), 0
+    with ThreadPoolExecutor(chosen.clients) as pool:
+        for begin in range(0, chosen.count, 1000):
+            some = list(attacks(chosen.seed + begin, min(1000, chosen.count - begin)))
+            answers = pool.map(lambda one: send(chosen.port, one[1]), some)
+            for (name, attack), status in zip(some, answers, strict=True):
+                counts[name, status] += 1
+                if not is_right(attack, status):
+                    wrong += 1
+                    sys.stderr.write(f"{name}: {status}: {attack.pieces[0][:100]!r}\n")
+            sys.stderr.write(f"{counts.total()} sent, {time.monotonic() - start:.0f} s\n")
+    counts[
+        "tiny_chunks of a million", send(chosen.port, tiny_chunks(random.Random(), 1_000_000))
+    ] += 1
+    for (name, status), count in sorted(counts.items()):
+        sys.stdout.write(f"{name:26} {status:4} {count:7}\n")
+    sys.stdout.write(
+        f"{counts.total()} requests, {time.monotonic() - start:.0f} s, {wrong} wrong\n"
+    )
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""Hostile requests get a 4xx, slow clients are left, and the server stays as it was."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import psutil
+import pytest
+from serving import hostile
+from serving.server import Server, serving
+
+
+@pytest.fixture(scope="module")
+def hurried(repository: Path, tmp_path_factory: pytest.TempPathFactory):
+    """Return a server that waits for no client longer than half a second."""
+    options = ["--model-repository", repository, "--body-seconds", "0.5", "--max-body-mib", "2"]
+    with serving(tmp_path_factory.mktemp("hurried"), *options) as started:
+        yield started
+
+
+def test_each_gets_a_4xx(server: Server) -> None:
+    """And the memory of the worker does not grow: the first ones warm it up."""
+    (worker,) = [
+        child for child in psutil.Process(server.process.pid).children()
+        if any(part.endswith("serve.worker") for part in child.cmdline())
+    ]  # fmt: skip
+    sent = list(hostile.attacks(seed=1, count=480))
+    for name, attack in sent[:120]:
+        assert hostile.is_right(attack, hostile.send(server.port, attack)), name
+    before = worker.memory_info().rss
+    for name, attack in sent[120:]:
+        status = hostile.send(server.port, attack)
+        assert hostile.is_right(attack, status), (name, status, attack.pieces[0][:200])
+    assert worker.is_running()
+    assert worker.memory_info().rss - before < 64 << 20
+    assert server.ask("/v2/health/ready")[:2] == (200, {"ready": True})
+    assert not server.logged("failed")
+
+
+def test_the_kinds_are_hostile() -> None:
+    """A request that nothing was done to is answered: the kinds differ from it in what they are about."""
+    assert len(hostile.KINDS) > 20
+    names = [name for name, _ in hostile.attacks(seed=0, count=480)]
+    assert set(names) == set(hostile.KINDS)
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        b"", b"POST /v2/models/times/infer HTTP/1.1\r\nhost",
+        b"POST /v2/models/times/infer HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n12",
+        b"POST /v2/models/times/infer HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\n1",
+    ],
+    ids=["nothing", "headers", "body", "chunks"],
+)  # fmt: skip
+def test_slow_clients_are_left(hurried: Server, beginning: bytes) -> None:
+    assert hostile.slow(hurried.port, 0.5, beginning) == 408
+
+
+def test_too_large_by_chunks(hurried: Server) -> None:
+    attack = hostile.Attack(
+        (
+            b"POST /v2/models/times/infer HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n",
+            *[b"80000\r\n" + b" " * 0x80000 + b"\r\n"] * 5,
+        )
+    )
+    assert hostile.send(hurried.port, attack) in (0, 413)
+    assert hurried.ask("/v2/models/times/infer", raw=b" " * (3 << 20))[0] == 413
+
+
+def test_tiny_chunks(hurried: Server) -> None:
+    assert hostile.send(hurried.port, hostile.tiny_chunks(random.Random(0), 20_000)) == 400

@@ -1,0 +1,1 @@
+"""`lowc serve`: cost models by the Open Inference Protocol, a page, and two endpoints more."""

@@ -1,0 +1,88 @@
+"""One inference request, whichever way it came: its tensors, its model, its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .faults import Fault
+from .models import Model, TensorSpec, check_inputs
+from .repository import Repository
+
+
+@dataclass
+class Request:
+    """What a client asks, as arrays.
+
+    Attributes
+    ----------
+    id : str
+        The client's own name for it, given back.
+    inputs, datatypes : dict
+        Name to array, and to the data type that the client declared.
+    outputs : dict or None
+        Names of wanted outputs and whether each is wanted in binary; None is all of them.
+    binary : bool
+        Whether outputs that are not named are wanted in binary.
+    """
+
+    id: str = ""
+    inputs: dict[str, np.ndarray] = field(default_factory=dict)
+    datatypes: dict[str, str] = field(default_factory=dict)
+    outputs: dict[str, bool] | None = None
+    binary: bool = False
+
+    def add(self, name: str, datatype: str, array: np.ndarray) -> None:
+        """Add an input.
+
+        Raises
+        ------
+        Fault
+            400, when it is there already.
+        """
+        if name in self.inputs:
+            raise Fault(400, f"input '{name}' is given twice")
+        self.inputs[name] = array
+        self.datatypes[name] = datatype
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says: (spec, array, whether in binary) of each wanted output."""
+
+    model: Model
+    request: Request
+    outputs: list[tuple[TensorSpec, np.ndarray, bool]]
+
+
+async def infer(
+    repository: Repository, name: str, version: str, request: Request, most_rows: int
+) -> Answer:
+    """Answer `request` by the model called `name`; an empty `version` is the newest.
+
+    Raises
+    ------
+    Fault
+        404 for a model that is not there, 400 for inputs that it does not take, 413 for too many
+        rows, 429 when too many wait.
+    """
+    served = repository.find(name, version)
+    model = served.model
+    wanted = _wanted(model, request)
+    rows = check_inputs(model, request.inputs, request.datatypes)
+    if rows > most_rows:
+        raise Fault(413, f"{rows} rows are more than the {most_rows} allowed")
+    outputs = await served.batcher.predict(request.inputs, rows)
+    return Answer(model, request, [(spec, outputs[spec.name], binary) for spec, binary in wanted])
+
+
+def _wanted(model: Model, request: Request) -> list[tuple[TensorSpec, bool]]:
+    if request.outputs is None:
+        return [(spec, request.binary) for spec in model.outputs]
+    known: Mapping[str, TensorSpec] = {spec.name: spec for spec in model.outputs}
+    for name in request.outputs:
+        if name not in known:
+            raise Fault(400, f"model '{model.name}' has no output '{name}'")
+    return [(known[name], binary) for name, binary in request.outputs.items()]

@@ -1,0 +1,177 @@
+"""The Open Inference Protocol over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+
+from . import logs, protocol, rest, rpc_tensors
+from .faults import GRPC_STATUS, Fault
+from .inference import infer
+from .models import metadata
+from .state import State
+
+_OPEN = ("ServerLive", "ServerReady")
+Handler = Callable[[Any], Awaitable[dict[str, Any] | Any]]
+
+
+class Service:
+    """The calls of the protocol, each from a request message to the fields of its response."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    async def server_live(self, _request: Any) -> dict[str, Any]:
+        """Say that the server lives."""
+        return {"live": True}
+
+    async def server_ready(self, _request: Any) -> dict[str, Any]:
+        """Say whether new requests are wanted."""
+        return {"ready": self._state.is_ready}
+
+    async def model_ready(self, request: Any) -> dict[str, Any]:
+        """Say whether a model can be asked."""
+        ready = self._state.repository.is_ready(request.name, request.version)
+        return {"ready": ready and not self._state.is_draining}
+
+    async def server_metadata(self, _request: Any) -> dict[str, Any]:
+        """Describe the server."""
+        return rest.server_metadata()
+
+    async def model_metadata(self, request: Any) -> dict[str, Any]:
+        """Describe a model."""
+        repository = self._state.repository
+        served = repository.find(request.name, request.version)
+        return metadata(served.model, repository.versions(request.name))
+
+    async def model_infer(self, request: Any) -> dict[str, Any]:
+        """Ask a model."""
+        settings = self._state.settings
+        asked = rpc_tensors.decode(request, settings.max_elements)
+        answer = await infer(
+            self._state.repository, request.model_name, request.model_version, asked,
+            settings.max_rows,
+        )  # fmt: skip
+        return rpc_tensors.encode(answer)
+
+    async def repository_index(self, request: Any) -> dict[str, Any]:
+        """List models."""
+        return {"models": self._state.repository.index(only_ready=request.ready)}
+
+    async def repository_model_load(self, request: Any) -> dict[str, Any]:
+        """Load a model, or read it again."""
+        await self._state.repository.load(request.model_name)
+        return {}
+
+    async def repository_model_unload(self, request: Any) -> dict[str, Any]:
+        """Stop serving a model."""
+        self._state.repository.unload(request.model_name)
+        return {}
+
+
+def make_server(state: State) -> grpc.aio.Server:
+    """Return the server of one worker: not listening yet, see :func:`listen`."""
+    settings = state.settings
+    server = grpc.aio.server(
+        maximum_concurrent_rpcs=None,
+        options=[
+            ("grpc.so_reuseport", 1),
+            ("grpc.max_receive_message_length", settings.max_body),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_metadata_size", 16 << 10),
+            ("grpc.max_concurrent_streams", settings.max_requests),
+            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ],
+    )  # fmt: skip
+    spoken, service = protocol.load(), Service(state)
+    handlers = {
+        name: grpc.unary_unary_rpc_method_handler(
+            _guarded(state, name, getattr(service, _snake(name)), method.response),
+            request_deserializer=_reader(method.request),
+            response_serializer=method.response.SerializeToString,
+        )
+        for name, method in spoken.methods.items()
+    }
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(spoken.service, handlers),)
+    )
+    return server
+
+
+def listen(server: grpc.aio.Server, settings: Any) -> None:
+    """Bind `server` to its port."""
+    address = f"{_bracketed(settings.host)}:{settings.grpc_port}"
+    if not settings.certificate:
+        server.add_insecure_port(address)
+        return
+    with open(settings.key, "rb") as key, open(settings.certificate, "rb") as certificate:  # noqa: PTH123
+        credentials = grpc.ssl_server_credentials([(key.read(), certificate.read())])
+    server.add_secure_port(address, credentials)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)[1:]
+
+
+def _reader(message: Any) -> Callable[[bytes], Any]:
+    """Return what makes a message of bytes, and None of bytes that are none."""
+
+    def read(raw: bytes) -> Any:
+        try:
+            return message.FromString(raw)
+        except Exception:
+            return None
+
+    return read
+
+
+def _guarded(state: State, name: str, handle: Handler, response: Any) -> Any:
+    seconds_allowed = state.settings.request_seconds
+
+    async def guarded(request: Any, context: Any) -> Any:
+        given = dict(context.invocation_metadata() or ())
+        request_id = logs.request_id(given.get("x-request-id"))
+        start = time.perf_counter()
+        status, said = 200, ""
+        entered = False
+        try:
+            if name not in _OPEN:
+                state.authorize(given.get("authorization"))
+                state.enter()
+                entered = True
+            if request is None:
+                raise Fault(400, "the request is no message of the protocol")
+            async with asyncio.timeout(seconds_allowed):
+                fields = await handle(request)
+            return response(**fields) if isinstance(fields, dict) else fields
+        except Fault as fault:
+            status, said = fault.status, fault.what
+        except TimeoutError:
+            status, said = 504, f"no answer in {seconds_allowed:g} s"
+        except Exception as error:
+            trace = traceback.format_exc(limit=-8)
+            logs.log("failed", level="error", id=request_id, error=str(error), trace=trace)
+            status, said = 500, "the server failed; its log says more"
+        finally:
+            if entered:
+                state.leave()
+            _note(state, name, request_id, status, time.perf_counter() - start)
+        return await context.abort(grpc.StatusCode[GRPC_STATUS[status]], said)
+
+    return guarded
+
+
+def _note(state: State, name: str, request_id: str, status: int, seconds: float) -> None:
+    state.metrics.request("grpc", name, status, seconds)
+    if state.settings.log_requests:
+        logs.log("request", id=request_id, method="gRPC", path=name, status=status,
+                 ms=round(seconds * 1e3, 3))  # fmt: skip

@@ -1,0 +1,207 @@
+"""The process that `lowc serve` is: it starts workers, starts fallen ones again, and ends them all.
+
+It answers no request, loads no model, and holds the ports: a socket that is bound but does not
+listen keeps them while workers come and go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from ...errors import InternalError, UserError
+from .settings import Settings
+
+# A worker that falls sooner than this after its start is started again only after a wait.
+_TOO_SOON = 2.0
+_MOST_FALLS = 5
+
+
+@contextlib.contextmanager
+def reserved(host: str, port: int, what: str) -> Iterator[int]:
+    """Hold a port for workers, any free one for 0, and give its number.
+
+    Raises
+    ------
+    UserError
+        When it is taken, or no address of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with contextlib.ExitStack() as stack:
+        try:
+            with socket.socket(family, socket.SOCK_STREAM) as alone:
+                # Without sharing: another server that shares its port would not be noticed.
+                alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                alone.bind((host, port))
+            held = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            held.bind((host, port))
+        except (OSError, OverflowError) as error:
+            said = getattr(error, "strerror", None) or str(error)
+            raise UserError(
+                f"cannot listen on {host}:{port}: {said}", where=what, hint="choose another one"
+            ) from error
+        yield held.getsockname()[1]
+
+
+@dataclasses.dataclass
+class _Worker:
+    process: subprocess.Popen[bytes]
+    since: float
+    is_ready: bool = False
+
+
+_LISTEN = 256
+
+
+class Supervisor:
+    """Workers for `settings`, whose ports are known, and the parsers behind `parser_socket`."""
+
+    def __init__(self, settings: Settings, parser_socket: socket.socket) -> None:
+        self._settings, self._parser_socket = settings, parser_socket
+        self._parsers: subprocess.Popen[bytes] | None = None
+        self._workers: list[_Worker] = []
+        self._selector = selectors.DefaultSelector()
+        self._falls = 0
+        self._is_ending = False
+
+    def run(self) -> None:
+        """Keep the workers alive until SIGTERM or SIGINT.
+
+        Raises
+        ------
+        InternalError
+            When workers fall again and again before they are ready.
+        """
+        wake, pulse = os.pipe()
+        os.set_blocking(pulse, False)
+        signal.set_wakeup_fd(pulse)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._end)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._selector.register(wake, selectors.EVENT_READ)
+        try:
+            for _ in range(self._settings.workers):
+                self._start()
+            self._start_parsers()
+            while not (self._is_ending and not self._workers):
+                self._wait(wake)
+                self._reap()
+        finally:
+            signal.set_wakeup_fd(-1)
+            for process in [worker.process for worker in self._workers] + [self._parsers]:
+                if process is not None:
+                    process.kill()
+                    process.wait()
+
+    def _start(self) -> None:
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"{__package__}.worker"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": self._settings.metrics_folder},
+        )  # fmt: skip
+        assert process.stdin is not None and process.stdout is not None  # noqa: S101
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(self._settings.to_json().encode() + b"\n")
+            process.stdin.close()
+        worker = _Worker(process, time.monotonic())
+        self._workers.append(worker)
+        self._selector.register(process.stdout, selectors.EVENT_READ, worker)
+
+    def _start_parsers(self) -> None:
+        settings, number = self._settings, self._parser_socket.fileno()
+        limits = [str(settings.parse_seconds), str(settings.parser_memory)]
+        command = [sys.executable, "-m", f"{__package__}.parsers", str(number), *limits]
+        self._parsers = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[number])
+
+    def _wait(self, wake: int) -> None:
+        for key, _ in self._selector.select():
+            if key.fd == wake:
+                os.read(wake, 512)
+                continue
+            if not os.read(key.fd, 512):
+                self._selector.unregister(key.fileobj)
+            elif not key.data.is_ready:
+                key.data.is_ready, self._falls = True, 0
+                self._tell()
+
+    def _tell(self) -> None:
+        if all(worker.is_ready for worker in self._workers):
+            sys.stdout.write(f"serving on {address(self._settings)}\n")
+            sys.stdout.flush()
+
+    def _reap(self) -> None:
+        for worker in [one for one in self._workers if one.process.poll() is not None]:
+            self._workers.remove(worker)
+            self._forget(worker)
+            if self._is_ending:
+                continue
+            if not worker.is_ready:
+                self._falls += 1
+                if self._falls >= _MOST_FALLS:
+                    raise InternalError("workers fall before they are ready", where="lowc serve")
+                time.sleep(max(0.0, _TOO_SOON / 4 - (time.monotonic() - worker.since)))
+            self._start()
+        if self._parsers is not None and self._parsers.poll() is not None and not self._is_ending:
+            time.sleep(_TOO_SOON / 4)
+            self._start_parsers()
+
+    def _forget(self, worker: _Worker) -> None:
+        """Take a fallen worker's gauges out of the sums."""
+        for path in Path(self._settings.metrics_folder).glob(
+            f"gauge_live*_{worker.process.pid}.db"
+        ):
+            path.unlink(missing_ok=True)
+
+    def _end(self, _number: int, _frame: FrameType | None) -> None:
+        self._is_ending = True
+        for worker in self._workers:
+            with contextlib.suppress(ProcessLookupError):
+                worker.process.terminate()
+
+
+def address(settings: Settings) -> str:
+    """Return where a server can be reached."""
+    scheme = "https" if settings.certificate else "http"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    text = f"{scheme}://{host}:{settings.port}"
+    return text if settings.grpc_port < 0 else f"{text} and grpc://{host}:{settings.grpc_port}"
+
+
+def supervise(settings: Settings) -> None:
+    """Serve until somebody ends it.
+
+    Raises
+    ------
+    UserError, InternalError
+        When a port is taken, or no worker stays alive.
+    """
+    with contextlib.ExitStack() as stack:
+        port = stack.enter_context(reserved(settings.host, settings.port, "--port"))
+        grpc_port = settings.grpc_port
+        if grpc_port >= 0:
+            grpc_port = stack.enter_context(reserved(settings.host, grpc_port, "--grpc-port"))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lowc-serve-")))
+        (folder / "metrics").mkdir()
+        path = str(folder / "parsers")
+        parsers = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        parsers.bind(path)
+        # Requests wait here while the parsers' process starts.
+        parsers.listen(_LISTEN)
+        known = dataclasses.replace(
+            settings, port=port, grpc_port=grpc_port, parser_socket=path,
+            metrics_folder=str(folder / "metrics"),
+        )  # fmt: skip
+        Supervisor(known, parsers).run()

@@ -1,0 +1,110 @@
+"""One worker: both servers in one event loop, from its settings on stdin to SIGTERM.
+
+``python -m lowc.tools.serve.worker`` is started by the supervisor.  It ends by itself when the
+supervisor is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+
+import uvicorn
+import uvloop
+
+from . import logs, rpc, sources
+from .app import make_app
+from .connections import limited_protocol
+from .processes import die_with_parent
+from .settings import Settings
+from .state import State, make_state
+
+_BACKLOG = 2048
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its answer to signals: a worker ends in steps of its own."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone."""
+        yield
+
+
+def listening_socket(host: str, port: int) -> socket.socket:
+    """Return a socket bound to an address that other workers share."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    made.bind((host, port))
+    made.setblocking(False)
+    return made
+
+
+def http_server(state: State) -> uvicorn.Server:
+    """Return the HTTP server of a worker."""
+    settings = state.settings
+    config = uvicorn.Config(
+        make_app(state), host=settings.host, port=settings.port, loop="uvloop",
+        http=limited_protocol(state), ws="none", lifespan="off", log_config=None, access_log=False,
+        server_header=False, backlog=_BACKLOG, timeout_keep_alive=75,
+        timeout_graceful_shutdown=int(settings.request_seconds) + 1,
+        ssl_certfile=settings.certificate or None, ssl_keyfile=settings.key or None,
+    )  # fmt: skip
+    return _Server(config)
+
+
+async def serve(state: State) -> None:
+    """Serve until SIGTERM or SIGINT; then readiness goes down, and what is asked is answered."""
+    settings = state.settings
+    end = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end.set)
+    http = http_server(state)
+    server = None
+    if settings.grpc_port >= 0:
+        server = rpc.make_server(state)
+        rpc.listen(server, settings)
+        await server.start()
+    bound = listening_socket(settings.host, settings.port)
+    task = asyncio.create_task(http.serve(sockets=[bound]))
+    while not http.started and not task.done():
+        await asyncio.sleep(0.002)
+    state.metrics.ready.set(int(state.is_ready))
+    state.metrics.models.set(len(state.repository.names))
+    logs.log("ready", models=state.repository.names, port=settings.port, grpc=settings.grpc_port)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    waiting = asyncio.create_task(end.wait())
+    await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+    state.is_draining = True
+    state.metrics.ready.set(0)
+    logs.log("draining", in_flight=state.in_flight)
+    await asyncio.sleep(settings.drain_seconds)
+    http.should_exit = True
+    stops = [task] if server is None else [task, server.stop(settings.request_seconds)]
+    await asyncio.gather(*stops)
+    logs.log("ended", in_flight=state.in_flight)
+
+
+def main() -> None:
+    """Run one worker."""
+    die_with_parent()
+    # LightGBM imports these if they are there, which takes longer than all the rest.
+    for name in ("dask", "graphviz", "matplotlib", "pandas", "pyarrow", "sklearn"):
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
+    logs.take_over()
+    settings = Settings.from_json(sys.stdin.readline())
+    state = make_state(settings, sources.all_sources(settings))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(state))
+
+
+if __name__ == "__main__":
+    main()
