@@ -117,11 +117,15 @@ def usable_cores() -> list[int]:
     return list(cores.values())
 
 
+def pool_cores() -> tuple[int, ...]:
+    """Return the logical CPUs that the workers of a thread pool are bound to, by default."""
+    return tuple(usable_cores())[:MAX_THREADS]
+
+
 def list_devices() -> list[DeviceInfo]:
     """Return every device of this machine, and for an absent kind why it is absent."""
-    cores = len(usable_cores())
     found = [
-        DeviceInfo(CPU, f"thread pool, {min(cores, MAX_THREADS)} workers"),
+        DeviceInfo(CPU, f"thread pool, {len(pool_cores())} workers"),
         DeviceInfo(CPU_SYNC, "the calling thread"),
     ]
     for kind in (VULKAN, CUDA):
@@ -198,7 +202,7 @@ def _open_cpu(kind: str, threads: int | None) -> Device:
     with _topology(threads):
         driver = create_hal_driver(DRIVERS[kind])
         device = driver.create_default_device()
-    cores = tuple(usable_cores())[:MAX_THREADS]
+    cores = pool_cores()
     count = threads or len(cores)
     text = f"thread pool, {count} workers"
     if threads is not None:

@@ -1,13 +1,15 @@
 """Ask the kernel that idle cores answer at once (Linux): its interface for the quality of service.
 
 Who holds ``/dev/cpu_dma_latency`` open says how many microseconds a core may take to come back from
-idleness.  With 0, idle cores poll: who wakes a thread there need not even send an interrupt.  Idle
-time is nobody's quota, and gives way to all work at once.  The request is for all cores of the
-machine, and ends with the process that made it, however that ends.
+idleness.  With 0, idle cores poll: who wakes a thread there need not even send an interrupt.  That
+is no control group's time and gives way to all work at once, but takes power, and a host sees a
+busy guest.  The request is for all cores of the machine, and ends with the process that made it,
+however that ends.  A thread that polls slows the other one of its core, so none is made where cores
+have two.
 
-On two virtual cores it took 30 to 45 percent off the medians and means of calls of 0.06 to 0.18 ms
-(1 x 4096 x 4096 in ``w4a8``: 0.154 to 0.110 ms; 1 x 2048 x 2048: 0.089 to 0.049), and as much off
-the 99th percentiles.  MiniLM's calls of 5.5 ms gained 1 percent.
+On two virtual cores it took 29 to 45 percent off the medians of calls of 0.09 to 0.16 ms (1 x 4096
+x 4096 in ``w4a8``: 0.154 to 0.110 ms; 1 x 2048 x 2048: 0.089 to 0.049), 25 to 37 off the means, and
+18 to 35 off the 99th percentiles.  MiniLM's calls of 5.5 ms gained 1 percent.
 """
 
 from __future__ import annotations
@@ -29,13 +31,13 @@ def problem(cores: Sequence[int], on_a_part: bool) -> str:
     They must be all that the machine has, unless it is said that it may be `on_a_part`.
     """
     try:
-        descriptor = os.open(_DEVICE, os.O_WRONLY | getattr(os, "O_CLOEXEC", 0))
+        descriptor = os.open(_DEVICE, os.O_WRONLY | os.O_CLOEXEC)
     except OSError:
         return f"{_DEVICE} cannot be opened"
     os.close(descriptor)
     if on_a_part or len(cores) == _online():
         return ""
-    return f"{_DEVICE} is for all cores of the machine, and the pool has a part of them"
+    return f"{_DEVICE} is for all logical CPUs of the machine, and the pool has a part of them"
 
 
 def _online() -> int | None:

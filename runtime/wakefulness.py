@@ -8,9 +8,10 @@ caller from its core while they do: calls of 0.15 ms took more than 1 ms.
 
 Here the kernel is asked to keep idle cores awake (:mod:`.latency_request`), which needs a right
 that root has; else threads of the lowest priority spin (:mod:`.spinners`).  Both begin when a short
-call follows another within :data:`WINDOW`, and end when none has ended for so long, which is looked
-at once in :data:`PERIOD`: no calls, no cost.  Calls longer than :data:`SHORT` begin nothing: MiniLM
-(5 to 15 ms) gained 1 percent or lost.
+call follows another within :data:`WINDOW`, and end when none has ended for so long, which a thread
+of Python's looks at once in :data:`PERIOD` (later while another holds Python's lock): no calls, no
+cost.  While it lasts every core polls: more power, and a host sees a busy guest.  Calls longer than
+:data:`SHORT` begin nothing: MiniLM (5 to 15 ms) gained 1 percent or lost.
 
 ``LOWC_WAIT_POLICY`` decides, partly in OpenMP's words:
 

@@ -44,7 +44,7 @@ def examine() -> dict[str, Any]:
         "memory": {"total": memory[0], "available": memory[1]} if memory else None,
         "packages": machine.package_versions(),
         "devices": devices,
-        "short calls": waiting,
+        "waiting": waiting,
     }
     said = [text for text in (problem, mistake) if text]
     return {**found, "advice": [*said, *advice(found)]}
@@ -62,10 +62,10 @@ def _devices() -> tuple[list[dict[str, str]], str]:
 def _waiting() -> tuple[str | None, str]:
     """Return what happens between short calls, None if it is unknown, and a mistake about it."""
     try:
-        from ..runtime.devices import usable_cores
+        from ..runtime.devices import pool_cores
         from ..runtime.wakefulness import choose
 
-        return str(choose(usable_cores())), ""
+        return str(choose(pool_cores())), ""
     except ImportError:
         return None, ""
     except UserError as error:
@@ -118,8 +118,8 @@ def _print(found: dict[str, Any]) -> None:
             for device in found["devices"]
         ],
     )
-    if found["short calls"]:
-        _block("waiting", [found["short calls"]])
+    if found["waiting"]:
+        _block("waiting", [found["waiting"]])
     _block("advice", found["advice"])
 
 

@@ -189,6 +189,10 @@ def held():
         except FileNotFoundError:  # the listing's own
             continue
     return found.count("/dev/cpu_dma_latency")
+
+def asked():
+    with open("/dev/cpu_dma_latency", "rb") as device:
+        return int.from_bytes(device.read(4), "little", signed=True)
 """
 
 
@@ -198,8 +202,10 @@ def test_a_request_is_held_until_the_end_and_not_by_a_fork() -> None:
 keeper = LatencyRequest()
 keeper.end()
 for _ in range(2):
+    before = asked()
     keeper.begin()
     print(held(), flush=True)
+    assert asked() == 0, asked()
     child = os.fork()
     if not child:
         print(held(), flush=True)
@@ -210,6 +216,7 @@ for _ in range(2):
     print(os.waitpid(child, 0)[1])
     keeper.end()
     print(held())
+    assert asked() == before
 """
     done = python(HELD + script, "")
     assert (done.returncode, done.stderr) == (0, "")

@@ -46,7 +46,7 @@ def test_what_happens_between_short_calls(
     monkeypatch.setenv("LOWC_WAIT_POLICY", "pasive")
     assert main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["short calls"] is None
+    assert found["waiting"] is None
     assert (
         "LOWC_WAIT_POLICY: there is no policy 'pasive' hint: did you mean 'passive'?"
         in (found["advice"])

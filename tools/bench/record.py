@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ...compiler import machine
+from ...runtime import wakefulness
+from ...runtime.devices import pool_cores
 from .. import output
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return processor, features, cores, memory and package versions."""
+    """Return processor, features, cores and how they wait, memory and package versions."""
     cpuinfo = machine.read_text(Path("/proc/cpuinfo"))
     features = machine.cpu_features(cpuinfo, platform.machine())
     memory = machine.memory_here()
@@ -22,6 +24,7 @@ def describe_machine() -> dict[str, Any]:
         "cpu": machine.cpu_model(cpuinfo),
         "features": [name for name, present in features.items() if present],
         "cores": machine.usable_cores(),
+        "waiting": str(wakefulness.choose(pool_cores())),
         "memory_bytes": memory[0] if memory else None,
         "versions": machine.package_versions(),
     }

@@ -51,13 +51,13 @@ CASES = [
 STRANGE = np.array(
     [0, -0.0, 1e-45, 2.0**-91, 2.0**-90, 1e30, -1e30, 3e38, np.inf, -np.inf, np.nan], np.float32
 )
-# VNNI without VBMI changes nothing.
 FIVES = [
     ((1, 300, 300), 100, 7, False),
     ((1, 70, 171), 60, 8, False),
     ((6, 33, 90), 30, 6, True),
     ((7, 130, 7), 10, 7, False),
 ]
+# VNNI without VBMI changes nothing.
 UNITS = ("avx512vbmi", "avx512", "avx2")
 
 
