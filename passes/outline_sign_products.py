@@ -63,6 +63,8 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     if 0 in (batch, m, n):
         return Refusal("one of its sizes is 0")
     codes = SignCodes(facts["planes"], facts["k"], facts["scales"])
+    if 4 * codes.words * codes.planes > tiles.STACK_BYTES:
+        return Refusal(f"a row of {codes.k} coded inputs does not fit on a worker's stack")
     matrices = Matrices(
         batch_loops=(0,), rows=(1,), columns=(2,), summed=(3,), sizes=(batch, m, n, k),
         maps={

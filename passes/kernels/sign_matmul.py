@@ -94,7 +94,7 @@ class _SignBody(Body):
         self.words = emit.scratch([rows, codes.words * codes.planes], self.i32)
         self.scales = emit.scratch([rows], self.i32)
         if codes.planes == 1:
-            self.magnitudes = emit.scratch([rows, codes.words * WORD], self.f32)
+            self.magnitudes = emit.scratch([rows, WORD], self.f32)
 
     # -- rows --------------------------------------------------------------------------------------
 
@@ -103,20 +103,23 @@ class _SignBody(Body):
         coder, single = Coder(self.codes, WORD), Coder(self.codes, 0)
         at = [arith.addi(m, emit.index(r)) for r in range(rows)]
 
-        def measure(w: ir.Value, *highest: ir.Value) -> Sequence[ir.Value]:
+        def measure(w: ir.Value, *before: ir.Value) -> Sequence[ir.Value]:
             found = []
-            for r, before in enumerate(highest):
+            for r in range(rows):
                 magnitude = coder.magnitude(self._inputs(at[r], w))
-                found.append(arith.maxui(before, magnitude))
-                if self.codes.planes == 1:
-                    k = arith.muli(w, emit.index(WORD))
-                    emit.store(coder.number(magnitude), self.magnitudes, [emit.index(r), k])
-            return found
+                found.append(arith.maxui(before[r], magnitude))
+                if is_summed:
+                    number = coder.number(magnitude)
+                    emit.store(number, self.magnitudes, [emit.index(r), emit.index(0)])
+            return [*found, *self._with_magnitudes(before[rows:])]
 
+        is_summed = self.codes.planes == 1
         words, one = emit.index(self.codes.words), emit.index(1)
-        most = emit.loop(emit.index(0), words, one, measure, [coder.int(0)] * rows)
-        highest = [vector.reduction(self.i32, vector.CombiningKind.MAXUI, v) for v in most]
-        totals = self._sums_of_magnitudes(rows)
+        zero = arith.constant(self.f32, 0.0)
+        nothing = [coder.int(0)] * rows + [zero] * rows * is_summed
+        most = emit.loop(emit.index(0), words, one, measure, nothing)
+        highest = [vector.reduction(self.i32, vector.CombiningKind.MAXUI, v) for v in most[:rows]]
+        totals = most[rows:] if is_summed else [zero] * rows
         for r in range(rows):
             scale = single.scale(highest[r], totals[r])
             emit.store_scalar(scale, self.scales, [emit.index(r)])
@@ -135,19 +138,21 @@ class _SignBody(Body):
 
         emit.each(emit.index(0), words, 1, code)
 
-    def _sums_of_magnitudes(self, rows: int) -> list[ir.Value]:
-        """Return the sum of each row, from the first to the last."""
-        zero = arith.constant(self.f32, 0.0)
-        if self.codes.planes > 1:
-            return [zero] * rows
+    def _with_magnitudes(self, totals: Sequence[ir.Value]) -> Sequence[ir.Value]:
+        """Return the sum of each row and of the magnitudes of a word, from the first to the last.
 
-        def add(k: ir.Value, *totals: ir.Value) -> Sequence[ir.Value]:
+        Those of inputs that a row does not have are 0.
+        """
+        if not totals:
+            return []
+
+        def add(k: ir.Value, *before: ir.Value) -> Sequence[ir.Value]:
             return [
                 arith.addf(total, emit.load_scalar(self.magnitudes, [emit.index(r), k]))
-                for r, total in enumerate(totals)
+                for r, total in enumerate(before)
             ]
 
-        return emit.loop(emit.index(0), self.k, emit.index(1), add, [zero] * rows)
+        return emit.loop(emit.index(0), emit.index(WORD), emit.index(1), add, list(totals))
 
     def _inputs(self, row: ir.Value, w: ir.Value) -> ir.Value:
         k = arith.muli(w, emit.index(WORD))

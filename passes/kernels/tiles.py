@@ -289,6 +289,7 @@ def choose_xor(
     most, vectors = _XOR_TILES[isa.registers >= 32][planes - 1]
     while n is not None and vectors > 1 and vectors // 2 * isa.lanes >= n:
         vectors //= 2
+    most = max(1, min(most, STACK_BYTES // 4 // (planes * -(-k // 32))))  # coded rows lie there
     rows = most if m is None else -(-m // -(-m // most))
     panels = -(-(n or 1024) // (vectors * isa.lanes))
     counts = -(-k // 32) * planes * planes

@@ -27,10 +27,11 @@ def kernels(unit):
         kernel(unit, (1, 2, lanes, 1100), 1),
         kernel(unit, (None, None, None, 40), 1),
         kernel(unit, (2, None, 21, 33), 4, "power"),
+        kernel(unit, (1, 6, 7, 36000), 1),  # rows of which few fit on a worker's stack
     ]
 
 
-NUMBERS = range(8)
+NUMBERS = range(9)
 DYNAMIC = (6, 7)
 
 
