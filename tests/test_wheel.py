@@ -66,6 +66,7 @@ def test_the_wheel_has_the_package_and_nothing_else(wheel: Path) -> None:
     kinds = (".py", ".toml", ".proto", ".html", ".js", ".css")
     ours = {*package_files(*kinds), Path("py.typed")} - {Path("pyproject.toml")}
     meta = ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE", "top_level.txt")
+    ours |= {path.relative_to(ROOT) for path in (ROOT / "passes/tiling/models").glob("*/*")}
     expected = {f"lowc/{path.as_posix()}" for path in ours}
     expected |= {f"lowc-{VERSION}.dist-info/{name}" for name in meta}
     with zipfile.ZipFile(wheel) as archive:

@@ -44,6 +44,7 @@ STRATEGIES: dict[Any, st.SearchStrategy[Any]] = {
     tuple[str, ...]: st.lists(TEXTS).map(tuple),
     int | None: st.none() | st.integers(),
     str | None: st.none() | TEXTS,
+    tuple[str, ...] | None: st.none() | st.lists(TEXTS).map(tuple),
 }
 
 

@@ -54,7 +54,7 @@ func.func @linear(%x: tensor<2x64xf32>) -> tensor<2x8xf32> {
   // CHECK: %[[SPANS:.*]] = tensor.expand_shape %[[SCALED]] {{.*}} into tensor<2x8x1x2x2xf32>
   // CHECK: linalg.generic {{.*}} ins(%[[SPANS]] : tensor<2x8x1x2x2xf32>) outs(%{{.*}} : tensor<2x8x1x2xf32>) attrs = {lowc.part = "fc"}
   // CHECK: %[[Y:.*]] = linalg.generic {{.*}} : tensor<2x8x2xf32>, tensor<8x2xi32>) outs(%{{.*}} : tensor<2x8xf32>)
-  // CHECK-SAME: lowc.lowering = "2 planes of signs, groups of 64, scales of 3 powers of two; tables of i8 in spans of 32", lowc.matmul = "fc", lowc.product = "{\22kind\22: \22tables\22, \22planes\22: 2, \22group\22: 64, \22outputs\22: 1, \22terms\22: 3, \22entry_bits\22: 8, \22span\22: 32, \22k\22: 64}"
+  // CHECK-SAME: lowc.lowering = "2 planes of signs, groups of 64, scales of 3 powers of two; tables of i8 in spans of 32", lowc.matmul = "fc", lowc.product = "{\22kind\22: \22tables\22, \22planes\22: 2, \22group\22: 64, \22outputs\22: 1, \22terms\22: 3, \22k\22: 64, \22entry_bits\22: 8, \22span\22: 32}"
   // CHECK: return %[[Y]]
   %w = util.global.load @fc.weight : tensor<8x64xf32>
   %c = arith.constant 0.0 : f32

@@ -42,7 +42,7 @@ def test_its_files(server: Server) -> None:
 def test_known_words(server: Server) -> None:
     status, known, _ = server.ask("/v1/known")
     assert status == 200
-    assert {trained.MACHINE.unit, "avx512vnni"} <= set(known["units"])
+    assert {trained.MACHINE.unit, "avx512vbmi"} <= set(known["units"])
     assert {"f32", "w4a8", "shift-add"} <= set(known["forms"])
     assert {"lmul", "w4a8", "shiftadd-2"} <= set(known["recipes"])
     for form in known["forms"]:

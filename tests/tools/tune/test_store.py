@@ -1,7 +1,10 @@
 """The store: added once, never changed, read back in order; and what is no store."""
 
 import dataclasses
+import shutil
 import sqlite3
+import tempfile
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sql
@@ -34,14 +37,18 @@ def test_sqlite(tmp_path):
 
 
 @pytest.mark.slow
-def test_postgresql(tmp_path):
+def test_postgresql():
     pgserver = pytest.importorskip("pgserver")
     pytest.importorskip("psycopg")
-    server = pgserver.get_server(tmp_path / "server")
+    # As root the server runs as a user of its own, who must be able to come to its folder.
+    folder = Path(tempfile.mkdtemp(prefix="lowc-postgres-", dir="/tmp"))
+    folder.chmod(0o755)
+    server = pgserver.get_server(folder / "server")
     try:
         check(server.get_uri().replace("postgresql://", "postgresql+psycopg://"))
     finally:
         server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_nothing_is_changed(tmp_path):
