@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 
 import click
@@ -65,6 +66,8 @@ def serve_command(
             "TLS needs a certificate and its key", where="lowc serve",
             hint="give --tls-certificate and --tls-key",
         )  # fmt: skip
+    if tls_certificate is not None and tls_key is not None:
+        _check_chain(tls_certificate, tls_key)
     settings = Settings(
         host=host, port=port, grpc_port=grpc_port,
         repository=str(model_repository.resolve()) if model_repository else "",
@@ -91,6 +94,18 @@ def _token(path: Path | None) -> str:
             hint="python -c 'import secrets; print(secrets.token_urlsafe())' makes one",
         )  # fmt: skip
     return token
+
+
+def _check_chain(certificate: Path, key: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # The password is one that no key has: nobody is there to be asked.
+        context.load_cert_chain(certificate, key, password="")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"this is no certificate with its key: {error}", where=f"{certificate}, {key}",
+            hint="both are PEM files, and the key has no password",
+        ) from error  # fmt: skip
 
 
 def _check_packages() -> None:
