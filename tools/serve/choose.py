@@ -99,7 +99,8 @@ def choose_routes(state: State) -> APIRouter:
         for matmul in request.matmuls:
             model = model_for(state.repository, matmul.target)
             unit = model.unit if matmul.target == "cpu" else matmul.target
-            asked.append((model, problem_of(matmul, unit), request.top, request.all))
+            problem = await asyncio.to_thread(problem_of, matmul, unit)
+            asked.append((model, problem, request.top, request.all))
         # Trees are walked without Python's lock: the cores share the products.
         found = await asyncio.gather(*(asyncio.to_thread(answer_of, *one) for one in asked))
         return ChooseAnswer(matmuls=found)

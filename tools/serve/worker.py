@@ -1,6 +1,6 @@
 """One worker: both servers in one event loop, from its settings on stdin to SIGTERM.
 
-``python -m lowc.tools.serve.worker PID`` is started by the supervisor, whose number it is given.  It
+``python -m lowc.tools.serve.worker PID`` is started by the supervisor, whose number that is.  It
 ends by itself when the supervisor is gone.
 """
 
