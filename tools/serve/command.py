@@ -24,7 +24,8 @@ _D = Settings()
 @click.option("--model-repository", type=_FOLDER,
               help="Folder of more models: NAME/VERSION/manifest.json.")  # fmt: skip
 @click.option("--model-control", type=click.Choice(["none", "explicit"]), default="none",
-              show_default=True, help="Whether clients may load and unload models.")  # fmt: skip
+              show_default=True,
+              help="Whether clients may load and unload models; with one worker.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1, 256), default=_D.workers, show_default=True,
               help="Processes that share the ports.")  # fmt: skip
 @click.option("--token-file", type=_FILE, help="File with the bearer token that clients must show.")
@@ -61,6 +62,11 @@ def serve_command(
     The Open Inference Protocol v2 over HTTP and gRPC, /v1/choose-tiles, /v1/estimate, a page at /,
     figures at /metrics.  SIGTERM ends it: readiness goes down first, requests are answered.
     """
+    if model_control == "explicit" and workers > 1:
+        raise UserError(
+            "loading and unloading would reach one of the workers only", where="lowc serve",
+            hint="give --model-control explicit with one worker",
+        )  # fmt: skip
     if (tls_certificate is None) != (tls_key is None):
         raise UserError(
             "TLS needs a certificate and its key", where="lowc serve",

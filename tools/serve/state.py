@@ -84,6 +84,8 @@ def make_state(settings: Settings, sources: list[Source]) -> State:
             metrics=metrics,
         )  # fmt: skip
 
-    repository = Repository(sources, make_batcher, is_explicit=settings.explicit)
+    repository = Repository(
+        sources, make_batcher, is_explicit=settings.explicit, tell=metrics.models.set
+    )
     repository.load_all()
     return State(settings, repository, metrics)

@@ -81,7 +81,6 @@ async def serve(state: State) -> None:
         task.result()
         raise InternalError("HTTP did not start", where="lowc serve")
     state.metrics.ready.set(int(state.is_ready))
-    state.metrics.models.set(len(state.repository.names))
     logs.log("ready", models=state.repository.names, port=settings.port, grpc=settings.grpc_port)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
