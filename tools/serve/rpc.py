@@ -17,6 +17,7 @@ from .models import metadata
 from .state import State
 
 _OPEN = ("ServerLive", "ServerReady")
+_SPARE = 16
 Handler = Callable[[Any], Awaitable[dict[str, Any] | Any]]
 
 
@@ -78,7 +79,8 @@ def make_server(state: State) -> grpc.aio.Server:
     """Return the server of one worker: not listening yet, see :func:`listen`."""
     settings = state.settings
     server = grpc.aio.server(
-        maximum_concurrent_rpcs=None,
+        # Messages of more are not even read; some are left for who asks whether the server lives.
+        maximum_concurrent_rpcs=settings.max_requests + _SPARE,
         options=[
             ("grpc.so_reuseport", 1),
             ("grpc.max_receive_message_length", settings.max_body),
