@@ -123,6 +123,13 @@ def test_refusals(server: Server, matmul: dict[str, Any], status: int, said: str
     assert said in found[1]["error"]
 
 
+def test_all_tiles_are_told_of_a_few(server: Server) -> None:
+    asked = {"matmuls": [{"form": "f32", "shape": [8, 8, 8]}] * 9, "all": True}
+    status, found, _ = server.ask("/v1/choose-tiles", asked)
+    assert (status, found["error"]) == (400, "all tiles are told of 8 matmuls at most")
+    assert server.ask("/v1/choose-tiles", {**asked, "all": False})[0] == 200
+
+
 def test_a_form_s_own_formula(server: Server) -> None:
     """The same features are other seconds for a form that has a formula."""
     problem = Problem("lmul", "kernel", trained.MACHINE.unit, 1, 16, 384, 384)
