@@ -6,6 +6,7 @@ import asyncio
 import time
 import traceback
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -13,7 +14,7 @@ import grpc
 from . import logs, protocol, rest, rpc_tensors
 from .faults import GRPC_STATUS, Fault
 from .inference import infer
-from .models import metadata
+from .models import check_declared, metadata
 from .state import State
 
 _OPEN = ("ServerLive", "ServerReady")
@@ -53,7 +54,9 @@ class Service:
     async def model_infer(self, request: Any) -> dict[str, Any]:
         """Ask a model."""
         settings = self._state.settings
-        asked = rpc_tensors.decode(request, settings.max_elements)
+        served = self._state.repository.find(request.model_name, request.model_version)
+        check = partial(check_declared, served.model, settings.max_rows)
+        asked = rpc_tensors.decode(request, settings.max_elements, check)
         answer = await infer(
             self._state.repository, request.model_name, request.model_version, asked,
             settings.max_rows,

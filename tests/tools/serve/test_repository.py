@@ -58,3 +58,21 @@ def test_the_figure_of_ready_models_follows(server: Server) -> None:
 def test_loading_is_for_one_worker(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--workers", "2", "--model-control", "explicit"]) == 2
     assert "would reach one of the workers only" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "said"),
+    [
+        ({"name": "other"}, 400, "model 'times' has no input 'other'"),
+        ({"datatype": "FP32"}, 400, "takes FP64"),
+        ({"shape": [3, 2]}, 400, "takes [-1, 6]"),
+        ({"shape": [65_537, 6]}, 413, "65537 rows are more than the 65536 allowed"),
+    ],
+)
+def test_what_is_declared_is_refused_before_elements_are_read(
+    server: Server, changes: dict[str, Any], status: int, said: str
+) -> None:
+    tensor = {"name": "features", "datatype": "FP64", "shape": [1, 6], "data": ["none"], **changes}
+    found = server.ask("/v2/models/times/infer", {"inputs": [tensor]})
+    assert found[0] == status
+    assert said in found[1]["error"]
