@@ -56,7 +56,7 @@ def makespan(items: Sequence[float], threads: int) -> tuple[float, float]:
     return max(ends), max(portions)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=4096)
 def split(
     batch: int, m: int | None, panels: int, step: int, costs: Costs, most_panels: int
 ) -> tuple[int, int]:
@@ -66,20 +66,22 @@ def split(
     at most `most_panels` panels.
     """
     best, found = math.inf, (min(panels, most_panels), step)
+    parts = [group for group in _parts(panels) if group <= most_panels]
     for block_rows in [1] if m is None else _parts(-(-m // step)):
         chunk = block_rows * step
-        for group in _parts(panels):
-            if group > most_panels:
-                continue
-            groups = _sizes(panels, group)
+        for group in parts:
             counts = [chunk * many for many in UNKNOWN] if m is None else [m]
             score = 0.0
             for rows in counts:
-                chunks = _sizes(rows, chunk)
-                if len(chunks) * len(groups) * batch > MOST and best < math.inf:
+                # Counted before they are listed: of a large product most cuts are too fine.
+                count = -(-rows // chunk) * -(-panels // group) * batch
+                if count > MOST and best < math.inf:
                     score = math.inf
                     break
+                chunks, groups = _sizes(rows, chunk), _sizes(panels, group)
                 score += _score(batch, chunks, groups, costs) / (len(chunks) if m is None else 1)
+            if score == math.inf:
+                break  # The cuts that follow are finer.
             if score < best:
                 best, found = score, (group, chunk)
     return found
@@ -87,7 +89,13 @@ def split(
 
 def _parts(count: int) -> list[int]:
     """Return the sizes of the largest part, the largest first, of all cuts into equal parts."""
-    return sorted({-(-count // parts) for parts in range(1, count + 1)}, reverse=True)
+    found, parts = [], 1
+    while parts <= count:
+        part = -(-count // parts)
+        found.append(part)
+        # The least number of parts that are smaller.
+        parts = -(-count // (part - 1)) if part > 1 else count + 1
+    return found
 
 
 def _sizes(count: int, part: int) -> list[int]:

@@ -1,7 +1,7 @@
 """Rank tiles by a server's cost model (``lowc serve``), or by a local one where it does not answer.
 
-A compilation must not fail, nor wait for long, because a server is away: there is a time-out and a
-second try, then the local ranker is used for all that follows, and its name says why.
+A compilation must not fail, nor wait for long, because a server is away: each of three
+tries has its time, then the local ranker is used for all that follows, and its name says why.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import json
 import os
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from ...errors import UserError
 from .choice import Prediction, Ranker
 from .problem import Problem
 from .tilings import Tiling
@@ -30,6 +32,36 @@ PAUSE = 0.2  # before the second try, twice as long before the third
 MOST_BYTES = 16 << 20
 # Worth another try: too busy, not ready, or too late.
 _PASSING = (429, 503, 504)
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows nothing: a token is for the server that the user named."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Return none."""
+
+
+_OPENER = urllib.request.build_opener(_NoRedirects)
+_PIECE = 1 << 16
+
+
+def _headers(url: str) -> dict[str, str]:
+    """Return the headers of a request to `url`, which is checked."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        is_url = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        is_url = False
+    if not is_url or not url.isascii() or not url.isprintable() or " " in url:
+        raise UserError(
+            f"{url!r} is no address of a server", where="--cost-model", hint="http://host:8000"
+        )
+    headers = {"content-type": "application/json"}
+    if token := os.environ.get(TOKEN, "").strip():
+        if not token.isascii() or not token.isprintable():
+            raise UserError("the token has characters that none has", where=TOKEN)
+        headers["authorization"] = f"Bearer {token}"
+    return headers
 
 
 class NoAnswer(Exception):
@@ -46,12 +78,18 @@ class Remote:
         token that it wants.
     fallback : callable
         Makes the local ranker.
+
+    Raises
+    ------
+    UserError
+        When `url` or the token cannot be one.
     """
 
     def __init__(
         self, url: str, fallback: Callable[[], Ranker], *, seconds: float = SECONDS
     ) -> None:
         self.url = url.rstrip("/")
+        self._headers = _headers(self.url)
         self._fallback, self._seconds = fallback, seconds
         self._model = ""
         self._local: Ranker | None = None
@@ -91,15 +129,18 @@ class Remote:
         raise NoAnswer(f"{why}, {TRIES} times")
 
     def _post(self, body: bytes) -> bytes:
-        headers = {"content-type": "application/json"}
-        if token := os.environ.get(TOKEN):
-            headers["authorization"] = f"Bearer {token}"
-        request = urllib.request.Request(self.url + PATH, body, headers)
-        with urllib.request.urlopen(request, timeout=self._seconds) as response:
-            found: bytes = response.read(MOST_BYTES + 1)
-        if len(found) > MOST_BYTES:
-            raise NoAnswer("its answer is too long")
-        return found
+        until = time.monotonic() + self._seconds
+        request = urllib.request.Request(self.url + PATH, body, self._headers)
+        found = bytearray()
+        with _OPENER.open(request, timeout=self._seconds) as response:
+            # The time-out of a socket is of one read: a server that drips would be read for ever.
+            while part := response.read1(_PIECE):
+                found += part
+                if len(found) > MOST_BYTES:
+                    raise NoAnswer("its answer is too long")
+                if time.monotonic() > until:
+                    raise TimeoutError("timed out")
+        return bytes(found)
 
     def _read(self, body: bytes, tilings: Sequence[Tiling]) -> Prediction:
         try:

@@ -247,12 +247,25 @@ def tiles(r: random.Random) -> Attack:
                  "/v1/choose-tiles")  # fmt: skip
 
 
+def huge_tiles(r: random.Random) -> Attack:
+    """Return a product whose cuts would take for ever to count."""
+    size = r.choice([1 << 24, 1 << 31, 1 << 60])
+    if r.random() < 0.5:
+        one = {"form": r.choice(["f32", "w2a8", "lut"]), "shape": [size, 64, 64]}
+        return asked({"matmuls": [one] * 256}, "/v1/choose-tiles")
+    good = {"form": "w2a8", "lowering": "kernel", "unit": "avx512vnni", "batch": 1, "m": 64,
+            "n": 64, "k": 64, "own_batch": True, "weight": "i2", "group": 32}  # fmt: skip
+    name = r.choice(["batch", "m", "n", "k", "group", "planes", "table_bits", "span"])
+    return asked({"problems": [{**good, name: size}]}, "/v1/predict-tiles")
+
+
 KINDS: dict[str, Callable[[random.Random], Attack]] = {
     made.__name__: made
     for made in (
         noise, random_body, broken_json, deep, sizes, elements, no_numbers, kinds, outlines, lengths,
         header_lengths, texts, not_finite, bad_utf8, encodings, declared, cut_chunks, tiny_chunks,
-        long_headers, paths, methods, estimates, tiles, mlir,
+        long_headers, paths, methods, estimates, tiles, huge_tiles,
+        mlir,
     )
 }  # fmt: skip
 

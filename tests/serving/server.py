@@ -72,15 +72,15 @@ def _read(response: Any) -> Any:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *options: str | Path) -> Iterator[Server]:
-    """Start a server that logs into `folder`; kill it at the end if it still runs."""
+def serving(folder: Path, *options: str | Path, where: Path | None = None) -> Iterator[Server]:
+    """Start a server that logs into `folder`, in the folder `where`; kill it at the end."""
     folder.mkdir(exist_ok=True)
     log = folder / "server.log"
     with log.open("w") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-c", _MAIN, "serve", "--port", "0", "--grpc-port", "0",
+            [sys.executable, "-P", "-c", _MAIN, "serve", "--port", "0", "--grpc-port", "0",
              *map(str, options)],
-            stdout=subprocess.PIPE, stderr=stderr, text=True,
+            stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=where,
         )  # fmt: skip
     try:
         assert process.stdout is not None

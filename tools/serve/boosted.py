@@ -16,7 +16,13 @@ FILE = "model.txt"
 
 
 class Boosted:
-    """A model of LightGBM; `text` was checked."""
+    """A model of LightGBM; `text` was checked.
+
+    Raises
+    ------
+    UserError
+        When LightGBM does not take it.
+    """
 
     platform = "lightgbm"
 
@@ -26,7 +32,12 @@ class Boosted:
         self.name, self.version = name, version
         self.inputs: tuple[TensorSpec, ...] = (TensorSpec("features", "FP64", (BATCH, width)),)
         self.outputs: tuple[TensorSpec, ...] = (TensorSpec("predict", "FP64", (BATCH,)),)
-        self._booster = lightgbm.Booster(model_str=text)
+        try:
+            self._booster = lightgbm.Booster(model_str=text)
+        except lightgbm.basic.LightGBMError as error:
+            raise UserError(
+                f"LightGBM cannot read the model ({error})", where=f"{name} {version}"
+            ) from error
 
     def predict(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return ``predict`` for ``features``."""

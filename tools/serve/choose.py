@@ -23,6 +23,7 @@ from .repository import Repository
 from .state import State
 
 MOST_MATMULS = 256
+MOST_ALL = 8
 _REMEMBERED = 512
 
 
@@ -33,7 +34,9 @@ class ChooseRequest(BaseModel):
 
     matmuls: Annotated[list[Matmul], Field(min_length=1, max_length=MOST_MATMULS)]
     top: Annotated[int, Field(ge=1, le=64, description="How many of the best tiles to tell")] = 8
-    all: Annotated[bool, Field(description="Tell every tile, not only the best")] = False
+    all: Annotated[
+        bool, Field(description="Tell every tile, not only the best; of 8 matmuls at most")
+    ] = False
 
 
 class Tile(BaseModel):
@@ -95,11 +98,14 @@ def choose_routes(state: State) -> APIRouter:
         response_model_exclude_none=False,
     )  # fmt: skip
     async def choose_tiles(request: ChooseRequest) -> ChooseAnswer:
+        if request.all and len(request.matmuls) > MOST_ALL:
+            raise Fault(400, f"all tiles are told of {MOST_ALL} matmuls at most")
         asked = []
         for matmul in request.matmuls:
             model = model_for(state.repository, matmul.target)
             unit = model.unit if matmul.target == "cpu" else matmul.target
-            asked.append((model, problem_of(matmul, unit), request.top, request.all))
+            problem = await asyncio.to_thread(problem_of, matmul, unit)
+            asked.append((model, problem, request.top, request.all))
         # Trees are walked without Python's lock: the cores share the products.
         found = await asyncio.gather(*(asyncio.to_thread(answer_of, *one) for one in asked))
         return ChooseAnswer(matmuls=found)
@@ -124,9 +130,18 @@ def model_for(repository: Repository, target: str) -> CostModel:
     raise Fault(404, f"there is no model for {short(target)}")
 
 
-@functools.lru_cache(maxsize=_REMEMBERED)
 def answer_of(model: CostModel, problem: Problem, top: int, tell_all: bool) -> Chosen:
-    """Return what is said of one product."""
+    """Return what is said of one product; a list of all tiles, which is long, is not kept."""
+    best = _best_of(model, problem, top)
+    if not tell_all:
+        return best
+    tilings = space.candidates(problem)
+    found = predicted(model, problem, tilings)
+    return best.model_copy(update={"tiles": _all(problem, found, tilings)})
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _best_of(model: CostModel, problem: Problem, top: int) -> Chosen:
     tilings = space.candidates(problem)
     found = predicted(model, problem, tilings)
     is_known = problem.is_static
@@ -140,7 +155,6 @@ def answer_of(model: CostModel, problem: Problem, top: int, tell_all: bool) -> C
         is_default=chosen.is_default, seconds=float(found.seconds[place]) if is_known else None,
         default_seconds=float(found.seconds[0]) if is_known else None, reason=chosen.reason,
         count=len(tilings), best=described, limits=limits_of(model, problem),
-        tiles=_all(problem, found, tilings) if tell_all else None,
     )  # fmt: skip
 
 

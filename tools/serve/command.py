@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 
 import click
@@ -23,7 +24,8 @@ _D = Settings()
 @click.option("--model-repository", type=_FOLDER,
               help="Folder of more models: NAME/VERSION/manifest.json.")  # fmt: skip
 @click.option("--model-control", type=click.Choice(["none", "explicit"]), default="none",
-              show_default=True, help="Whether clients may load and unload models.")  # fmt: skip
+              show_default=True,
+              help="Whether clients may load and unload models; with one worker.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1, 256), default=_D.workers, show_default=True,
               help="Processes that share the ports.")  # fmt: skip
 @click.option("--token-file", type=_FILE, help="File with the bearer token that clients must show.")
@@ -60,11 +62,18 @@ def serve_command(
     The Open Inference Protocol v2 over HTTP and gRPC, /v1/choose-tiles, /v1/estimate, a page at /,
     figures at /metrics.  SIGTERM ends it: readiness goes down first, requests are answered.
     """
+    if model_control == "explicit" and workers > 1:
+        raise UserError(
+            "loading and unloading would reach one of the workers only", where="lowc serve",
+            hint="give --model-control explicit with one worker",
+        )  # fmt: skip
     if (tls_certificate is None) != (tls_key is None):
         raise UserError(
             "TLS needs a certificate and its key", where="lowc serve",
             hint="give --tls-certificate and --tls-key",
         )  # fmt: skip
+    if tls_certificate is not None and tls_key is not None:
+        _check_chain(tls_certificate, tls_key)
     settings = Settings(
         host=host, port=port, grpc_port=grpc_port,
         repository=str(model_repository.resolve()) if model_repository else "",
@@ -91,6 +100,18 @@ def _token(path: Path | None) -> str:
             hint="python -c 'import secrets; print(secrets.token_urlsafe())' makes one",
         )  # fmt: skip
     return token
+
+
+def _check_chain(certificate: Path, key: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # The password is one that no key has: nobody is there to be asked.
+        context.load_cert_chain(certificate, key, password="")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"this is no certificate with its key: {error}", where=f"{certificate}, {key}",
+            hint="both are PEM files, and the key has no password",
+        ) from error  # fmt: skip
 
 
 def _check_packages() -> None:

@@ -17,7 +17,7 @@ import orjson
 from . import logs
 from .encodings import unpacked
 from .faults import Fault
-from .state import State
+from .state import Held, State
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -99,25 +99,34 @@ class Gate:
         state, path = self._state, scope["path"]
         if path not in _OPEN:
             state.authorize(headers.get(b"authorization"))
-        body = await self._read(receive, headers)
-        if encoding := headers.pop(b"content-encoding", b""):
-            body = unpacked(body, encoding, state.settings.max_body)
-            scope["headers"] = [*headers.items()]
+        held = Held(state)
+        try:
+            body = await self._read(receive, headers, held)
+            if encoding := headers.pop(b"content-encoding", b""):
+                body = unpacked(body, encoding, state.settings.max_body)
+                scope["headers"] = [*headers.items()]
+                held.grow(len(body))
+            return await self._pass_on(scope, _given(body, receive), send)
+        finally:
+            held.release()
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: _Answering) -> float:
+        state, path = self._state, scope["path"]
         start = time.perf_counter()
         if path in _UNCOUNTED:
-            await self._app(scope, _given(body, receive), send)
+            await self._app(scope, receive, send)
             return start
         state.enter()
         try:
             async with asyncio.timeout(state.settings.request_seconds):
-                await self._app(scope, _given(body, receive), send)
+                await self._app(scope, receive, send)
         except TimeoutError:
             raise Fault(504, f"no answer in {state.settings.request_seconds:g} s") from None
         finally:
             state.leave()
         return start
 
-    async def _read(self, receive: Receive, headers: dict[bytes, bytes]) -> bytes:
+    async def _read(self, receive: Receive, headers: dict[bytes, bytes], held: Held) -> bytes:
         most = self._state.settings.max_body
         declared = headers.get(b"content-length", b"0")
         if not declared.isdigit() or len(declared) > 18 or int(declared) > most:
@@ -132,6 +141,7 @@ class Gate:
                     body = message.get("body", b"")
                     if len(parts) + len(body) > most:
                         raise Fault(413, f"a body has at most {most} bytes")
+                    held.grow(len(body))
                     if not message.get("more_body"):
                         return bytes(parts + body) if parts else body
                     parts += body

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +10,9 @@ import numpy as np
 from .faults import Fault
 from .models import Model, TensorSpec, check_inputs
 from .repository import Repository
+
+# Checks the name, data type and shape of an input; raises Fault.
+Check = Callable[[str, str, tuple[int, ...]], None]
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from .faults import Fault, short
-from .inference import Answer, Request
+from .inference import Answer, Check, Request
 from .tensors import checked_datatype, checked_shape, from_binary, from_json, to_binary, to_json
 
 HEADER_LENGTH = "inference-header-content-length"
@@ -61,8 +61,10 @@ def _depth_is_more_than(most: int, data: Any) -> bool:
     return bool(level)
 
 
-def decode(body: bytes, header_length: str | None, most_elements: int) -> Request:
+def decode(body: bytes, header_length: str | None, most_elements: int, check: Check) -> Request:
     """Return the request that `body` is; `header_length` is the header that says where JSON ends.
+
+    `check` sees what is declared of an input before its elements are looked at.
 
     Raises
     ------
@@ -76,7 +78,7 @@ def decode(body: bytes, header_length: str | None, most_elements: int) -> Reques
         raise Fault(400, "the body must be a JSON object")
     request = Request(id=_text(data.get("id", ""), "id"))
     request.binary = _flag(_parameters(data, "the request"), "binary_data_output", default=False)
-    rest = _inputs(request, data.get("inputs"), view[length:], most_elements)
+    rest = _inputs(request, data.get("inputs"), view[length:], most_elements, check)
     if len(rest):
         raise Fault(400, f"{len(rest)} bytes follow the last tensor")
     request.outputs = _outputs(data.get("outputs"), default=request.binary)
@@ -118,7 +120,9 @@ def _json_length(header: str | None, available: int) -> int:
     return int(header)
 
 
-def _inputs(request: Request, inputs: Any, rest: memoryview, most_elements: int) -> memoryview:
+def _inputs(
+    request: Request, inputs: Any, rest: memoryview, most_elements: int, check: Check
+) -> memoryview:
     if not isinstance(inputs, list) or not inputs:
         raise Fault(400, "'inputs' must be a list of tensors")
     for index, tensor in enumerate(inputs):
@@ -128,6 +132,7 @@ def _inputs(request: Request, inputs: Any, rest: memoryview, most_elements: int)
         where = f"input {short(name)}"
         kind = checked_datatype(tensor.get("datatype"), where)
         shape = checked_shape(tensor.get("shape"), where, most_elements)
+        check(name, kind, shape)
         size = _parameters(tensor, where).get("binary_data_size")
         if size is None:
             array = from_json(tensor.get("data"), shape, kind, where)

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .faults import Fault
+from .faults import Fault, short
 
 BATCH = -1
 
@@ -57,6 +57,33 @@ def metadata(model: Model, versions: list[str]) -> dict[str, Any]:
         "inputs": [spec.to_dict() for spec in model.inputs],
         "outputs": [spec.to_dict() for spec in model.outputs],
     }
+
+
+def check_declared(
+    model: Model, most_rows: int, name: str, datatype: str, shape: tuple[int, ...]
+) -> None:
+    """Check what a client declares of one input, before an array is made of its elements.
+
+    Raises
+    ------
+    Fault
+        400 for what `model` does not take, 413 for more than `most_rows` rows.
+    """
+    spec = next((one for one in model.inputs if one.name == name), None)
+    if spec is None:
+        raise Fault(400, f"model '{model.name}' has no input {short(name)}")
+    if datatype != spec.datatype:
+        raise Fault(
+            400, f"input '{name}' is {datatype}, model '{model.name}' takes {spec.datatype}"
+        )
+    if len(shape) != len(spec.shape) or shape[1:] != spec.shape[1:]:
+        raise Fault(
+            400,
+            f"input '{name}' has shape {list(shape)}, model '{model.name}' takes"
+            f" {list(spec.shape)}",
+        )
+    if shape[0] > most_rows:
+        raise Fault(413, f"{shape[0]} rows are more than the {most_rows} allowed")
 
 
 def check_inputs(model: Model, given: dict[str, np.ndarray], datatypes: dict[str, str]) -> int:

@@ -88,12 +88,13 @@ class Parsers:
             connection, _ = self._listener.accept()
         except OSError:
             return
+        parent = os.getpid()
         pid = os.fork()
         if pid == 0:
             self._listener.close()
             for child in self._children.values():
                 child.connection.close()
-            _be_child(connection, self._read, self._seconds, self._memory)
+            _be_child(parent, connection, self._read, self._seconds, self._memory)
         self._children[pid] = _Child(pid, connection, time.monotonic() + self._seconds)
 
     def _stop_late_ones(self) -> None:
@@ -124,11 +125,13 @@ class Parsers:
         return "the MLIR made its reader end"
 
 
-def _be_child(connection: socket.socket, read: Reader, seconds: float, memory: int) -> None:
-    """Answer one request and end; never returns."""
+def _be_child(
+    parent: int, connection: socket.socket, read: Reader, seconds: float, memory: int
+) -> None:
+    """Answer one request as a child of `parent`, and end; never returns."""
     code = 1
     try:
-        die_with_parent()
+        die_with_parent(parent)
         # What LLVM prints when it crashes is nobody's.
         nowhere = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
@@ -194,11 +197,16 @@ def _answer(connection: socket.socket, result: Any) -> None:
 
 
 def main() -> None:
-    """Serve the socket whose number is the first argument; seconds and memory follow."""
-    die_with_parent()
+    """Serve the socket whose number is the second argument; seconds and memory follow.
+
+    The first argument is the number of the supervisor, which also ends this process: Ctrl-C, which
+    goes to all processes of a terminal, is for the supervisor to answer.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    supervisor, number, seconds, memory = sys.argv[1:]
+    die_with_parent(int(supervisor))
     from . import reading
 
-    number, seconds, memory = sys.argv[1:]
     listener = socket.socket(fileno=int(number))
     reading.prepare()
     _load_what_reading_loads()
@@ -214,9 +222,10 @@ def _load_what_reading_loads() -> None:
         return sorted(sys.modules)
 
     here, there = socket.socketpair()
+    parent = os.getpid()
     if os.fork() == 0:
         here.close()
-        _be_child(there, names, 60.0, 4 << 30)
+        _be_child(parent, there, names, 60.0, 4 << 30)
     there.close()
     data = json.dumps(reading.EXAMPLE).encode()
     here.sendall(LENGTH.pack(len(data)) + data)

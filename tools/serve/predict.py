@@ -53,7 +53,7 @@ def predict_routes(state: State) -> APIRouter:
         responses=errors(404),
     )  # fmt: skip
     async def predict_tiles(request: PredictRequest) -> PredictAnswer:
-        problems = [_problem(value) for value in request.problems]
+        problems = [await asyncio.to_thread(_problem, value) for value in request.problems]
         if len({problem.unit for problem in problems}) > 1:
             raise Fault(400, "the problems of one request are for one unit")
         model = model_for(state.repository, problems[0].unit)

@@ -11,7 +11,8 @@ from ...passes.tiling import families, space
 from ...passes.tiling.problem import Problem
 from .faults import Fault
 
-LARGEST = 1 << 24
+LARGEST = 1 << 20
+MOST_BATCHES = 1 << 16
 MOST_PRODUCTS = 1 << 48
 # What menus offer; the bits of weights may be any from 2 to 8.
 FORMS = (
@@ -83,7 +84,16 @@ def check_problem(problem: Problem) -> Problem:
     ------
     Fault
         400, when it is too large, or no kernel can be for it.
+
+    Notes
+    -----
+    It takes up to seconds, because tiles are looked at: call it in a thread.
     """
+    numbers = (*problem.sizes[1:], problem.group, problem.planes, problem.table_bits, problem.span)
+    if any(number is not None and number > LARGEST for number in numbers):
+        raise Fault(400, f"no number of a product may be more than {LARGEST}")
+    if (problem.batch or 1) > MOST_BATCHES:
+        raise Fault(400, f"a product has at most {MOST_BATCHES} batches")
     if problem.products > MOST_PRODUCTS or any(size == 0 for size in problem.sizes):
         raise Fault(400, f"no call has the sizes {problem.shape}")
     unit = problem.unit

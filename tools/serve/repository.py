@@ -7,11 +7,13 @@ request's name is only ever compared with them.
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from ...errors import LowcError
+from . import logs
 from .batching import Batcher
 from .faults import Fault, short
 from .models import Model
@@ -48,6 +50,8 @@ class Repository:
         Gives a model its queue.
     is_explicit : bool
         Whether clients may load and unload.
+    tell : callable
+        Is told how many models are ready whenever one was loaded or unloaded.
     """
 
     def __init__(
@@ -56,7 +60,9 @@ class Repository:
         make_batcher: Callable[[Model], Batcher],
         *,
         is_explicit: bool = False,
+        tell: Callable[[int], None] = lambda _count: None,
     ) -> None:
+        self._tell = tell
         self.is_explicit = is_explicit
         self._sources = list(sources)
         self._make_batcher = make_batcher
@@ -155,6 +161,7 @@ class Repository:
             raise Fault(404, f"there is no model {short(name)}")
         for version in versions:
             self._reasons[name, version] = "unloaded"
+        self._tell(len(self._served))
 
     def _allow(self) -> None:
         if not self.is_explicit:
@@ -177,17 +184,16 @@ class Repository:
             except (LowcError, OSError) as error:
                 failed = self._reasons[name, version] = f"model '{name}' {version}: {error}"
                 continue
+            except Exception as error:  # One model that nobody foresaw takes no other with it.
+                trace = traceback.format_exc(limit=-8)
+                logs.log("failed", level="error", model=name, error=str(error), trace=trace)
+                said = f"model '{name}' {version}: {type(error).__name__}: {error}"[:1000]
+                failed = self._reasons[name, version] = said
+                continue
             fresh[version] = Served(model, self._make_batcher(model))
         if (fresh and not failed) or name not in self._served:
             self._served.pop(name, None)
             if fresh:
                 self._served[name] = fresh
+        self._tell(len(self._served))
         return failed
-
-    @property
-    def state(self) -> dict[str, Any]:
-        """Numbers for metrics: rows that wait, by model."""
-        return {
-            name: sum(served.batcher.waiting_rows for served in versions.values())
-            for name, versions in self._served.items()
-        }

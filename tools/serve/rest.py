@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import orjson
@@ -14,7 +15,7 @@ from ... import __version__
 from . import messages, openapi
 from .faults import Fault
 from .inference import infer
-from .models import metadata
+from .models import check_declared, metadata
 from .openapi import described
 from .state import State
 
@@ -85,7 +86,8 @@ def model_routes(state: State) -> APIRouter:
     async def run(request: Request, model: str, version: str = "") -> Response:
         body = await request.body()
         length = request.headers.get(messages.HEADER_LENGTH)
-        asked = messages.decode(body, length, settings.max_elements)
+        check = partial(check_declared, repository.find(model, version).model, settings.max_rows)
+        asked = messages.decode(body, length, settings.max_elements, check)
         encoded = messages.encode(await infer(repository, model, version, asked, settings.max_rows))
         return Response(encoded.body, headers=encoded.headers)
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 import traceback
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -13,10 +14,11 @@ import grpc
 from . import logs, protocol, rest, rpc_tensors
 from .faults import GRPC_STATUS, Fault
 from .inference import infer
-from .models import metadata
+from .models import check_declared, metadata
 from .state import State
 
 _OPEN = ("ServerLive", "ServerReady")
+_SPARE = 16
 Handler = Callable[[Any], Awaitable[dict[str, Any] | Any]]
 
 
@@ -52,7 +54,9 @@ class Service:
     async def model_infer(self, request: Any) -> dict[str, Any]:
         """Ask a model."""
         settings = self._state.settings
-        asked = rpc_tensors.decode(request, settings.max_elements)
+        served = self._state.repository.find(request.model_name, request.model_version)
+        check = partial(check_declared, served.model, settings.max_rows)
+        asked = rpc_tensors.decode(request, settings.max_elements, check)
         answer = await infer(
             self._state.repository, request.model_name, request.model_version, asked,
             settings.max_rows,
@@ -78,7 +82,8 @@ def make_server(state: State) -> grpc.aio.Server:
     """Return the server of one worker: not listening yet, see :func:`listen`."""
     settings = state.settings
     server = grpc.aio.server(
-        maximum_concurrent_rpcs=None,
+        # Messages of more are not even read; some are left for who asks whether the server lives.
+        maximum_concurrent_rpcs=settings.max_requests + _SPARE,
         options=[
             ("grpc.so_reuseport", 1),
             ("grpc.max_receive_message_length", settings.max_body),

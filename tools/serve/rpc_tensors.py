@@ -8,12 +8,14 @@ import numpy as np
 
 from .datatypes import BYTES, DATATYPES
 from .faults import Fault, short
-from .inference import Answer, Request
+from .inference import Answer, Check, Request
 from .tensors import checked_datatype, checked_shape, finite, from_binary, to_binary
 
 
-def decode(message: Any, most_elements: int) -> Request:
+def decode(message: Any, most_elements: int, check: Check) -> Request:
     """Return the request that a ``ModelInferRequest`` is.
+
+    `check` sees what is declared of an input before its elements are looked at.
 
     Raises
     ------
@@ -30,6 +32,7 @@ def decode(message: Any, most_elements: int) -> Request:
         where = f"input {short(tensor.name)}"
         checked_datatype(tensor.datatype, where)
         shape = checked_shape(list(tensor.shape), where, most_elements)
+        check(tensor.name, tensor.datatype, shape)
         if raw:
             if tensor.HasField("contents"):
                 raise Fault(400, f"{where}: it has both contents and raw contents")

@@ -29,6 +29,8 @@ class Settings:
         PEM files for TLS; empty for none.
     max_body, max_rows, max_elements, max_mlir : int
         Bytes of a body, rows of a request, elements of a tensor, bytes of MLIR.
+    max_buffered : int
+        Bytes of all bodies that one worker holds; at least that of one body.
     max_requests, max_connections, max_waiting_rows, batch_rows : int
         Requests answered at once and connections, of one worker; rows that may wait for a model,
         and that are calculated together.
@@ -56,6 +58,7 @@ class Settings:
     max_rows: int = 65_536
     max_elements: int = 4 * MIB
     max_mlir: int = 4 * MIB
+    max_buffered: int = 256 * MIB
     max_requests: int = 256
     max_connections: int = 1024
     max_waiting_rows: int = 262_144

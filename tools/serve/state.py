@@ -21,6 +21,8 @@ class State:
     ----------
     in_flight : int
         Requests that are being answered, by either protocol.
+    buffered : int
+        Bytes of bodies that are held.
     is_draining : bool
         Whether it is about to end: readiness is down.
     """
@@ -29,6 +31,7 @@ class State:
     repository: Repository
     metrics: Metrics
     in_flight: int = 0
+    buffered: int = 0
     is_draining: bool = False
     _bearer: bytes = field(default=b"", repr=False)
 
@@ -74,6 +77,32 @@ class State:
         self.metrics.in_flight.set(self.in_flight)
 
 
+class Held:
+    """The bytes that one request has in memory; :meth:`release` gives them back."""
+
+    def __init__(self, state: State) -> None:
+        self._state, self._count = state, 0
+
+    def grow(self, count: int) -> None:
+        """Hold `count` bytes more.
+
+        Raises
+        ------
+        Fault
+            429, when all requests together have too many.
+        """
+        settings = self._state.settings
+        if self._state.buffered + count > max(settings.max_buffered, settings.max_body):
+            raise Fault(429, "too many large bodies are being read: try again")
+        self._state.buffered += count
+        self._count += count
+
+    def release(self) -> None:
+        """Hold nothing."""
+        self._state.buffered -= self._count
+        self._count = 0
+
+
 def make_state(settings: Settings, sources: list[Source]) -> State:
     """Return a worker's state with all models loaded."""
     metrics = Metrics()
@@ -84,6 +113,8 @@ def make_state(settings: Settings, sources: list[Source]) -> State:
             metrics=metrics,
         )  # fmt: skip
 
-    repository = Repository(sources, make_batcher, is_explicit=settings.explicit)
+    repository = Repository(
+        sources, make_batcher, is_explicit=settings.explicit, tell=metrics.models.set
+    )
     repository.load_all()
     return State(settings, repository, metrics)

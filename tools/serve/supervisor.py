@@ -61,6 +61,7 @@ class _Worker:
     process: subprocess.Popen[bytes]
     since: float
     is_ready: bool = False
+    is_told: bool = False  # to end
 
 
 _LISTEN = 256
@@ -96,7 +97,10 @@ class Supervisor:
             for _ in range(self._settings.workers):
                 self._start()
             self._start_parsers()
-            while not (self._is_ending and not self._workers):
+            # A signal leaves a byte in `wake`: one that comes before the wait ends it.
+            while self._workers or not self._is_ending:
+                if self._is_ending:
+                    self._tell_to_end()
                 self._wait(wake)
                 self._reap()
         finally:
@@ -107,10 +111,12 @@ class Supervisor:
                     process.wait()
 
     def _start(self) -> None:
+        if self._is_ending:
+            return
         process = subprocess.Popen(
-            [sys.executable, "-m", f"{__package__}.worker"],
+            [sys.executable, "-m", f"{__package__}.worker", str(os.getpid())],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": self._settings.metrics_folder},
+            env=_environment(PROMETHEUS_MULTIPROC_DIR=self._settings.metrics_folder),
         )  # fmt: skip
         assert process.stdin is not None and process.stdout is not None  # noqa: S101
         with contextlib.suppress(BrokenPipeError):
@@ -121,10 +127,14 @@ class Supervisor:
         self._selector.register(process.stdout, selectors.EVENT_READ, worker)
 
     def _start_parsers(self) -> None:
+        if self._is_ending:
+            return
         settings, number = self._settings, self._parser_socket.fileno()
-        limits = [str(settings.parse_seconds), str(settings.parser_memory)]
-        command = [sys.executable, "-m", f"{__package__}.parsers", str(number), *limits]
-        self._parsers = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[number])
+        numbers = [os.getpid(), number, settings.parse_seconds, settings.parser_memory]
+        command = [sys.executable, "-m", f"{__package__}.parsers", *map(str, numbers)]
+        self._parsers = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, pass_fds=[number], env=_environment()
+        )
 
     def _wait(self, wake: int) -> None:
         for key, _ in self._selector.select():
@@ -152,7 +162,8 @@ class Supervisor:
                 self._falls += 1
                 if self._falls >= _MOST_FALLS:
                     raise InternalError("workers fall before they are ready", where="lowc serve")
-                time.sleep(max(0.0, _TOO_SOON / 4 - (time.monotonic() - worker.since)))
+            if time.monotonic() - worker.since < _TOO_SOON:
+                time.sleep(_TOO_SOON / 4)
             self._start()
         if self._parsers is not None and self._parsers.poll() is not None and not self._is_ending:
             time.sleep(_TOO_SOON / 4)
@@ -166,10 +177,19 @@ class Supervisor:
             path.unlink(missing_ok=True)
 
     def _end(self, _number: int, _frame: FrameType | None) -> None:
+        # Nothing more: it may come between the start of a worker and its entry in the list.
         self._is_ending = True
+
+    def _tell_to_end(self) -> None:
         for worker in self._workers:
-            with contextlib.suppress(ProcessLookupError):
+            if not worker.is_told:
+                worker.is_told = True
                 worker.process.terminate()
+
+
+def _environment(**more: str) -> dict[str, str]:
+    """Return the environment of a child, which takes no modules from the current folder."""
+    return {**os.environ, "PYTHONSAFEPATH": "1", **more}
 
 
 def address(settings: Settings) -> str:

@@ -1,7 +1,7 @@
 """One worker: both servers in one event loop, from its settings on stdin to SIGTERM.
 
-``python -m lowc.tools.serve.worker`` is started by the supervisor.  It ends by itself when the
-supervisor is gone.
+``python -m lowc.tools.serve.worker PID`` is started by the supervisor, whose number that is.  It
+ends by itself when the supervisor is gone.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import uvicorn
 import uvloop
 
+from ...errors import InternalError
 from . import logs, rpc, sources
 from .app import make_app
 from .connections import limited_protocol
@@ -76,8 +77,10 @@ async def serve(state: State) -> None:
     task = asyncio.create_task(http.serve(sockets=[bound]))
     while not http.started and not task.done():
         await asyncio.sleep(0.002)
+    if task.done():
+        task.result()
+        raise InternalError("HTTP did not start", where="lowc serve")
     state.metrics.ready.set(int(state.is_ready))
-    state.metrics.models.set(len(state.repository.names))
     logs.log("ready", models=state.repository.names, port=settings.port, grpc=settings.grpc_port)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
@@ -94,8 +97,10 @@ async def serve(state: State) -> None:
 
 
 def main() -> None:
-    """Run one worker."""
-    die_with_parent()
+    """Run one worker; the first argument is the number of its supervisor."""
+    # Ctrl-C goes to all processes of a terminal; until this one can answer it, the supervisor does.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent(int(sys.argv[1]))
     # LightGBM imports these if they are there, which takes longer than all the rest.
     for name in ("dask", "graphviz", "matplotlib", "pandas", "pyarrow", "sklearn"):
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]

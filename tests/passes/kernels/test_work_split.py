@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lowc.passes.kernels import float_tiles, tiles
-from lowc.passes.kernels.work_split import Costs, makespan, split
+from lowc.passes.kernels.work_split import Costs, _parts, makespan, split
 
 
 @pytest.mark.parametrize(
@@ -66,3 +66,16 @@ def test_two_threads_get_as_much(unit, sizes):
         ]
         last, _ = makespan(items, 2)
         assert last <= m * panels / 2 * 1.125, (tile, k)
+
+
+def test_all_cuts_into_equal_parts():
+    for count in range(600):
+        wanted = {-(-count // parts) for parts in range(1, count + 1)}
+        assert _parts(count) == sorted(wanted, reverse=True)
+
+
+def test_a_cut_of_a_huge_product_is_counted_not_listed():
+    """A list of all cuts of so many rows would not fit memory."""
+    panels, chunk = split(1, 1 << 34, 4, 4, Costs(4.0, 1.0, 8.0), 4)
+    assert 1 <= panels <= 4
+    assert -(-(1 << 34) // chunk) <= 1024

@@ -102,7 +102,9 @@ def test_the_tabular_model_says_the_same(server: Server, model: CostModel) -> No
     [
         ({"form": "f33"}, 400, "matmuls.0.form: String should match pattern"),
         ({"form": "w4a8", "right": "activation"}, 400, "needs a weight"),
-        ({"shape": [1 << 24] * 3}, 400, "no call has the sizes 1x16777216x16777216x16777216"),
+        ({"shape": [1 << 20] * 3}, 400, "no call has the sizes 1x1048576x1048576x1048576"),
+        ({"shape": [1 << 24, 64, 64]}, 400, "less than or equal to 1048576"),
+        ({"shape": [1 << 17, 1, 1, 1]}, 400, "a product has at most 65536 batches"),
         (
             {"shape": [0, 8, 8]},
             400,
@@ -119,6 +121,13 @@ def test_refusals(server: Server, matmul: dict[str, Any], status: int, said: str
     found = server.ask("/v1/choose-tiles", asked)
     assert found[0] == status
     assert said in found[1]["error"]
+
+
+def test_all_tiles_are_told_of_a_few(server: Server) -> None:
+    asked = {"matmuls": [{"form": "f32", "shape": [8, 8, 8]}] * 9, "all": True}
+    status, found, _ = server.ask("/v1/choose-tiles", asked)
+    assert (status, found["error"]) == (400, "all tiles are told of 8 matmuls at most")
+    assert server.ask("/v1/choose-tiles", {**asked, "all": False})[0] == 200
 
 
 def test_a_form_s_own_formula(server: Server) -> None:

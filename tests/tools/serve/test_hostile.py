@@ -66,7 +66,9 @@ def test_too_large_by_chunks(hurried: Server) -> None:
         )
     )
     assert hostile.send(hurried.port, attack) in (0, 413)
-    assert hurried.ask("/v2/models/times/infer", raw=b" " * (3 << 20))[0] == 413
+    declared = hostile.Attack((hostile.http("/v2/models/times/infer", b" " * (3 << 20)),))
+    # The server closes before it read all: its answer may be lost.
+    assert hostile.send(hurried.port, declared) in (0, 413)
 
 
 def test_tiny_chunks(hurried: Server) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 from importlib import resources
 
 import pytest
+from lowc.passes.tiling import model_files
 from serving import trained
 from serving.foreign import run_file
 from serving.server import Server
@@ -40,9 +42,11 @@ def test_its_files(server: Server) -> None:
 
 
 def test_known_words(server: Server) -> None:
+    manifest = json.loads((model_files.PACKAGED / "avx512" / model_files.MANIFEST).read_text())
+    packaged = manifest["machine"]["unit"]
     status, known, _ = server.ask("/v1/known")
     assert status == 200
-    assert {trained.MACHINE.unit, "avx512vbmi"} <= set(known["units"])
+    assert {trained.MACHINE.unit, packaged} <= set(known["units"])
     assert {"f32", "w4a8", "shift-add"} <= set(known["forms"])
     assert {"lmul", "w4a8", "shiftadd-2"} <= set(known["recipes"])
     for form in known["forms"]:

@@ -14,6 +14,7 @@ import lowc
 import numpy as np
 import pytest
 from lowc.compiler.tile_choice import TileChoice
+from lowc.errors import UserError
 from lowc.passes.tiling import rankers, space
 from lowc.passes.tiling.problem import Problem
 from lowc.passes.tiling.remote import Remote
@@ -153,3 +154,59 @@ def test_the_token_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -
     with answering((200, good())) as (url, _):
         Remote(url, local).predict(PROBLEM, TILINGS)
     assert seen == ["Bearer a-secret"]
+
+
+@pytest.mark.parametrize("url", ["http://[", "http://", "http://a:b", "http://a b", "http://\xe9"])
+def test_what_is_no_address(url: str) -> None:
+    with pytest.raises(UserError, match="is no address of a server"):
+        Remote(url, local)
+
+
+@pytest.mark.parametrize("token", ["a\nb", "\u20ac" * 16])
+def test_what_is_no_token(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOWC_SERVE_TOKEN", token)
+    with pytest.raises(UserError, match="the token has characters"):
+        Remote("http://127.0.0.1:1", local)
+
+
+def test_no_redirect_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with answering((200, good())) as (there, asked), answering((302, b"")) as (url, sent):
+        send = http.server.BaseHTTPRequestHandler.send_response
+
+        def redirect(self: http.server.BaseHTTPRequestHandler, code: int, *more: str) -> None:
+            send(self, code, *more)
+            if code == 302:
+                self.send_header("location", f"{there}/v1/predict-tiles")
+
+        monkeypatch.setattr(http.server.BaseHTTPRequestHandler, "send_response", redirect)
+        remote = Remote(url, local)
+        remote.predict(PROBLEM, TILINGS)
+        assert "status 302" in remote.name
+        assert (len(sent), asked) == (1, [])
+
+
+def test_a_server_that_drips() -> None:
+    """Each read is in time, all of them together are not."""
+    ended = threading.Event()
+
+    class Drip(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(200)
+            self.send_header("content-length", "1000000000")
+            self.end_headers()
+            try:
+                while not ended.wait(0.001):
+                    self.wfile.write(b" ")
+            except OSError:
+                return
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Drip) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        remote = Remote(f"http://127.0.0.1:{server.server_port}", local, seconds=0.2)
+        remote.predict(PROBLEM, TILINGS)
+        ended.set()
+        server.shutdown()
+    assert "timed out, 3 times" in remote.name
