@@ -69,9 +69,13 @@ def cost_model_command(
 
 
 def _records(store: str | None, data: Path | None) -> list[Any]:
+    from ..tune import packages
+
+    packages.need(*packages.STORE)
     from ..tune.store import Store
 
     if data is not None:
+        packages.need(*packages.PARQUET)
         from ..tune import parquet
 
         return list(parquet.read(data))
