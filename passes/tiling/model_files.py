@@ -205,6 +205,9 @@ def _parsed(value: dict[str, Any]) -> Manifest:
             raise ValueError(f"'{name[:60]}' is no name of a model's file")
     if not names["time"] or not names["level"]:
         raise ValueError("it names no trees")
+    trees = (*names["time"], *names["level"], *names["rank"])
+    if len(set(trees)) != len(trees) or len(trees) > MOST_FILES:
+        raise ValueError("it names trees twice, or too many")
     return Manifest(
         str(value["name"])[:80], Machine.from_json(json.dumps(value["machine"])), names["time"],
         names["level"], names["rank"], Numbers(**numbers), formulas,
