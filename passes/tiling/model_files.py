@@ -15,6 +15,7 @@ import math
 import os
 import re
 import shutil
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -170,15 +171,30 @@ def read(folder: Path) -> ModelFiles:
     return ModelFiles(manifest, {name: _checked(folder, name, listed[name]) for name in wanted})
 
 
+def contents(path: Path, most: int) -> bytes:
+    """Return the bytes of a file; what is no plain file, or grows, is not waited for.
+
+    Raises
+    ------
+    UserError
+        When it is no plain file, or larger than `most` bytes.
+    OSError
+        When it cannot be read.
+    """
+    # Opening a FIFO would wait for who writes to it.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise UserError("it is no plain file", where=str(path), hint=_HINT)
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise UserError(f"it is larger than {most} bytes", where=str(path), hint=_HINT)
+    return data
+
+
 def _manifest_value(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > MOST_MANIFEST:
-            raise UserError(
-                f"the manifest is larger than {MOST_MANIFEST >> 20} MiB",
-                where=str(path),
-                hint=_HINT,
-            )
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(contents(path, MOST_MANIFEST).decode())
     except OSError as error:
         raise UserError(
             f"there is no cost model here ({error.strerror})", where=str(path), hint=_HINT
@@ -220,12 +236,7 @@ def _parsed(value: dict[str, Any]) -> Manifest:
 def _checked(folder: Path, name: str, listed: Any) -> bytes:
     path = folder / name
     try:
-        size = path.stat().st_size
-        if size > MOST_BYTES:
-            raise UserError(
-                f"it is larger than {MOST_BYTES >> 20} MiB", where=str(path), hint=_HINT
-            )
-        data = path.read_bytes()
+        data = contents(path, MOST_BYTES)
     except OSError as error:
         raise UserError(
             f"a file of the model cannot be read ({error.strerror})", where=str(path), hint=_HINT

@@ -1,7 +1,7 @@
 """Rank tiles by a server's cost model (``lowc serve``), or by a local one where it does not answer.
 
-A compilation must not fail, nor wait for long, because a server is away: there is a time-out and a
-second try, then the local ranker is used for all that follows, and its name says why.
+A compilation must not fail, nor wait for long, because a server is away: there is a time-out and
+three tries, then the local ranker is used for all that follows, and its name says why.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import json
 import os
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from ...errors import UserError
 from .choice import Prediction, Ranker
 from .problem import Problem
 from .tilings import Tiling
@@ -30,6 +32,31 @@ PAUSE = 0.2  # before the second try, twice as long before the third
 MOST_BYTES = 16 << 20
 # Worth another try: too busy, not ready, or too late.
 _PASSING = (429, 503, 504)
+_PIECE = 1 << 16
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        """Go nowhere; the status is the error."""
+
+
+_OPENER = urllib.request.build_opener(_NoRedirects)
+
+
+def check(url: str) -> None:
+    """Raise a UserError unless `url` and the token in the environment can be sent to a server."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        is_url = bool(parts.hostname) and parts.port != 0 and parts.scheme in ("http", "https")
+    except ValueError:
+        is_url = False
+    if not is_url or not url.isascii() or not url.isprintable() or " " in url:
+        raise UserError(
+            "this is no URL of a server", where=url[:200], hint="http://host:port, or https://…"
+        )
+    token = os.environ.get(TOKEN, "")
+    if not token.isascii() or not token.isprintable():
+        raise UserError("the token has letters that cannot be sent", where=TOKEN)
 
 
 class NoAnswer(Exception):
@@ -43,14 +70,20 @@ class Remote:
     ----------
     url : str
         ``http://host:port`` or ``https://…``; the environment variable LOWC_SERVE_TOKEN has the
-        token that it wants.
+        token that it wants.  Where it sends somewhere else, nobody goes: the token is for it alone.
     fallback : callable
         Makes the local ranker.
+
+    Raises
+    ------
+    UserError
+        When it is no such URL, or the token cannot be sent.
     """
 
     def __init__(
         self, url: str, fallback: Callable[[], Ranker], *, seconds: float = SECONDS
     ) -> None:
+        check(url)
         self.url = url.rstrip("/")
         self._fallback, self._seconds = fallback, seconds
         self._model = ""
@@ -95,11 +128,19 @@ class Remote:
         if token := os.environ.get(TOKEN):
             headers["authorization"] = f"Bearer {token}"
         request = urllib.request.Request(self.url + PATH, body, headers)
-        with urllib.request.urlopen(request, timeout=self._seconds) as response:
-            found: bytes = response.read(MOST_BYTES + 1)
-        if len(found) > MOST_BYTES:
-            raise NoAnswer("its answer is too long")
-        return found
+        deadline = time.monotonic() + self._seconds
+        found = bytearray()
+        with _OPENER.open(request, timeout=self._seconds) as response:
+            # A time-out is of one read, and a server may send a byte now and then.
+            while piece := response.read1(_PIECE):
+                found += piece
+                if len(found) > MOST_BYTES:
+                    raise NoAnswer("its answer is too long")
+                if time.monotonic() > deadline:
+                    raise TimeoutError("timed out")
+            if response.length:
+                raise http.client.IncompleteRead(bytes(found), response.length)
+        return bytes(found)
 
     def _read(self, body: bytes, tilings: Sequence[Tiling]) -> Prediction:
         try:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -109,6 +110,18 @@ def test_a_damaged_file_is_refused(copy, monkeypatch):
         rankers.ranker(str(copy), HERE)
 
 
+def test_what_is_no_plain_file_is_not_read(copy):
+    for name, said in (("time-0.txt", "no plain file"), (model_files.MANIFEST, "no plain file")):
+        (copy / name).unlink()
+        os.mkfifo(copy / name)
+        with pytest.raises(UserError, match=said):
+            model_files.read(copy)
+        (copy / name).unlink()
+        (copy / name).symlink_to("/dev/zero")
+        with pytest.raises(UserError, match=said):
+            model_files.read(copy)
+
+
 def copy_with(folder, changed):
     loaded_names = json.loads((folder / model_files.MANIFEST).read_text())["files"]
     files = {name: (folder / name).read_bytes() for name in loaded_names} | changed
@@ -145,6 +158,20 @@ def test_learned_takes_what_was_fitted_here(folder, tmp_path, monkeypatch):
     assert chosen.is_default and "no cost model for avx2" in chosen.reason
     (tmp_path / HERE.key).symlink_to(folder)
     assert isinstance(rankers.ranker("learned", HERE), tree_ranker.TreeRanker)
+
+
+def test_a_fitted_model_that_cannot_be_used_is_passed_over(copy, tmp_path, monkeypatch):
+    manifest_of(copy, lambda v: v.update(features_version=99))
+    monkeypatch.setenv("LOWC_MODELS", str(tmp_path / "models"))
+    (tmp_path / "models").mkdir()
+    one = problem(64, 64, 64)
+    for machine in (HERE, Machine("Unknown", "avx2")):
+        (tmp_path / "models" / machine.key).symlink_to(copy)
+        found = rankers.ranker("learned", machine)
+        assert isinstance(found, tree_ranker.TreeRanker) == (machine is HERE)
+        chosen = choice.choose(one, found)
+        assert f"{machine.key} (this model reads other features" in chosen.reason
+    assert chosen.is_default
 
 
 def test_without_lightgbm_tiles_stay(folder, tmp_path, monkeypatch):

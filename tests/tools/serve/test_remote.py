@@ -48,6 +48,8 @@ def answering(*answers: tuple[int, bytes]) -> Iterator[tuple[str, list[int]]]:
             sent.append(status)
             self.send_response(status)
             self.send_header("content-length", str(len(body)))
+            if 300 <= status < 400:
+                self.send_header("location", body.decode())
             self.end_headers()
             self.wfile.write(body)
 
@@ -153,3 +155,45 @@ def test_the_token_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -
     with answering((200, good())) as (url, _):
         Remote(url, local).predict(PROBLEM, TILINGS)
     assert seen == ["Bearer a-secret"]
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_the_token_goes_nowhere_else(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOWC_SERVE_TOKEN", "a-secret")
+    with (
+        answering((200, good())) as (other, reached),
+        answering((status, f"{other}/elsewhere".encode())) as (url, _),
+    ):
+        remote = Remote(url, local)
+        remote.predict(PROBLEM, TILINGS)
+        assert f"status {status}" in remote.name
+        assert not reached
+
+
+def test_an_answer_that_comes_bit_by_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lowc.passes.tiling.remote._PIECE", 1)
+    with answering((200, good())) as (url, sent):
+        remote = Remote(url, local)
+        # Each read is in time, but not all of them.
+        seconds = iter(range(0, 10_000, 2))
+        monkeypatch.setattr("lowc.passes.tiling.remote.time.monotonic", lambda: next(seconds))
+        with pytest.raises(TimeoutError):
+            remote._post(b"{}")
+        assert len(sent) == 1
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[", "http://", "http://a b", "https://h:99999", "http://h\n"]
+)
+def test_what_is_no_url_is_refused(url: str) -> None:
+    with pytest.raises(lowc.UserError, match="no URL of a server"):
+        Remote(url, local)
+
+
+@pytest.mark.parametrize("token", ["a\nb", "ключ"])
+def test_a_token_that_cannot_be_sent_is_refused(
+    token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOWC_SERVE_TOKEN", token)
+    with pytest.raises(lowc.UserError, match="cannot be sent"):
+        Remote("http://127.0.0.1:1", local)
