@@ -110,8 +110,12 @@ def home() -> Path:
 
 
 def write(folder: Path, manifest: Manifest, files: dict[str, bytes]) -> None:
-    """Write a model's folder; the manifest comes last, so that half a model has none."""
+    """Write a model's folder; the manifest comes last, so that half a model has none.
+
+    One that is there is written over, and its manifest goes first.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
     for name, data in files.items():
         (folder / name).write_bytes(data)
     listed = {
@@ -128,7 +132,9 @@ def write(folder: Path, manifest: Manifest, files: dict[str, bytes]) -> None:
         "knows_time": manifest.knows_time, "data": manifest.data, "metrics": manifest.metrics,
         "versions": manifest.versions,
     }  # fmt: skip
-    (folder / MANIFEST).write_text(json.dumps(value, indent=1) + "\n")
+    temporary = folder / f".{MANIFEST}"
+    temporary.write_text(json.dumps(value, indent=1) + "\n")
+    temporary.replace(folder / MANIFEST)
 
 
 def move(folder: Path, to: Path) -> Path:

@@ -36,8 +36,8 @@ def ranker(name: str, machine: Machine) -> Ranker | None:
 
     ``learned`` is the model that was fitted on this machine, or else the one that comes with lowc
     for its vector unit; without either that can be used, or without LightGBM, a ranker that leaves
-    all tiles as they are and says why.  A URL is a server's (``lowc serve``), for which ``learned`` or else
-    ``roofline`` stands in.  Any other name is the folder of a model.
+    all tiles as they are and says why.  A URL is a server's (``lowc serve``), for which ``learned``
+    or else ``roofline`` stands in.  Any other name is the folder of a model.
 
     Raises
     ------

@@ -81,7 +81,7 @@ def _records(store: str | None, data: Path | None) -> list[Any]:
         return list(parquet.read(data))
     from ..tune.command import default_store
 
-    with Store(store or default_store()) as opened:
+    with Store(store or default_store(), must_exist=True) as opened:
         return list(opened.records())
 
 

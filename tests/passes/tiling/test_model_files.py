@@ -122,6 +122,20 @@ def test_what_is_no_plain_file_is_not_read(copy):
             model_files.read(copy)
 
 
+def test_half_a_model_has_no_manifest(copy):
+    whole = model_files.read(copy)
+    # The second file cannot be written.
+    (copy / "time-1.txt").unlink()
+    (copy / "time-1.txt").mkdir()
+    with pytest.raises(IsADirectoryError):
+        model_files.write(copy, whole.manifest, whole.files)
+    with pytest.raises(UserError, match="no cost model here"):
+        model_files.read(copy)
+    (copy / "time-1.txt").rmdir()
+    model_files.write(copy, whole.manifest, whole.files)
+    assert model_files.read(copy).files == whole.files
+
+
 def copy_with(folder, changed):
     loaded_names = json.loads((folder / model_files.MANIFEST).read_text())["files"]
     files = {name: (folder / name).read_bytes() for name in loaded_names} | changed
