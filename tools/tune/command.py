@@ -147,6 +147,7 @@ def _compile_corpus(corpus: Path | None, kernels: int) -> None:
 
     if corpus is None:
         raise UserError("kernels are compiled into a file", hint="--corpus FILE")
+    text_corpus.mend(corpus)
     have = sum(1 for _ in text_corpus.read(corpus)) if corpus.exists() else 0
     batches = range(-(-kernels // text_corpus.BATCH))
     with _progress(len(batches)) as progress:
