@@ -35,6 +35,10 @@ class TileChoice:
     measure_top: int = 0
     measured: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Raise a UserError, before anything takes long, if there is no such cost model."""
+        rankers.check(self.cost_model)
+
     def selection(
         self, target: Target, before: Callable[[SelectTiles], ir.Module], *, kernels: bool
     ) -> SelectTiles:

@@ -114,6 +114,9 @@ def _tiles(cost_model: str, measure_top: int, store: str | None, target: str) ->
         return TileChoice(cost_model, measure_top)
     from ..compiler.measuring.fingerprint import fingerprint
     from ..compiler.target import load_target
+    from .tune import packages
+
+    packages.need(*packages.STORE)
     from .tune.store import Store
     from .tune.times import relative_times
 

@@ -208,7 +208,8 @@ def _run(
             out,
         ]
         limits = subprocesses.Limits(seconds[0] + seconds[1] * len(numbers))
-        child = subprocesses.run(command, limits)
+        # Modules in the current folder are not lowc's.
+        child = subprocesses.run(command, limits, environment={"PYTHONSAFEPATH": "1"})
         lines = _lines(out)
     begun = numbers[0] if child.timed_out else None
     known = set()

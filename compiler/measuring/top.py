@@ -15,6 +15,7 @@ from ...passes.tiling import choice
 from ...passes.tiling.choice import Ranker
 from ...passes.tiling.problem import Problem
 from ..target import Target
+from .device import device_lock
 from .modules import can_be_alone
 from .rounds import Finding, measure, prepare
 from .worker import Effort
@@ -57,7 +58,8 @@ def measure_top(
             if len(usual) < 2:
                 continue
             prepared = prepare(problem.key, problem, usual, target, Path(name) / problem.key)
-            measured[problem.key] = times_of(measure(prepared, Effort()))
+            with device_lock():
+                measured[problem.key] = times_of(measure(prepared, Effort()))
     return measured
 
 

@@ -141,11 +141,11 @@ def _of_measured(
 def _decide(found: Prediction, first: int, count: int, name: str) -> tuple[int, str]:
     """Return the number of the tile to take, given the most promising one, and why."""
     unsure = float(found.spread[first])
-    if unsure > TOO_UNSURE:
+    if not unsure <= TOO_UNSURE:
         return 0, f"{name} knows too little of this product: default tile"
     if first == 0:
         return 0, f"{name}: the default is the best of {count}"
     gain = float(np.log(found.seconds[0] / found.seconds[first]))
-    if gain < max(LEAST_GAIN, SURE * unsure):
+    if not gain >= max(LEAST_GAIN, SURE * unsure):  # nor if it is no number
         return 0, f"{name}: the best of {count} gains {100 * gain:.0f} %, less than it is sure of"
     return first, f"{name}: the best of {count}, {100 * np.expm1(gain):.0f} % before the default"

@@ -15,6 +15,7 @@ import math
 import os
 import re
 import shutil
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,8 +110,12 @@ def home() -> Path:
 
 
 def write(folder: Path, manifest: Manifest, files: dict[str, bytes]) -> None:
-    """Write a model's folder; the manifest comes last, so that half a model has none."""
+    """Write a model's folder; the manifest comes last, so that half a model has none.
+
+    One that is there is written over, and its manifest goes first.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
     for name, data in files.items():
         (folder / name).write_bytes(data)
     listed = {
@@ -127,7 +132,9 @@ def write(folder: Path, manifest: Manifest, files: dict[str, bytes]) -> None:
         "knows_time": manifest.knows_time, "data": manifest.data, "metrics": manifest.metrics,
         "versions": manifest.versions,
     }  # fmt: skip
-    (folder / MANIFEST).write_text(json.dumps(value, indent=1) + "\n")
+    temporary = folder / f".{MANIFEST}"
+    temporary.write_text(json.dumps(value, indent=1) + "\n")
+    temporary.replace(folder / MANIFEST)
 
 
 def move(folder: Path, to: Path) -> Path:
@@ -170,15 +177,30 @@ def read(folder: Path) -> ModelFiles:
     return ModelFiles(manifest, {name: _checked(folder, name, listed[name]) for name in wanted})
 
 
+def contents(path: Path, most: int) -> bytes:
+    """Return the bytes of a file; what is no plain file, or grows, is not waited for.
+
+    Raises
+    ------
+    UserError
+        When it is no plain file, or larger than `most` bytes.
+    OSError
+        When it cannot be read.
+    """
+    # Opening a FIFO would wait for who writes to it.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise UserError("it is no plain file", where=str(path), hint=_HINT)
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise UserError(f"it is larger than {most} bytes", where=str(path), hint=_HINT)
+    return data
+
+
 def _manifest_value(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > MOST_MANIFEST:
-            raise UserError(
-                f"the manifest is larger than {MOST_MANIFEST >> 20} MiB",
-                where=str(path),
-                hint=_HINT,
-            )
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(contents(path, MOST_MANIFEST).decode())
     except OSError as error:
         raise UserError(
             f"there is no cost model here ({error.strerror})", where=str(path), hint=_HINT
@@ -205,6 +227,9 @@ def _parsed(value: dict[str, Any]) -> Manifest:
             raise ValueError(f"'{name[:60]}' is no name of a model's file")
     if not names["time"] or not names["level"]:
         raise ValueError("it names no trees")
+    trees = (*names["time"], *names["level"], *names["rank"])
+    if len(set(trees)) != len(trees) or len(trees) > MOST_FILES:
+        raise ValueError("it names trees twice, or too many")
     return Manifest(
         str(value["name"])[:80], Machine.from_json(json.dumps(value["machine"])), names["time"],
         names["level"], names["rank"], Numbers(**numbers), formulas,
@@ -217,12 +242,7 @@ def _parsed(value: dict[str, Any]) -> Manifest:
 def _checked(folder: Path, name: str, listed: Any) -> bytes:
     path = folder / name
     try:
-        size = path.stat().st_size
-        if size > MOST_BYTES:
-            raise UserError(
-                f"it is larger than {MOST_BYTES >> 20} MiB", where=str(path), hint=_HINT
-            )
-        data = path.read_bytes()
+        data = contents(path, MOST_BYTES)
     except OSError as error:
         raise UserError(
             f"a file of the model cannot be read ({error.strerror})", where=str(path), hint=_HINT

@@ -35,14 +35,14 @@ def ranker(name: str, machine: Machine) -> Ranker | None:
     """Return the ranker called `name` for `machine`; None for ``none``.
 
     ``learned`` is the model that was fitted on this machine, or else the one that comes with lowc
-    for its vector unit; without either, or without LightGBM, a ranker that leaves all tiles as they
-    are and says why.  A URL is a server's (``lowc serve``), for which ``learned`` or else
-    ``roofline`` stands in.  Any other name is the folder of a model.
+    for its vector unit; without either that can be used, or without LightGBM, a ranker that leaves
+    all tiles as they are and says why.  A URL is a server's (``lowc serve``), for which ``learned``
+    or else ``roofline`` stands in.  Any other name is the folder of a model.
 
     Raises
     ------
     UserError
-        When a folder holds no model that can be used, or LightGBM is missing for it.
+        When there is no such model, a folder's cannot be used, or LightGBM is missing for it.
     """
     if name == NONE:
         return None
@@ -53,20 +53,49 @@ def ranker(name: str, machine: Machine) -> Ranker | None:
     from . import tree_ranker
 
     if name != LEARNED:
-        if not Path(name).exists():
-            raise UserError(
-                f"there is no cost model '{name}'",
-                hint=f"{NONE}, {ROOFLINE}, {LEARNED}, a server's URL, or a model's folder",
-            )
+        check(name)
         return tree_ranker.load(Path(name), machine)
-    folder = tree_ranker.fitted(machine) or tree_ranker.packaged(machine.unit)
-    if folder is None:
+    either = (tree_ranker.fitted(machine), tree_ranker.packaged(machine.unit))
+    folders = [folder for folder in either if folder is not None]
+    if not folders:
         return Unable(
             f"there is no cost model for {machine.unit} ('lowc tune --fit' makes one), which"
         )
     if util.find_spec("lightgbm") is None:
         return Unable("the cost model needs LightGBM (pip install 'lowc[tune]'), without which it")
-    return tree_ranker.load(folder, machine)
+    return _first_usable(folders, machine)
+
+
+def check(name: str) -> None:
+    """Raise a UserError unless :func:`ranker` knows `name`."""
+    if name in (NONE, ROOFLINE, LEARNED) or Path(name).exists():
+        return
+    if name.startswith(remote.SCHEMES):
+        remote.check(name)
+        return
+    raise UserError(
+        f"there is no cost model '{name}'",
+        hint=f"{NONE}, {ROOFLINE}, {LEARNED}, a server's URL, or a model's folder",
+    )
+
+
+def _first_usable(folders: Sequence[Path], machine: Machine) -> Ranker:
+    """Return the ranker of the first folder that has one, which says why the others have none.
+
+    A model that an older lowc fitted shall not fail a compilation that did not ask for it.
+    """
+    from . import tree_ranker
+
+    why = ""
+    for folder in folders:
+        try:
+            found = tree_ranker.load(folder, machine)
+        except UserError as error:
+            why = f"the one in {folder} ({error.what})"
+            continue
+        found.instead_of = why
+        return found
+    return Unable(f"no cost model can be used, not {why}, so that lowc")
 
 
 def _local(machine: Machine) -> Ranker:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from typing import Any, Literal
 from .problem import Problem
 
 OUTCOMES = ("ok", "crash", "timeout", "wrong")
+MOST_THREADS, MOST_CACHE = 4096, 1 << 40
 Outcome = Literal["ok", "crash", "timeout", "wrong"]
 
 
@@ -68,7 +70,7 @@ class Machine:
         if not isinstance(values, dict) or set(values) - names:
             raise ValueError("a machine is a JSON object of " + ", ".join(sorted(names)))
         try:
-            return cls(
+            found = cls(
                 str(values["name"]),
                 str(values["unit"]),
                 tuple(map(str, values.get("features", ()))),
@@ -77,8 +79,15 @@ class Machine:
                 float(values.get("bandwidth", 0.0)),
                 float(values.get("multiply_rate", 0.0)),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"a machine lacks a field, or has a wrong one: {error}") from error
+        if not 1 <= found.threads <= MOST_THREADS or not all(
+            0 <= size < MOST_CACHE for size in found.caches
+        ):
+            raise ValueError("a machine's threads or caches are out of range")
+        if not all(0 <= rate < math.inf for rate in (found.bandwidth, found.multiply_rate)):
+            raise ValueError("a machine's rate is out of range")
+        return found
 
 
 def _three(values: Any) -> tuple[int, int, int]:

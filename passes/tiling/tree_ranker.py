@@ -36,6 +36,7 @@ class TreeRanker:
         self.time = [_booster(loaded.files[name], f"{where}/{name}") for name in manifest.time]
         self.level = [_booster(loaded.files[name], f"{where}/{name}") for name in manifest.level]
         self.rank = [_booster(loaded.files[name], f"{where}/{name}") for name in manifest.rank]
+        self.instead_of = ""  # the model that could not be used, and why
         self.at_home = machine.key == manifest.machine.key or machine.name == manifest.machine.name
 
     @property
@@ -44,7 +45,8 @@ class TreeRanker:
         where = (
             "" if self.at_home else f" fitted on {self.manifest.machine.name}, another processor,"
         )
-        return f"cost model {self.manifest.name}{where}"
+        instead = f" in the place of {self.instead_of}" if self.instead_of else ""
+        return f"cost model {self.manifest.name}{where}{instead}"
 
     @property
     def warning(self) -> str:

@@ -15,10 +15,16 @@ from collections.abc import Sequence
 MOST_BYTES = 32 << 20
 MOST_TREES = 4000
 MOST_LEAVES = 1024
-_NUMBER = re.compile(r"-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
-_OBJECTIVE = re.compile(r"[a-z_]+(?: [a-z_]+:[\w.-]+)*")
+_NUMBER = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+# Those that make one number of one number.  LightGBM believes the objective, not num_class: one of
+# several classes writes that many numbers where there is room for one.
+_OBJECTIVE = re.compile(
+    r"(?:regression|regression_l1|huber|fair|poisson|quantile|mape|gamma|tweedie)(?: sqrt)?"
+    r"|lambdarank|rank_xendcg|cross_entropy|cross_entropy_lambda"
+    r"|binary sigmoid:(?P<sigmoid>[0-9]{1,6}(?:\.[0-9]{1,20})?)"
+)
 # Per node; the number of nodes is one less than that of leaves.
-_NODES = ("split_feature", "threshold", "decision_type", "left_child", "right_child")
+_WHOLE = ("split_feature", "decision_type", "left_child", "right_child")
 # Bits of a decision: 1 is a category, 2 says where a missing value goes, 4 and 8 what is missing.
 _MOST_DECISION = 15
 
@@ -37,10 +43,13 @@ def checked(text: str, features: Sequence[str]) -> tuple[str, int]:
     """
     if len(text) > MOST_BYTES:
         raise TreeError(f"it is larger than {MOST_BYTES >> 20} MiB")
+    # Python reads digits of every script, and LightGBM only these.
+    if not text.isascii():
+        raise TreeError("it has letters or digits that are not ASCII")
     body, end, _ = text.partition("\nend of trees")
     if not end:
         raise TreeError("it has no end of its trees")
-    head, *trees = re.split(r"\n+Tree=\d+\n", body)
+    head, *trees = re.split(r"\n+Tree=[0-9]+\n", body)
     if len(trees) > MOST_TREES:
         raise TreeError(f"it has {len(trees)} trees, more than {MOST_TREES}")
     facts = _lines(head)
@@ -49,8 +58,9 @@ def checked(text: str, features: Sequence[str]) -> tuple[str, int]:
     if facts.get("num_class") != "1" or facts.get("num_tree_per_iteration") != "1":
         raise TreeError("it predicts more than one number")
     objective = facts.get("objective", "")
-    if not _OBJECTIVE.fullmatch(objective):
-        raise TreeError("its objective is no name")
+    known = _OBJECTIVE.fullmatch(objective)
+    if known is None or (known["sigmoid"] and not float(known["sigmoid"])):
+        raise TreeError(f"its objective is '{objective[:40]}', none that gives one number")
     lines = [
         "tree", "version=v4", "num_class=1", "num_tree_per_iteration=1", "label_index=0",
         f"max_feature_idx={len(features) - 1}", f"objective={objective}",
@@ -75,11 +85,12 @@ def _tree(facts: dict[str, str], features: int, number: int) -> list[str]:
         raise TreeError(f"{where} has categories or linear leaves")
     values = _numbers(facts, "leaf_value", leaves, where)
     shrinkage = facts.get("shrinkage", "1")
-    if not _NUMBER.fullmatch(shrinkage):
+    if not _is_number(shrinkage):
         raise TreeError(f"{where} has the shrinkage '{shrinkage[:20]}'")
     lines = [f"num_leaves={leaves}", "num_cat=0"]
     if leaves > 1:
-        nodes = {name: _numbers(facts, name, leaves - 1, where) for name in _NODES}
+        thresholds = _numbers(facts, "threshold", leaves - 1, where)
+        nodes = {name: _whole(facts, name, leaves - 1, where) for name in _WHOLE}
         _check_nodes(nodes, leaves, features, where)
         # LightGBM reads how often each node was passed, and does not use it.
         rest = {
@@ -88,7 +99,8 @@ def _tree(facts: dict[str, str], features: int, number: int) -> list[str]:
             "internal_weight": "0",
             "internal_count": "0",
         }
-        lines += [f"{name}=" + " ".join(words) for name, words in nodes.items()]
+        lines += [f"{name}=" + " ".join(map(str, values)) for name, values in nodes.items()]
+        lines.append("threshold=" + " ".join(thresholds))
         lines += [f"{name}=" + " ".join([zero] * (leaves - 1)) for name, zero in rest.items()]
     lines.append("leaf_value=" + " ".join(values))
     lines += [f"{name}=" + " ".join(["0"] * leaves) for name in ("leaf_weight", "leaf_count")]
@@ -96,7 +108,7 @@ def _tree(facts: dict[str, str], features: int, number: int) -> list[str]:
 
 
 def _count(text: str, where: str) -> int:
-    if not re.fullmatch(r"\d{1,5}", text) or not 1 <= int(text) <= MOST_LEAVES:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= MOST_LEAVES:
         raise TreeError(f"{where} has '{text[:20]}' leaves, not 1 to {MOST_LEAVES}")
     return int(text)
 
@@ -106,18 +118,26 @@ def _numbers(facts: dict[str, str], name: str, count: int, where: str) -> list[s
     if len(words) != count:
         raise TreeError(f"{where} has {len(words)} values of {name}, not {count}")
     for word in words:
-        if not _NUMBER.fullmatch(word) or not math.isfinite(float(word)):
+        if not _is_number(word):
             raise TreeError(f"{where} has the {name} '{word[:20]}'")
     return words
 
 
-def _check_nodes(nodes: dict[str, list[str]], leaves: int, features: int, where: str) -> None:
-    """Raise unless the nodes are one tree, whose root is node 0."""
-    whole = ("split_feature", "decision_type", "left_child", "right_child")
+def _is_number(word: str) -> bool:
+    return _NUMBER.fullmatch(word) is not None and math.isfinite(float(word))
+
+
+def _whole(facts: dict[str, str], name: str, count: int, where: str) -> list[int]:
+    words = _numbers(facts, name, count, where)
     try:
-        used, kinds, lefts, rights = ([int(word) for word in nodes[name]] for name in whole)
+        return [int(word) for word in words]
     except ValueError as error:
         raise TreeError(f"{where} has a node that is no whole number") from error
+
+
+def _check_nodes(nodes: dict[str, list[int]], leaves: int, features: int, where: str) -> None:
+    """Raise unless the nodes are one tree, whose root is node 0."""
+    used, kinds, lefts, rights = (nodes[name] for name in _WHOLE)
     for feature, kind in zip(used, kinds, strict=True):
         if not 0 <= feature < features:
             raise TreeError(f"{where} asks for feature {feature} of {features}")

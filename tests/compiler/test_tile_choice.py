@@ -8,6 +8,7 @@ from lowc.compiler.tile_choice import TileChoice
 from lowc.errors import UserError
 from lowc.passes.forms import Form
 from lowc.passes.tiling import space
+from lowc.tools.cli import main
 from products.linear import compile_linear
 from products.problems import linalg, problem
 
@@ -85,3 +86,10 @@ def test_no_choice_leaves_no_trace(weight, tmp_path):
     assert row["predicted_seconds"] is None
     assert row["tile"].startswith("t")
     assert "tiles" not in artifact.report["seconds"]
+
+
+@pytest.mark.parametrize("name", ["nonsense", "http://[", "http://", "https://a b", "http://h:x"])
+def test_a_cost_model_that_is_none_is_found_before_the_model_is_read(name, capsys):
+    assert main(["compile", "no-such-model.pt2", "--cost-model", name]) == 2
+    said = capsys.readouterr().err
+    assert "there is no cost model 'nonsense'" in said or "this is no URL of a server" in said

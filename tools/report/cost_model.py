@@ -69,15 +69,19 @@ def cost_model_command(
 
 
 def _records(store: str | None, data: Path | None) -> list[Any]:
+    from ..tune import packages
+
+    packages.need(*packages.STORE)
     from ..tune.store import Store
 
     if data is not None:
+        packages.need(*packages.PARQUET)
         from ..tune import parquet
 
         return list(parquet.read(data))
     from ..tune.command import default_store
 
-    with Store(store or default_store()) as opened:
+    with Store(store or default_store(), must_exist=True) as opened:
         return list(opened.records())
 
 

@@ -62,7 +62,7 @@ def load_boosted(folder: Path, name: str, version: str, manifest: dict[str, Any]
     if hashlib.sha256(data).hexdigest() != manifest.get("sha256"):
         raise UserError("the model is not the one of its manifest", where=str(path))
     try:
-        text, _ = tree_text.checked(data.decode(), features)
+        text, _ = tree_text.checked(data.decode("ascii"), features)
     except (tree_text.TreeError, UnicodeDecodeError) as error:
         raise UserError(f"it is no model that can be served: {error}", where=str(path)) from error
     return Boosted(name, version, text, len(features))

@@ -15,7 +15,8 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _D = Settings()
 
 
-@click.command("serve")
+# The names of help here too: tests call it without the group that has them.
+@click.command("serve", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--host", default=_D.host, show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=_D.port, show_default=True,
               help="Port of HTTP; 0 takes a free one.")  # fmt: skip

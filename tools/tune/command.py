@@ -87,7 +87,7 @@ def tune_command(
 
     It can be stopped and started again: what is in the store is not measured twice.
     """
-    from .store import Store
+    from . import packages
 
     if kernels:
         _compile_corpus(corpus, kernels)
@@ -97,6 +97,9 @@ def tune_command(
         raise UserError("a stage alone needs a folder for compiled tiles", hint="--work DIR")
     if size < 2 or tiles < 0:
         raise UserError("a round has 2 tiles or more, and a product no fewer than 0")
+    packages.need(*packages.STORE)
+    from .store import Store
+
     with Store(store or default_store()) as opened:
         if exported or imported or fitted:
             _exchange(opened, exported, imported)
@@ -118,6 +121,9 @@ def tune_command(
 
 
 def _exchange(opened: Store, exported: str | None, imported: str | None) -> None:
+    from . import packages
+
+    packages.need(*packages.PARQUET)
     from . import parquet
 
     if imported:
@@ -141,6 +147,7 @@ def _compile_corpus(corpus: Path | None, kernels: int) -> None:
 
     if corpus is None:
         raise UserError("kernels are compiled into a file", hint="--corpus FILE")
+    text_corpus.mend(corpus)
     have = sum(1 for _ in text_corpus.read(corpus)) if corpus.exists() else 0
     batches = range(-(-kernels // text_corpus.BATCH))
     with _progress(len(batches)) as progress:

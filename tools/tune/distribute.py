@@ -23,6 +23,7 @@ from typing import Any
 
 from ...compiler import backend
 from ...compiler.measuring import fingerprint
+from ...compiler.measuring.device import device_lock
 from ...compiler.measuring.rounds import FILE, Finding, Prepared, measure, prepare
 from ...compiler.measuring.worker import Effort
 from ...compiler.target import Target, load_target
@@ -32,7 +33,7 @@ from ...passes.tiling.problem import Problem
 from ...passes.tiling.record import Machine
 from .. import output
 from .plan import Round
-from .run import Job, Progress, device_lock, record_of
+from .run import Job, Progress, record_of
 
 RESOURCE = "lowc_device"
 NAMESPACE = "lowc"
@@ -65,7 +66,10 @@ class Device:
 
     def measure(self, compiled: list[bytes], effort: str) -> str:
         """Measure what :func:`compile_round` returned; return the findings as JSON."""
-        with tempfile.TemporaryDirectory(prefix="lowc-tune-") as name, device_lock():
+        with (
+            tempfile.TemporaryDirectory(prefix="lowc-tune-") as name,
+            device_lock(tell=output.remark),
+        ):
             folder = Path(name)
             (folder / FILE).write_bytes(compiled[0])
             prepared = Prepared.read(folder)

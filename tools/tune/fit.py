@@ -12,7 +12,7 @@ from ...errors import UserError
 from ...passes.tiling import features, model_files
 from ...passes.tiling.model_files import Manifest
 from ...passes.tiling.record import Machine, Record
-from . import evaluate, measured, metrics, trees
+from . import evaluate, measured, metrics, packages, trees
 from .fit_text import TextPart
 from .measured import Table
 from .metrics import Score
@@ -71,14 +71,7 @@ def fit(
 
 def check_installed() -> None:
     """Raise a UserError unless the packages are there."""
-    try:
-        import lightgbm  # noqa: F401
-        import sklearn  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"fitting a cost model needs {error.name}, which is not installed",
-            hint="pip install 'lowc[tune]'",
-        ) from error
+    packages.need(*packages.FITTING)
 
 
 def of_one_machine(found: Sequence[Table], tell: Tell) -> tuple[list[Table], Machine]:

@@ -44,7 +44,8 @@ def read(path: Path) -> Iterator[Record]:
     Raises
     ------
     UserError
-        When it is no Parquet file, lacks a column, or has a row that can be no record.
+        When it cannot be read, is no Parquet file, lacks a column, or has a row that can be no
+        record.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -53,8 +54,10 @@ def read(path: Path) -> Iterator[Record]:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
-        if isinstance(error, FileNotFoundError | IsADirectoryError | PermissionError):
-            raise
+        if isinstance(error, FileNotFoundError):
+            raise UserError("there is no such file", where=str(path)) from error
+        if isinstance(error, IsADirectoryError | PermissionError):
+            raise UserError("this file cannot be read", where=str(path)) from error
         raise UserError(
             "this is no Parquet file", where=str(path), detail=" ".join(str(error).split())[:200]
         ) from error

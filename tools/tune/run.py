@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-import fcntl
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...compiler.measuring import fingerprint
+from ...compiler.measuring.device import device_lock
 from ...compiler.measuring.rounds import FILE, Finding, Prepared, measure, prepare
 from ...compiler.measuring.worker import Effort
 from ...passes.tiling.problem import Problem
@@ -67,7 +65,7 @@ def prepare_all(job: Job, rounds: Sequence[Round], progress: Progress) -> int:
 def measure_all(job: Job, rounds: Sequence[Round], progress: Progress) -> int:
     """Prepare what is not prepared, measure, and keep the records; return how many there are."""
     kept = 0
-    with device_lock():
+    with device_lock(tell=output.remark):
         for done, one in enumerate(rounds):
             if job.is_over:
                 break
@@ -84,7 +82,7 @@ def measure_ready(job: Job, progress: Progress) -> int:
     """Measure the rounds that are prepared in the folder; return how many records there are."""
     ready = sorted(path.parent for path in job.work.glob(f"*/{FILE}"))
     kept = 0
-    with device_lock():
+    with device_lock(tell=output.remark):
         for done, folder in enumerate(ready):
             if job.is_over:
                 break
@@ -121,16 +119,3 @@ def record_of(finding: Finding, problem: Problem, machine: Machine, mark: str) -
         note=finding.note,
         **times,
     )
-
-
-@contextlib.contextmanager
-def device_lock(device: str = "cpu") -> Iterator[None]:
-    """Hold this machine's device: two measurements at once would disturb each other."""
-    path = Path(tempfile.gettempdir()) / f"lowc-measuring-{device}.lock"
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            output.remark("another measurement is running on this machine; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

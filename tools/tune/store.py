@@ -85,6 +85,12 @@ class Store:
             When it cannot be opened, is no store of lowc's, or one of another version.
         """
         self.place = str(place)
+        if "://" in self.place and not _URL.match(self.place):
+            kind = self.place.partition("://")[0]
+            raise UserError(
+                f"'{kind}' is no database that a store can be in", where="the store's URL",
+                hint="a file, sqlite:///FILE, or postgresql+psycopg://user@host/name",
+            )  # fmt: skip
         if must_exist and not _URL.match(self.place) and not Path(self.place).exists():
             raise UserError(
                 "there is no store of measurements", where=self.place, hint="'lowc tune' makes one"

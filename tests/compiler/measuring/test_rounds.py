@@ -11,6 +11,7 @@ from lowc.compiler.measuring.data import difference
 from lowc.compiler.measuring.rounds import Prepared, measure, prepare
 from lowc.compiler.measuring.worker import Effort
 from lowc.compiler.target import load_target
+from lowc.errors import InternalError
 from lowc.passes.kernels.tiles import Tile
 from lowc.passes.tiling import space
 from lowc.passes.tiling.tilings import KernelTiling
@@ -135,3 +136,15 @@ def test_what_is_no_round(tmp_path):
     (tmp_path / rounds.FILE).write_text(json.dumps({"name": "x"}))
     with pytest.raises(ValueError, match="is no round"):
         Prepared.read(tmp_path)
+
+
+def test_modules_of_the_current_folder_are_not_run(one, tmp_path, monkeypatch):
+    for name in ("lowc", "json", "numpy"):
+        planted = tmp_path / name / "__init__.py"
+        planted.parent.mkdir()
+        planted.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise SystemExit(3)\n")
+    monkeypatch.chdir(tmp_path)
+    part = rounds.Part(tmp_path / "none.vmfb", (space.default(one).text,))
+    with pytest.raises(InternalError, match="failed before it began"):
+        list(measure(Prepared("r", one, (part,), ()), SHORT))
+    assert not (tmp_path / "ran").exists()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -71,6 +72,14 @@ def manifest_of(copy, change):
         (lambda v: v.update(time=["/etc/passwd.txt"]), "no name of a model's file"),
         (lambda v: v.update(time=["other.txt"]), "does not list 'other.txt'"),
         (lambda v: v.update(time=[]), "names no trees"),
+        (lambda v: v.update(time=v["time"] * 2), "trees twice, or too many"),
+        (lambda v: v.update(rank=[f"rank-{i}.txt" for i in range(99)]), "trees twice, or too many"),
+        (lambda v: v["machine"].update(bandwidth=-1), "rate is out of range"),
+        (lambda v: v["machine"].update(bandwidth=float("inf")), "rate is out of range"),
+        (lambda v: v["machine"].update(multiply_rate=float("nan")), "rate is out of range"),
+        (lambda v: v["machine"].update(threads=0), "threads or caches are out of range"),
+        (lambda v: v["machine"].update(threads=float("inf")), "damaged"),
+        (lambda v: v["machine"].update(caches=[1, 2, -3]), "threads or caches are out of range"),
         (lambda v: v.update(files=[]), "lists no files"),
         (lambda v: v["numbers"].update(rank_slope=float("nan")), "out of range"),
         (lambda v: v["numbers"].update(rank_slope="x"), "damaged"),
@@ -99,6 +108,32 @@ def test_a_damaged_file_is_refused(copy, monkeypatch):
     monkeypatch.setattr(model_files, "MOST_BYTES", 10)
     with pytest.raises(UserError, match="larger"):
         rankers.ranker(str(copy), HERE)
+
+
+def test_what_is_no_plain_file_is_not_read(copy):
+    for name, said in (("time-0.txt", "no plain file"), (model_files.MANIFEST, "no plain file")):
+        (copy / name).unlink()
+        os.mkfifo(copy / name)
+        with pytest.raises(UserError, match=said):
+            model_files.read(copy)
+        (copy / name).unlink()
+        (copy / name).symlink_to("/dev/zero")
+        with pytest.raises(UserError, match=said):
+            model_files.read(copy)
+
+
+def test_half_a_model_has_no_manifest(copy):
+    whole = model_files.read(copy)
+    # The second file cannot be written.
+    (copy / "time-1.txt").unlink()
+    (copy / "time-1.txt").mkdir()
+    with pytest.raises(IsADirectoryError):
+        model_files.write(copy, whole.manifest, whole.files)
+    with pytest.raises(UserError, match="no cost model here"):
+        model_files.read(copy)
+    (copy / "time-1.txt").rmdir()
+    model_files.write(copy, whole.manifest, whole.files)
+    assert model_files.read(copy).files == whole.files
 
 
 def copy_with(folder, changed):
@@ -137,6 +172,20 @@ def test_learned_takes_what_was_fitted_here(folder, tmp_path, monkeypatch):
     assert chosen.is_default and "no cost model for avx2" in chosen.reason
     (tmp_path / HERE.key).symlink_to(folder)
     assert isinstance(rankers.ranker("learned", HERE), tree_ranker.TreeRanker)
+
+
+def test_a_fitted_model_that_cannot_be_used_is_passed_over(copy, tmp_path, monkeypatch):
+    manifest_of(copy, lambda v: v.update(features_version=99))
+    monkeypatch.setenv("LOWC_MODELS", str(tmp_path / "models"))
+    (tmp_path / "models").mkdir()
+    one = problem(64, 64, 64)
+    for machine in (HERE, Machine("Unknown", "avx2")):
+        (tmp_path / "models" / machine.key).symlink_to(copy)
+        found = rankers.ranker("learned", machine)
+        assert isinstance(found, tree_ranker.TreeRanker) == (machine is HERE)
+        chosen = choice.choose(one, found)
+        assert f"{machine.key} (this model reads other features" in chosen.reason
+    assert chosen.is_default
 
 
 def test_without_lightgbm_tiles_stay(folder, tmp_path, monkeypatch):

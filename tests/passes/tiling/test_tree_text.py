@@ -41,6 +41,30 @@ def test_a_ranking_model_predicts_the_same():
     np.testing.assert_array_equal(found, booster.predict(x))
 
 
+@pytest.mark.parametrize(
+    "objective",
+    ["regression", "regression_l1", "huber", "fair", "poisson", "quantile", "mape", "gamma", "tweedie",
+     "cross_entropy", "cross_entropy_lambda", "rank_xendcg", "binary"],
+)  # fmt: skip
+def test_objectives_of_one_number_predict_the_same(objective):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(100, 3))
+    y = (x[:, 0] > 0).astype(float) + 1e-3 * (objective == "gamma")
+    group = [20] * 5 if "rank" in objective else None
+    data = lightgbm.Dataset(x, y, group=group, feature_name=list(NAMES))
+    settings = {"verbosity": -1, "num_threads": 1, "objective": objective, "min_data_in_leaf": 5}
+    booster = lightgbm.train(settings, data, 4)
+    written, _ = tree_text.checked(booster.model_to_string(), NAMES)
+    found = lightgbm.Booster(model_str=written).predict(x)
+    np.testing.assert_array_equal(found, booster.predict(x))
+
+
+def test_whole_numbers_are_written_as_they_were_understood(model):
+    line = line_of(model[1], "split_feature")
+    again = line.replace("=", "=00", 1)
+    assert line in tree_text.checked(model[1].replace(line, again, 1), NAMES)[0]
+
+
 def line_of(text, name):
     return next(line for line in text.splitlines() if line.startswith(f"{name}="))
 
@@ -65,7 +89,24 @@ def line_of(text, name):
         ("shrinkage", lambda _: ["x"], "shrinkage 'x'"),
         ("feature_names", lambda w: w[::-1], "other features"),
         ("num_class", lambda _: ["2"], "more than one number"),
-        ("objective", lambda _: ["a\\b"], "objective is no name"),
+        ("shrinkage", lambda _: ["1e999"], "shrinkage '1e999'"),
+        ("objective", lambda _: ["a\\b"], "objective is 'a"),
+        (
+            "objective",
+            lambda _: ["multiclass", "num_class:9"],
+            "objective is 'multiclass num_class:9'",
+        ),
+        (
+            "objective",
+            lambda _: ["multiclassova", "num_class:9", "sigmoid:1"],
+            "none that gives one",
+        ),
+        ("objective", lambda _: ["regression", "num_class:9"], "none that gives one"),
+        ("objective", lambda _: ["binary", "sigmoid:0.0"], "none that gives one"),
+        # Digits to Python, and 0 to LightGBM, which then finds node 0 to be its own child.
+        ("left_child", lambda w: [chr(0x660 + int(w[0])), *w[1:]], "not ASCII"),
+        ("leaf_value", lambda w: ["\uff11", *w[1:]], "not ASCII"),
+        ("num_leaves", lambda w: [chr(0x660 + int(w[0]))], "not ASCII"),
     ],
 )
 def test_damage_is_named(model, name, change, said):

@@ -1,5 +1,6 @@
 """`lowc tune --executor ray` on a cluster of two nodes, while workers are killed."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -21,12 +22,12 @@ RUN = "import sys; from lowc.tools.cli import main; sys.exit(main())"
 
 
 def processes(word):
-    """Those whose command begins with or has `word`, of this user."""
+    """Those that come of this test, cluster and command, and have `word` in their command."""
     found = []
-    for one in psutil.process_iter(["cmdline"]):
-        command = " ".join(one.info["cmdline"] or ())
-        if word in command:
-            found.append(one.pid)
+    for one in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if word in " ".join(one.cmdline()):
+                found.append(one.pid)
     return found
 
 
@@ -38,9 +39,9 @@ def records(place):
 
 
 @pytest.fixture
-def cluster():
+def cluster(monkeypatch):
     pytest.importorskip("ray")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     from ray.cluster_utils import Cluster
 
     small = {"num_cpus": 1, "object_store_memory": 100 << 20}

@@ -5,6 +5,7 @@ from lowc import InternalError
 from lowc.compiler.target import load_target
 from lowc.passes.kernels.float_matmul import FloatMatmul
 from lowc.passes.kernels.tiles import Tile
+from lowc.tools.cli import main
 from lowc.tools.tune import kernel_corpus, object_facts, text_corpus
 from products.assembly import functions
 
@@ -88,3 +89,25 @@ def test_a_corpus_that_was_cut_short_is_read(tmp_path):
     path.write_text('{"batch": 3, "name": "a"}\n{"batch": 4, "na')
     assert list(text_corpus.read(path)) == [{"batch": 3, "name": "a"}]
     assert text_corpus.name_of("func.func @f_1x2(%a: i32) {") == "f_1x2"
+
+
+def test_a_corpus_that_was_cut_short_is_continued(tmp_path, monkeypatch):
+    path = tmp_path / "c.jsonl"
+    monkeypatch.setattr(
+        text_corpus, "batch", lambda number: iter([{"batch": number, "name": n} for n in "ab"])
+    )
+    assert list(text_corpus.collect(path, range(3))) == [2, 2, 2]
+    whole = path.read_bytes()
+    for cut in (len(whole) - 1, len(whole) - 30, 5, 0):
+        path.write_bytes(whole[:cut])
+        list(text_corpus.collect(path, range(3)))
+        assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("text", ["a note", "a note\n", "{}\n", '{"batch": 1}\nx', "\xff\n"])
+def test_another_file_is_no_corpus_and_stays(text, tmp_path, capsys):
+    path = tmp_path / "c.jsonl"
+    path.write_text(text, encoding="latin-1")
+    assert main(["tune", "--corpus", str(path), "--kernels", "24"]) == 2
+    assert "this is no file of kernels" in capsys.readouterr().err
+    assert path.read_text(encoding="latin-1") == text

@@ -58,5 +58,7 @@ def test_other_files(tmp_path):
     pq.write_table(pa.table({"problem": ["x"]}), path)
     with pytest.raises(UserError, match="the column 'blocks' is missing"):
         list(parquet.read(path))
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(UserError, match="none: there is no such file"):
         list(parquet.read(tmp_path / "none"))
+    with pytest.raises(UserError, match="this is no Parquet file"):
+        list(parquet.read(tmp_path))

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sql
 from lowc.errors import UserError
 from lowc.passes.tiling.record import Machine
+from lowc.tools.cli import main
 from lowc.tools.tune.store import Store
 from lowc.tools.tune.times import relative_times
 from products.measurements import MACHINE, records
@@ -126,3 +127,16 @@ def test_times_are_relative_to_the_default():
     found = relative_times([*records(), *slow, lonely])
     assert list(found) == [one.key]
     assert found[one.key] == pytest.approx({usual: 1.5e-3, second: 3e-3, third: 4.5e-3})
+
+
+def test_a_url_of_something_else_makes_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="'foo' is no database that a store can be in"):
+        Store("foo://somebody:secret@x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_report_makes_no_store(tmp_path, capsys):
+    assert main(["report", "cost-model", "--store", str(tmp_path / "none.sqlite")]) == 2
+    assert "there is no store of measurements" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
