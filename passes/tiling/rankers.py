@@ -71,7 +71,7 @@ def check(name: str) -> None:
     if name in (NONE, ROOFLINE, LEARNED) or Path(name).exists():
         return
     if name.startswith(remote.SCHEMES):
-        remote.check(name)
+        remote.headers_for(name.rstrip("/"))  # checks it
         return
     raise UserError(
         f"there is no cost model '{name}'",

@@ -45,7 +45,7 @@ _OPENER = urllib.request.build_opener(_NoRedirects)
 _PIECE = 1 << 16
 
 
-def _headers(url: str) -> dict[str, str]:
+def headers_for(url: str) -> dict[str, str]:
     """Return the headers of a request to `url`, which is checked."""
     try:
         parts = urllib.parse.urlsplit(url)
@@ -89,7 +89,7 @@ class Remote:
         self, url: str, fallback: Callable[[], Ranker], *, seconds: float = SECONDS
     ) -> None:
         self.url = url.rstrip("/")
-        self._headers = _headers(self.url)
+        self._headers = headers_for(self.url)
         self._fallback, self._seconds = fallback, seconds
         self._model = ""
         self._local: Ranker | None = None

@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 
@@ -42,6 +44,9 @@ def records(place):
 def cluster(monkeypatch):
     pytest.importorskip("ray")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray's sockets lie there, and the path of one has at most 107 bytes.
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    monkeypatch.setenv("RAY_TMPDIR", folder)
     from ray.cluster_utils import Cluster
 
     small = {"num_cpus": 1, "object_store_memory": 100 << 20}
@@ -51,6 +56,7 @@ def cluster(monkeypatch):
         yield found
     finally:
         found.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.slow
