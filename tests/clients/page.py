@@ -100,7 +100,7 @@ def test_wrong_sizes_are_said(page) -> None:
     expect(page.locator("#tile-status")).to_have_text("M must be a whole number from 1 on")
     page.fill("#m", "99999999")
     page.click("button:text('Predict')")
-    expect(page.locator("#tile-status")).to_have_text(re.compile("less than or equal to 16777216"))
+    expect(page.locator("#tile-status")).to_have_text(re.compile("less than or equal to 1048576"))
     expect(page.locator("#tile-result")).to_be_hidden()
 
 

@@ -92,4 +92,4 @@ def test_no_choice_leaves_no_trace(weight, tmp_path):
 def test_a_cost_model_that_is_none_is_found_before_the_model_is_read(name, capsys):
     assert main(["compile", "no-such-model.pt2", "--cost-model", name]) == 2
     said = capsys.readouterr().err
-    assert "there is no cost model 'nonsense'" in said or "this is no URL of a server" in said
+    assert "there is no cost model 'nonsense'" in said or "is no address of a server" in said

@@ -125,5 +125,7 @@ def test_the_command_line(store, tmp_path, capsys, monkeypatch):
     assert names == {
         f"{n}.png" for n in ("predicted", "regret", "learning-curve", "importance", "landscape")
     }
+    with Store(tmp_path / "empty.sqlite"):
+        pass
     assert main(["report", "cost-model", "--store", str(tmp_path / "empty.sqlite")]) == 2
     assert "fewer than 10" in capsys.readouterr().err
