@@ -83,6 +83,12 @@ def text(op: Any, name: str) -> str:
     return ir.StringAttr(op.attributes[name]).value if name in op.attributes else ""
 
 
+def product_facts(op: Any) -> dict[str, Any]:
+    """Return what was noted of the product whose last operation `op` is: its ``kind``, and more."""
+    found = text(op, PRODUCT)
+    return json.loads(found) if found else {}
+
+
 def set_text(op: Any, name: str, value: str) -> None:
     """Set a string attribute."""
     op.attributes[name] = ir.StringAttr.get(value, op.context)

@@ -87,8 +87,7 @@ class IntegerProduct:
 
 def match(op: Any) -> IntegerProduct | Refusal:
     """Describe what :func:`rewrite` built, by its last operation.  Changes nothing."""
-    text = notes.text(op, notes.PRODUCT)
-    facts = json.loads(text) if text else {}
+    facts = notes.product_facts(op)
     if facts.get("kind") != KIND:
         return Refusal("it is no product of integers")
     per_row = facts["activation-scale"] == "row"
@@ -105,20 +104,7 @@ def match(op: Any) -> IntegerProduct | Refusal:
     # The loop inside of a group comes last.
     rows, columns = (dims_of(map_)[:-1] for map_ in indexing_maps(dots)[:2])
     sizes = [*build.shape_of(op.results[0]), build.shape_of(activation)[rows.index(k)]]
-    batch = tuple(d for d in range(k) if d in rows and d in columns)
-    matrices = Matrices(
-        batch_loops=batch,
-        rows=tuple(d for d in range(k) if d in rows and d not in columns),
-        columns=tuple(d for d in range(k) if d in columns and d not in rows),
-        summed=(k,),
-        sizes=tuple(None if size == build.DYNAMIC else size for size in sizes),
-        maps={
-            "rows": build.dims_map(k + 1, rows),
-            "columns": build.dims_map(k + 1, columns),
-            "result": build.dims_map(k + 1, range(k)),
-        },
-        batch_in_columns=bool(batch),
-    )
+    matrices = Matrices.of_weight(rows, columns[:-1], sizes)
     return IntegerProduct(
         op, activation, codes, matrices, facts["bits"], facts["group"], facts["groups"],
         facts["symmetric"], per_row,

@@ -45,8 +45,7 @@ def rewrite(module: ir.Module, plan: Plan, *, entry_width: int = 8) -> Any:
 
 def match(op: Any) -> TableProduct | Refusal:
     """Describe what :func:`rewrite` built, by its last operation.  Changes nothing."""
-    text = annotations.text(op, annotations.PRODUCT)
-    facts = json.loads(text) if text else {}
+    facts = annotations.product_facts(op)
     if facts.pop("kind", None) != KIND:
         return Refusal("it is no product by look-up")
     scaled = table_products.scaled_sums(op, facts)

@@ -1,5 +1,8 @@
 """See the operands of any contraction as batches of matrices, and the result as it was."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,6 +31,31 @@ class Matrices:
     sizes: tuple[int | None, ...]
     maps: dict[str, ir.AffineMap]
     batch_in_columns: bool
+
+    @classmethod
+    def of_weight(
+        cls, rows: Sequence[int], columns: Sequence[int], sizes: Sequence[int]
+    ) -> Matrices:
+        """Return those of a product whose loops are numbered as its result, with K last.
+
+        `rows` are the loops of the activation's dimensions, `columns` those of the weight's without
+        K, `sizes` all loops' sizes, DYNAMIC where they are.
+        """
+        k = len(sizes) - 1
+        batch = tuple(d for d in range(k) if d in rows and d in columns)
+        return cls(
+            batch_loops=batch,
+            rows=tuple(d for d in range(k) if d in rows and d not in columns),
+            columns=tuple(d for d in range(k) if d in columns and d not in rows),
+            summed=(k,),
+            sizes=tuple(None if size == build.DYNAMIC else size for size in sizes),
+            maps={
+                "rows": build.dims_map(k + 1, rows),
+                "columns": build.dims_map(k + 1, [*columns, k]),
+                "result": build.dims_map(k + 1, range(k)),
+            },
+            batch_in_columns=bool(batch),
+        )
 
     @property
     def batch(self) -> int | None:

@@ -5,7 +5,6 @@ rounds the activation and one that multiplies; products that share an activation
 share the first (``cse``).  A product of very few rows is one dispatch that does both.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +32,7 @@ class Plan:
 
 def takes(op: Any) -> bool:
     """Whether `op` is the last operation of a product of integers."""
-    text = annotations.text(op, annotations.PRODUCT)
-    return bool(text) and json.loads(text).get("kind") == integer_products.KIND
+    return annotations.product_facts(op).get("kind") == integer_products.KIND
 
 
 def match(op: Any, unit: str) -> Plan | Refusal:

@@ -4,7 +4,6 @@ What it takes is what ``lowc-lower-shift-add`` makes of the form ``shift``.
 """
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,14 +32,14 @@ class Plan:
 
 def takes(op: Any) -> bool:
     """Whether `op` is a product by powers of two."""
-    return _facts(op).get("kind") == shift_products.KIND
+    return annotations.product_facts(op).get("kind") == shift_products.KIND
 
 
 def match(op: Any, unit: str) -> Plan | Refusal:
     """Describe the kernel for `op`, or say why there is none.  Changes nothing."""
     if unit not in tiles.ISAS:
         return Refusal("kernels of shifts are for CPUs")
-    matrices, k = as_matrices(op, 1), _facts(op)["k"]
+    matrices, k = as_matrices(op, 1), annotations.product_facts(op)["k"]
     if isinstance(matrices, Refusal):
         return matrices
     # K is filled up to whole words for the portable form alone.
@@ -86,8 +85,3 @@ def _weight(module: ir.Module, plan: Plan) -> list[ir.Value]:
     derivation = {"kind": "shift-panels", "columns": tile.columns, "lanes": tile.lanes}
     terms = plan.op.operands[1]
     return dispatch_records.load_weight(module, terms, [batch, n, k], derivation, parts)
-
-
-def _facts(op: Any) -> dict[str, Any]:
-    text = annotations.text(op, annotations.PRODUCT)
-    return json.loads(text) if text else {}

@@ -5,7 +5,6 @@ right operand, and one that codes the rows of the left one, counts, and scales. 
 coded, and takes the second alone.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,14 +45,14 @@ class Plan:
 
 def takes(op: Any) -> bool:
     """Whether `op` counts the bits in which planes of signs differ."""
-    return _facts(op).get("kind") == sign_products.KIND
+    return annotations.product_facts(op).get("kind") == sign_products.KIND
 
 
 def match(op: Any, unit: str) -> Plan | Refusal:
     """Describe the kernels for `op`, or say why there are none.  Changes nothing."""
     if unit not in tiles.ISAS:
         return Refusal("kernels of signs are for CPUs")
-    facts, isa = _facts(op), tiles.ISAS[unit]
+    facts, isa = annotations.product_facts(op), tiles.ISAS[unit]
     bits = op.operands[1]
     left, right = _coded(op.operands[0]), bits if add_operands.is_stored(bits) else _coded(bits)
     scaled = next(iter(op.results[0].uses)).owner
@@ -151,8 +150,3 @@ def _coded(bits: ir.Value) -> ir.Value:
         codes = defining(codes).operands[0]
     value: ir.Value = defining(codes).operands[0]
     return value
-
-
-def _facts(op: Any) -> dict[str, Any]:
-    text = annotations.text(op, annotations.PRODUCT)
-    return json.loads(text) if text else {}

@@ -3,7 +3,6 @@
 What it takes is what ``lowc-lower-shift-add`` makes of planes of signs without tables.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +32,7 @@ class Plan:
 
 def takes(op: Any) -> bool:
     """Whether `op` is the last operation of a product by signed sums."""
-    text = annotations.text(op, annotations.PRODUCT)
-    return bool(text) and json.loads(text).get("kind") == signed_sums.KIND
+    return annotations.product_facts(op).get("kind") == signed_sums.KIND
 
 
 def match(op: Any, unit: str) -> Plan | Refusal:

@@ -5,7 +5,6 @@ integers.  It becomes two dispatches, one that makes the tables of the activatio
 up and adds.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,8 +114,7 @@ def rewrite(module: ir.Module, plan: Plan) -> None:
 
 
 def _kind(op: Any) -> str:
-    text = annotations.text(op, annotations.PRODUCT)
-    return str(json.loads(text).get("kind")) if text else ""
+    return str(annotations.product_facts(op).get("kind", ""))
 
 
 def _scaling(product: TableProduct, isa: tiles.Isa, n: int) -> Scaling:

@@ -59,7 +59,7 @@ class SignedSums:
 
 def match(op: Any) -> SignedSums:
     """Describe what :func:`rewrite` built, by its last operation.  Changes nothing."""
-    facts = json.loads(annotations.text(op, annotations.PRODUCT))
+    facts = annotations.product_facts(op)
     size = facts.pop("k")
     del facts["kind"]
     k = len(build.shape_of(op.results[0]))
@@ -80,20 +80,7 @@ def match(op: Any) -> SignedSums:
     signs = unshaped(partial.operands[1])
     columns = dims_of(indexing_maps(partial)[1])[: len(build.shape_of(signs)) - 2]
     sizes = [*build.shape_of(op.results[0]), size]
-    batch = tuple(d for d in range(k) if d in rows and d in columns)
-    matrices = Matrices(
-        batch_loops=batch,
-        rows=tuple(d for d in range(k) if d in rows and d not in columns),
-        columns=tuple(d for d in range(k) if d in columns and d not in rows),
-        summed=(k,),
-        sizes=tuple(None if size == build.DYNAMIC else size for size in sizes),
-        maps={
-            "rows": build.dims_map(k + 1, rows),
-            "columns": build.dims_map(k + 1, [*columns, k]),
-            "result": build.dims_map(k + 1, range(k)),
-        },
-        batch_in_columns=bool(batch),
-    )
+    matrices = Matrices.of_weight(rows, columns, sizes)
     return SignedSums(op, activation, signs, matrices, **facts)
 
 

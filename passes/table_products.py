@@ -19,7 +19,6 @@ A field is the exponent plus 96 (``shift_add.py``).  A span with NaN or infinity
 one that is below the smallest maximum has that of 1, with which all its entries are 0.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,8 +84,7 @@ class TableProduct:
 
 def match(op: Any) -> TableProduct | Refusal:
     """Describe what :func:`rewrite` built, by its last operation.  Changes nothing."""
-    text = annotations.text(op, annotations.PRODUCT)
-    facts = json.loads(text) if text else {}
+    facts = annotations.product_facts(op)
     if facts.pop("kind", None) != KIND:
         return Refusal("it is no product by look-up")
     scaled = scaled_sums(op, facts)
@@ -121,20 +119,7 @@ def describe(
     signs = unshaped(looked_up.operands[0])
     columns = dims_of(indexing_maps(looked_up)[0])[: len(build.shape_of(signs)) - inside]
     sizes = [*build.shape_of(op.results[0]), size]
-    batch = tuple(d for d in range(k) if d in rows and d in columns)
-    matrices = Matrices(
-        batch_loops=batch,
-        rows=tuple(d for d in range(k) if d in rows and d not in columns),
-        columns=tuple(d for d in range(k) if d in columns and d not in rows),
-        summed=(k,),
-        sizes=tuple(None if size == build.DYNAMIC else size for size in sizes),
-        maps={
-            "rows": build.dims_map(k + 1, rows),
-            "columns": build.dims_map(k + 1, [*columns, k]),
-            "result": build.dims_map(k + 1, range(k)),
-        },
-        batch_in_columns=bool(batch),
-    )
+    matrices = Matrices.of_weight(rows, columns, sizes)
     return TableProduct(op, activation, signs, matrices, **facts)
 
 

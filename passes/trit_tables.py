@@ -10,7 +10,6 @@ The numbers are those of ``formats/trits.py``; fields e and entries t are made a
     Y = sum over S of these           [r0 …]                     f32
 """
 
-import json
 from typing import Any
 
 import numpy as np
@@ -30,8 +29,7 @@ KIND = "trit-tables"  # in the facts of ``lowc.product``
 
 def match(op: Any) -> TableProduct | Refusal:
     """Describe what :func:`rewrite` built, by its last operation.  Changes nothing."""
-    text = annotations.text(op, annotations.PRODUCT)
-    facts = json.loads(text) if text else {}
+    facts = annotations.product_facts(op)
     if facts.pop("kind", None) != KIND:
         return Refusal("it is no product by look-up of five")
     scaled = defining(op.operands[0])

@@ -1,6 +1,5 @@
 """``lowc-verify-no-multiplication``: shift-add products multiply nothing, or lowc is wrong."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -73,8 +72,7 @@ def verify_no_multiplication(module: ir.Module) -> int:
 
 
 def _kind(op: Any) -> str:
-    text = annotations.text(op, annotations.PRODUCT)
-    return str(json.loads(text).get("kind", "")) if text else ""
+    return str(annotations.product_facts(op).get("kind", ""))
 
 
 def _belongs_to(op: Any, names: set[str]) -> str:

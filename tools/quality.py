@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import LowcError, UserError
-from . import output
+from ..errors import UserError
+from . import output, standalone
 from .bench.record import new_record
 
 if TYPE_CHECKING:
@@ -198,18 +198,7 @@ def quality(page: Path, folder: Path, wanted: tuple[str, ...], models: tuple[str
 
 def main(arguments: list[str]) -> int:
     """Run the command; return the exit code."""
-    try:
-        quality.main(arguments, "quality", standalone_mode=False)
-    except LowcError as error:
-        sys.stderr.write(f"quality: error: {error}\n")
-        return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except (KeyboardInterrupt, click.Abort):
-        sys.stderr.write("quality: interrupted\n")
-        return 130
-    return 0
+    return standalone.run(quality, "quality", arguments)
 
 
 if __name__ == "__main__":

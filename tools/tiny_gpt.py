@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from ..errors import LowcError, UserError
-from . import output
+from ..errors import UserError
+from . import output, standalone
 from .library_texts import library_files
 
 if TYPE_CHECKING:
@@ -188,18 +188,7 @@ def tiny_gpt(folder: Path, steps: int, batch: int, width: int, layers: int) -> N
 
 def main(arguments: list[str]) -> int:
     """Run the command; return the exit code."""
-    try:
-        tiny_gpt.main(arguments, "tiny_gpt", standalone_mode=False)
-    except LowcError as error:
-        sys.stderr.write(f"tiny_gpt: error: {error}\n")
-        return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except (KeyboardInterrupt, click.Abort):
-        sys.stderr.write("tiny_gpt: interrupted\n")
-        return 130
-    return 0
+    return standalone.run(tiny_gpt, "tiny_gpt", arguments)
 
 
 if __name__ == "__main__":
