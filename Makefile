@@ -65,7 +65,7 @@ docs: $(INSTALLED) ## Write docs/map.md and docs/passes.md from the docstrings
 	$(BIN)/lowc passes --markdown > build/passes.md
 	@mv build/map.md build/passes.md docs/
 
-# About an hour, and a quarter for the GPT; what is in build/quality is not measured again.
+# About an hour, and a quarter for the GPT; lines of benchmarks/quality that still hold are kept.
 quality: $(INSTALLED) ## Measure all forms of few bits on two models, and write docs/quality.md
 	@test -e build/demo/minilm-texts.npz || $(MAKE) demo
 	@test -e build/tiny-gpt/tiny-gpt.pt2 || $(BIN)/python -m lowc.tools.tiny_gpt

@@ -4,8 +4,10 @@ Two models, MiniLM (``make demo``) and the small GPT (``python -m lowc.tools.tin
 every form that stores its weights in two to four bits: errors of the outputs, stored bits, energy.
 Texts are not those of the calibration, nor those that a way to spend bits was chosen by.
 
-A result is kept as a file of its own in FOLDER (``build/quality``) and is not measured again, so
-the run may be interrupted.  The tables are written into PAGE between their markers.
+A result is kept as a file of its own in FOLDER (``benchmarks/quality``), so the run may be
+interrupted.  It says what it was made from (``quality_origin.py``), and is measured again where
+recipe, model, inputs or calibration are others now.  The tables are written into PAGE between their
+markers.
 """
 
 from __future__ import annotations
@@ -24,12 +26,13 @@ import click
 from ..errors import UserError
 from . import output, standalone
 from .bench.record import new_record
+from .quality_origin import commit_here, differences, origin
 
 if TYPE_CHECKING:
     from ..compiler.recipe import Recipe
 
 PAGE = Path("docs/quality.md")
-FOLDER = Path("build/quality")
+FOLDER = Path("benchmarks/quality")
 
 
 @dataclass(frozen=True)
@@ -132,8 +135,13 @@ def measure(subject: Subject, row: Row, expected: dict[str, Any]) -> dict[str, A
     del facts["layers"]
     return new_record(
         model=subject.model.name, inputs=subject.inputs.name, calibrated=row.calibrated,
-        bits_per_token_f32=exact, **facts,
+        bits_per_token_f32=exact, **facts, origin=_origin(subject, row), commit=commit_here(),
     )  # fmt: skip
+
+
+def _origin(subject: Subject, row: Row) -> dict[str, str]:
+    given = subject.calibration if row.calibrated else None
+    return origin(row.recipe(), subject.model, subject.inputs, given)
 
 
 def table(subject: Subject, records: Sequence[tuple[Row, dict[str, Any]]]) -> str:
@@ -147,7 +155,10 @@ def table(subject: Subject, records: Sequence[tuple[Row, dict[str, Any]]]) -> st
         energy = _number(None if joules is None else joules * 1e-9, 2)
         bits = _number(record["bits_per_weight"], 2)
         lines.append([row.text, "yes" if row.calibrated else "", bits, *cells, energy])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    written_lines = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    commits = sorted({str(record["commit"] or "unknown")[:12] for _, record in records})
+    measured = f"\n\nMeasured at commit {', '.join(commits)}." if commits else ""
+    return written_lines + measured
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -161,6 +172,14 @@ def written(text: str, name: str, found: str) -> str:
         raise UserError(f"the page has no '{begin}' and '{end}' to write the table between")
     before, rest = text.split(begin, 1)
     return f"{before}{begin}\n\n{found}\n\n{end}{rest.split(end, 1)[1]}"
+
+
+def _why_again(kept: Path, subject: Subject, row: Row) -> str:
+    """Say why a line is to be measured, or nothing if what is kept is of the same things."""
+    if not kept.exists():
+        return "not measured yet"
+    other = differences(json.loads(kept.read_text()).get("origin", {}), _origin(subject, row))
+    return f"other {', '.join(other)} than when it was measured" if other else ""
 
 
 def _write(path: Path, text: str) -> None:
@@ -186,8 +205,9 @@ def quality(page: Path, folder: Path, wanted: tuple[str, ...], models: tuple[str
         for row in rows():
             kept = folder / f"{subject.name}-{row.stem}.json"
             is_wanted = row.stem in (wanted or [row.stem]) and subject.name in names
-            if not kept.exists() and is_wanted:
-                output.remark(f"{subject.name}: {row.stem}")
+            why = _why_again(kept, subject, row)
+            if why and is_wanted:
+                output.remark(f"{subject.name}: {row.stem} ({why})")
                 _write(kept, json.dumps(measure(subject, row, expected), indent=2) + "\n")
             if kept.exists():
                 found.append((row, json.loads(kept.read_text())))

@@ -1,7 +1,8 @@
 """The tables of docs/quality.md: what a line says, that it is measured once, and where it is put."""
 
+import dataclasses
 import json
-import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from lowc.compiler.recipe import load_recipe
 from lowc.errors import UserError
 from lowc.tools import quality
+from lowc.tools.quality_origin import archive_digest, recipe_digest
 
 PAGE = "# Page\n\n<!-- few -->\n\nold\n\n<!-- end of few -->\n\nend\n"
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,6 +56,11 @@ def test_lines_are_measured_once_and_written_into_the_page(subject, tmp_path, mo
     kept.write_text(json.dumps(record))
     assert quality.main(arguments) == 0
     assert "| yes | 9.00 |" in page.read_text()
+    # But what was made from another recipe is.
+    record["origin"]["recipe"] = "another"
+    kept.write_text(json.dumps(record))
+    assert quality.main(arguments) == 0
+    assert "| yes | 3.62 |" in page.read_text() and "| yes | 9.00 |" not in page.read_text()
 
 
 def test_every_line_has_a_recipe_and_a_name_of_its_own():
@@ -66,15 +73,50 @@ def test_every_line_has_a_recipe_and_a_name_of_its_own():
     assert load_recipe("shiftadd-3") in [row.recipe() for row in rows]
 
 
-def test_the_page_has_the_places():
+def _kept(subject):
+    """Return the lines of a model that are kept in the repository."""
+    lines = [
+        (row, ROOT / quality.FOLDER / f"{subject.name}-{row.stem}.json") for row in quality.rows()
+    ]
+    return [(row, json.loads(path.read_text())) for row, path in lines if path.exists()]
+
+
+@pytest.mark.parametrize("subject", quality.SUBJECTS, ids=lambda subject: subject.name)
+def test_the_page_says_what_was_measured(subject):
     text = (ROOT / quality.PAGE).read_text()
-    for subject in quality.SUBJECTS:
-        assert quality.written(text, subject.name, "| a |").count("| a |") == 1
-        # Each line of the tables is there.
-        table = re.search(f"<!-- {subject.name} -->(.*)<!-- end of", text, re.DOTALL)
-        assert table is not None
+    assert _kept(subject)
+    assert quality.written(text, subject.name, quality.table(subject, _kept(subject))) == text
+
+
+@pytest.mark.parametrize("subject", quality.SUBJECTS, ids=lambda subject: subject.name)
+def test_lines_are_of_todays_recipes_and_of_one_model(subject):
+    for row, record in _kept(subject):
+        assert record["origin"]["recipe"] == recipe_digest(row.recipe()), f"'make quality': {row}"
+        assert record["calibrated"] == row.calibrated == ("calibration" in record["origin"])
+    for name in ("model", "inputs", "calibration"):
+        assert len({record["origin"].get(name) for _, record in _kept(subject)} - {None}) == 1
+
+
+def test_a_page_without_the_places_is_refused():
     with pytest.raises(UserError, match="the page has no '<!-- other -->'"):
-        quality.written(text, "other", "")
+        quality.written(PAGE, "other", "")
+
+
+def test_a_digest_is_of_what_counts(tmp_path):
+    digests = {
+        row.stem.removesuffix("-alone"): recipe_digest(row.recipe()) for row in quality.rows()
+    }
+    assert len(set(digests.values())) == len(digests)
+    recipe = load_recipe("shiftadd-3")
+    assert (
+        recipe_digest(dataclasses.replace(recipe, name="other", description="x"))
+        == (digests["shiftadd-3"])
+    )
+    for name, when, byte in (("a", 1990, b"1"), ("b", 2020, b"1"), ("c", 1990, b"2")):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr(zipfile.ZipInfo("weights", (when, 1, 1, 0, 0, 0)), byte)
+    a, b, c = (archive_digest(tmp_path / name) for name in "abc")
+    assert a == b != c
 
 
 def test_a_missing_model_is_named(subject, tmp_path, monkeypatch, capsys):
