@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ..errors import InternalError, UserError
 from ..passes.formats import (
     binary_codes,
+    bipolar_products,
     bit_planes,
     integer,
     key_panels,
@@ -26,7 +27,6 @@ from ..passes.formats import (
     powers,
     shift_panels,
     sign_panels,
-    sign_products,
     signed_panels,
     small_floats,
     stored,
@@ -234,29 +234,29 @@ def _bipolar(
     """Rows ``[..., K]`` in planes of signs: bits, 32 to a word, and scales."""
     planes = derivation["planes"]
     for rows in _row_blocks(tensor):
-        coded = _signs_of(rows, planes)
-        yield "bits", sign_products.pack_bits(coded.codes, planes).reshape(-1).view(np.uint8)
+        coded = _bipolar_rows(rows, planes)
+        yield "bits", bipolar_products.pack_bits(coded.codes, planes).reshape(-1).view(np.uint8)
         is_power = derivation["scales"] == "power"
-        scales = sign_products.fields(coded.scales) if is_power else coded.scales
+        scales = bipolar_products.fields(coded.scales) if is_power else coded.scales
         yield "scales", np.ascontiguousarray(scales).view(np.uint8)
 
 
 def _bipolar_panels(
     tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
 ) -> Iterator[Part]:
-    """Planes of signs of ``[batch, N, K]`` as :func:`.sign_products.pack_panels` orders them.
+    """Planes of signs of ``[batch, N, K]`` as :func:`.bipolar_products.pack_panels` orders them.
 
     One panel of columns is in memory at a time.
     """
     planes, columns = derivation["planes"], derivation["columns"]
     for matrix in tensor:
         for start in range(0, matrix.shape[0], columns):
-            coded = _signs_of(matrix[start : start + columns], planes)
-            words = sign_products.pack_panels(coded, planes, derivation["scales"], columns)
+            coded = _bipolar_rows(matrix[start : start + columns], planes)
+            words = bipolar_products.pack_panels(coded, planes, derivation["scales"], columns)
             yield "panels", words.reshape(-1).view(np.uint8)
 
 
-def _signs_of(rows: NDArray[Any], planes: int) -> sign_products.Rows:
+def _bipolar_rows(rows: NDArray[Any], planes: int) -> bipolar_products.Rows:
     """Code rows of a weight.
 
     Raises
@@ -264,7 +264,7 @@ def _signs_of(rows: NDArray[Any], planes: int) -> sign_products.Rows:
     ValueError
         When one holds NaN or infinity.
     """
-    coded = sign_products.encode(np.ascontiguousarray(rows, np.float32), planes)
+    coded = bipolar_products.encode(np.ascontiguousarray(rows, np.float32), planes)
     if np.isnan(coded.scales).any():
         raise ValueError("the weight holds NaN or infinity")
     return coded

@@ -1,4 +1,4 @@
-"""``lowc-lower-bipolar``: multiply two operands by the signs of their planes."""
+"""``lowc-lower-bipolar``: multiply two operands as bipolar integers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from iree.compiler import ir
 
-from . import annotations, sign_products
+from . import annotations, bipolar_products
 from .assign_forms import form_of
 from .base import Pass, Refusal, RemarkKind
 
@@ -17,7 +17,7 @@ class LowerBipolar(Pass):
 
     Rows of both operands become planes of signs with a scale, those of a weight when the model is
     compiled and others at run time; the bits of 32 inputs are a word
-    (``passes/formats/sign_products.py``).  With one plane, of the queries and keys of
+    (``passes/formats/bipolar_products.py``).  With one plane, of the queries and keys of
     attention, this is *MatAdd*.
 
     Source: ShiftAddViT (arXiv 2306.06446); APT-LLM (arXiv 2409.17870) for several planes.
@@ -46,12 +46,12 @@ class LowerBipolar(Pass):
                 continue
             name, plan = (
                 annotations.text(op, annotations.MATMUL),
-                sign_products.match(module, op, form),
+                bipolar_products.match(module, op, form),
             )
             if isinstance(plan, Refusal):
                 annotations.set_text(op, annotations.LOWERING, f"exact ({plan.reason})")
                 remark(RemarkKind.REFUSED, op, name, f"not rewritten: {plan.reason}")
                 continue
-            made = sign_products.rewrite(module, plan)
+            made = bipolar_products.rewrite(module, plan)
             annotations.set_text(made, annotations.LOWERING, plan.describe())
             remark(RemarkKind.APPLIED, made, name, plan.describe())

@@ -13,12 +13,12 @@ from iree.compiler import ir
 from . import (
     annotations,
     outline_additive,
+    outline_bipolar,
     outline_dequant,
     outline_float,
     outline_integer,
     outline_shifts,
-    outline_sign_products,
-    outline_signs,
+    outline_signed_sums,
     outline_tables,
 )
 from .base import Pass, Refusal, RemarkKind
@@ -31,8 +31,8 @@ FAMILIES: tuple[Any, ...] = (
     outline_dequant,
     outline_integer,
     outline_shifts,
-    outline_sign_products,
-    outline_signs,
+    outline_bipolar,
+    outline_signed_sums,
     outline_tables,
 )
 

@@ -7,12 +7,20 @@ from typing import Any, ClassVar
 from iree.compiler import ir
 
 from ..errors import InternalError
-from . import annotations, shift_products, sign_products, signed_sums, table_products, trit_tables
+from . import (
+    annotations,
+    bipolar_products,
+    shift_products,
+    signed_sums,
+    table_products,
+    trit_tables,
+)
 from .base import Pass
 from .count_operations import operations_of_body
 
 _KINDS = (
-    signed_sums.KIND, table_products.KIND, trit_tables.KIND, shift_products.KIND, sign_products.KIND
+    signed_sums.KIND, table_products.KIND, trit_tables.KIND, shift_products.KIND,
+    bipolar_products.KIND,
 )  # fmt: skip
 _MULTIPLIES = ("mul", "div", "rem", "math.fma", "math.pow", "math.exp", "math.sqrt")
 

@@ -1,9 +1,9 @@
 """Products with binary-coded weights in tests: their forms, and what they must give to the bit."""
 
 import numpy as np
-from lowc.passes import sign_weights
+from lowc.passes import shift_add_weights
 from lowc.passes.forms import Form
-from lowc.passes.sign_weights import product
+from lowc.passes.shift_add_weights import product
 
 __all__ = ["agrees", "code", "form_of", "lut_form", "product", "rows_of", "same", "ternary_form"]
 
@@ -38,8 +38,8 @@ def lut_form(weights, group=128, symmetric=True, tables="i8", span=64):
 
 def code(weight, form):
     """Return the coded weight, its format, and that of its tables or None."""
-    signs = sign_weights.code(weight, form)
-    table = None if form.tables == "none" else sign_weights.table_format(weight.shape[1], form)
+    signs = shift_add_weights.code(weight, form)
+    table = None if form.tables == "none" else shift_add_weights.table_format(weight.shape[1], form)
     return signs.coded, signs.fmt, table
 
 

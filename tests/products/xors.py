@@ -1,14 +1,14 @@
-"""Kernels of products of planes of signs on their own: with what codes the right operand."""
+"""Kernels of products of bipolar integers on their own: with what codes the right operand."""
 
 import numpy as np
 from iree.compiler import ir
 from iree.compiler.dialects import arith
 from lowc.passes import build
-from lowc.passes.formats import sign_products
+from lowc.passes.formats import bipolar_products
 from lowc.passes.kernels import executable, tiles
-from lowc.passes.kernels.sign_codes import SignCodes
-from lowc.passes.kernels.sign_columns import SignColumns
-from lowc.passes.kernels.sign_matmul import SignMatmul
+from lowc.passes.kernels.bipolar_codes import BipolarCodes
+from lowc.passes.kernels.bipolar_columns import BipolarColumns
+from lowc.passes.kernels.bipolar_matmul import BipolarMatmul
 
 from .kernels import same_bits
 from .modules import LoadedModule, add_function, compile_functions
@@ -18,12 +18,12 @@ def kernel(unit, sizes, planes, scales="f32", *, tile=None):
     """The kernel of ``batch, m, n, k`` (k is known) with the tile that is chosen, or another."""
     isa, (batch, m, n, k) = tiles.ISAS[unit], sizes
     tile = tile or tiles.choose_xor(isa, batch, m, n, k, planes)
-    return SignMatmul(*sizes, True, tile, codes=SignCodes(planes, k, scales), isa=isa)
+    return BipolarMatmul(*sizes, True, tile, codes=BipolarCodes(planes, k, scales), isa=isa)
 
 
 def columns_of(one):
     """The kernel that codes the right operand of `one`."""
-    return SignColumns(one.batch, one.n, one.codes, one.tile)
+    return BipolarColumns(one.batch, one.n, one.codes, one.tile)
 
 
 def compile_kernels(kernels, target, folder, flags=()):
@@ -70,8 +70,8 @@ class Loaded(LoadedModule):
         """Compare the product of ``[batch, m, k]`` and ``[batch, k, n]`` with the definition."""
         one = self.kernels[number]
         planes, scales = one.codes.planes, one.codes.scales
-        coded = [sign_products.encode(rows, planes) for rows in (x, y.swapaxes(-1, -2))]
-        wanted = sign_products.product(*coded, planes, scales)
+        coded = [bipolar_products.encode(rows, planes) for rows in (x, y.swapaxes(-1, -2))]
+        wanted = bipolar_products.product(*coded, planes, scales)
         found = self.run(number, x, np.ascontiguousarray(y))
         # The sign of a zero is nobody's business.
         same_bits(*(np.where(v == 0, np.float32(0), v) for v in (found, wanted)), one.name)

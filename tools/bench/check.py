@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ...errors import InternalError
-from ...passes import sign_weights
-from ...passes.formats import sign_products
+from ...passes import shift_add_weights
+from ...passes.formats import bipolar_products
 from ...passes.forms import MANTISSA_BITS, Form
 from .products import Float, Product
 
@@ -77,11 +77,11 @@ def definition(form: Form, sample: Sample) -> Double:
         return activations.product(*_integers(form, sample))
     form = _applied(form, sample)
     if form.form == "bipolar":
-        left, right = (sign_products.encode(x, form.planes) for x in (sample.x, sample.w.T))
-        found = sign_products.product(left, right, form.planes, form.scales)
+        left, right = (bipolar_products.encode(x, form.planes) for x in (sample.x, sample.w.T))
+        found = bipolar_products.product(left, right, form.planes, form.scales)
         return found.astype(np.float64)
-    if sample.has_weight and form.form in sign_weights.FORMS:
-        return sign_weights.product(*_signed(form, sample)).astype(np.float64)
+    if sample.has_weight and form.form in shift_add_weights.FORMS:
+        return shift_add_weights.product(*_signed(form, sample)).astype(np.float64)
     w = _stored(form, sample.w)
     if form.form in ("exact", "dequant"):
         return sample.x.astype(np.float64) @ w.astype(np.float64)
@@ -116,8 +116,8 @@ def rounding(form: Form, sample: Sample) -> float:
 
         return float(np.linalg.norm(activations.rounding(*_integers(form, sample))))
     form, k = _applied(form, sample), sample.w.shape[0]
-    if sample.has_weight and form.form in sign_weights.FORMS:
-        magnitude = sign_weights.magnitude(*_signed(form, sample))
+    if sample.has_weight and form.form in shift_add_weights.FORMS:
+        magnitude = shift_add_weights.magnitude(*_signed(form, sample))
     else:
         magnitude = np.abs(sample.x).astype(np.float64) @ np.abs(_stored(form, sample.w))
     unit = 2.0 ** -(MANTISSA_BITS[form.accumulate] + 1)

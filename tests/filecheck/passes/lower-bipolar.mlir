@@ -14,7 +14,7 @@ func.func @signs(%q: tensor<2x3x40xf32>, %k: tensor<2x40x5xf32>) -> tensor<2x3x5
   // CHECK: arith.ori
   // CHECK: linalg.generic {{.*}} outs(%{{.*}} : tensor<2x5x1x2xi32>)
   // CHECK: linalg.generic {{.*}}["parallel", "parallel", "parallel", "reduction", "reduction", "reduction"]} ins(%{{.*}}, %{{.*}} : tensor<2x3x1x2xi32>, tensor<2x5x1x2xi32>) outs(%{{.*}} : tensor<2x3x5xi32>)
-  // CHECK-SAME: lowc.product = "{\22kind\22: \22sign-products\22, \22planes\22: 1, \22scales\22: \22f32\22, \22k\22: 40}"
+  // CHECK-SAME: lowc.product = "{\22kind\22: \22bipolar-products\22, \22planes\22: 1, \22scales\22: \22f32\22, \22k\22: 40}"
   // CHECK: arith.xori
   // CHECK: math.ctpop
   // CHECK: arith.addi

@@ -1,4 +1,4 @@
-"""What products by weights in signs, bits and powers of two are, by form: the definitions, chosen.
+"""What products by weights in planes and powers of two are, by form: the definitions, chosen.
 
 The definitions are those of ``formats/``: ``binary_codes`` and ``tables``, ``ternary``, ``trits``,
 ``bit_planes`` and ``powers``.  Here stands which of them a form means, and with which sizes.

@@ -1,4 +1,4 @@
-"""Products of two activations in planes of signs: the definition of the form ``bipolar``.
+"""Products of rows coded as bipolar integers: the definition of the form ``bipolar``.
 
 A row of K activations becomes codes of n bits, odd numbers from -(2^n - 1) to 2^n - 1
 (``bipolar.py``), times a scale of the row::

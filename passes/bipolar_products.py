@@ -1,7 +1,7 @@
-"""Products in planes of signs, of two activations or with a weight: built as linalg.
+"""Products of bipolar integers, of two activations or with a weight: built as linalg.
 
 With batch b, rows m, columns n, planes p and words w of 32 signs, a product is these operations, of
-which the last but the scaling is the matmul for reports (``formats/sign_products.py``)::
+which the last but the scaling is the matmul for reports (``formats/bipolar_products.py``)::
 
     S = scales of the rows of both operands              [b, m], [b, n]                  f32 or i32
     C = codes                                            [b, m, K], [b, K, n]            i32
@@ -34,13 +34,13 @@ from .contraction import (
     simplify_layout,
 )
 from .formats import bipolar, powers
-from .formats.sign_products import HALFWAY, LARGEST, SMALLEST, SPECIAL, WORD
+from .formats.bipolar_products import HALFWAY, LARGEST, SMALLEST, SPECIAL, WORD
 from .forms import Form
 from .integer_products import as_before, as_f32
 from .matrices import Matrices, Side, as_matrices, from_matrices, to_matrices
 from .weight_rows import WeightRows, find_rows
 
-KIND = "sign-products"  # in the facts of ``lowc.product``
+KIND = "bipolar-products"  # in the facts of ``lowc.product``
 _F = arith.CmpFPredicate
 
 

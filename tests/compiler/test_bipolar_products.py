@@ -1,4 +1,4 @@
-"""Products of two activations in planes of signs, against their definition to the bit."""
+"""Products of bipolar integers, against their definition to the bit."""
 
 import functools
 
@@ -13,7 +13,7 @@ from lowc.compiler.recipe import Recipe, load_recipe
 from lowc.compiler.target import load_target
 from lowc.errors import InternalError, UserError
 from lowc.passes import annotations
-from lowc.passes.formats import sign_products
+from lowc.passes.formats import bipolar_products
 from lowc.passes.forms import Form, Rule
 from lowc.passes.runner import Runner
 from lowc.passes.verify_no_multiplication import verify_no_multiplication
@@ -55,8 +55,8 @@ def values(shape, seed):
 
 
 def expected(q, k, planes, scales):
-    coded = [sign_products.encode(rows, planes) for rows in (q, k)]
-    return sign_products.product(*coded, planes, scales)
+    coded = [bipolar_products.encode(rows, planes) for rows in (q, k)]
+    return bipolar_products.product(*coded, planes, scales)
 
 
 def check(name, target, *, kernels=True):
@@ -97,10 +97,10 @@ def test_vulkan(name):
 
 def test_one_plane_is_the_sign_and_the_mean_magnitude():
     x = np.array([[3.0, -1.0, 0.0, -0.0]], np.float32)
-    coded = sign_products.encode(x, 1)
+    coded = bipolar_products.encode(x, 1)
     assert coded.codes.tolist() == [[1, 0, 1, 1]] and coded.scales.tolist() == [1.0]
     y = np.array([[1.0, 1.0, -2.0, 4.0]], np.float32)
-    found = sign_products.product(coded, sign_products.encode(y, 1), 1, "f32")
+    found = bipolar_products.product(coded, bipolar_products.encode(y, 1), 1, "f32")
     assert found.tolist() == [[(1 - 1 - 1 + 1) * 2.0]]
 
 
@@ -109,14 +109,14 @@ def test_rows_give_nan_only_where_they_hold_nan_or_infinity(planes):
     x = np.full((4, 8), 3e38, np.float32)  # the sum is beyond f32
     x[1, ::2] *= -1
     x[2, 3], x[3, 0] = np.inf, np.nan
-    coded = sign_products.encode(x, planes)
+    coded = bipolar_products.encode(x, planes)
     assert np.isnan(coded.scales).tolist() == [False, False, True, True]
     assert np.isfinite(coded.scales[:2]).all()
     largest = 2**planes - 1
     assert coded.codes[1].tolist() == [0, largest] * 4
-    ones = sign_products.encode(np.ones((1, 8), np.float32), planes)
+    ones = bipolar_products.encode(np.ones((1, 8), np.float32), planes)
     for scales in ("f32", "power"):
-        found = sign_products.product(coded, ones, planes, scales)
+        found = bipolar_products.product(coded, ones, planes, scales)
         assert np.isnan(found[:, 0]).tolist() == [False, False, True, True]
         assert found[1, 0] == 0
 
@@ -124,22 +124,22 @@ def test_rows_give_nan_only_where_they_hold_nan_or_infinity(planes):
 @pytest.mark.parametrize("planes", [2, 3, 4])
 def test_more_planes_round_to_odd_steps(planes):
     x = np.random.default_rng(planes).standard_normal((20, 50)).astype(np.float32)
-    coded = sign_products.encode(x, planes)
+    coded = bipolar_products.encode(x, planes)
     largest = 2**planes - 1
     value = (2.0 * coded.codes - largest) * coded.scales[:, None]
     # Half the distance of two codes, which is two steps.
     assert np.abs(value - x).max() <= coded.scales.max() * (1 + 1e-5)
     assert (np.abs(value - x) <= coded.scales[:, None] * (1 + 1e-5)).all()
     exact = x @ x.T
-    found = sign_products.product(coded, coded, planes, "f32")
+    found = bipolar_products.product(coded, coded, planes, "f32")
     error = np.linalg.norm(found - exact) / np.linalg.norm(exact)
     assert error < {2: 0.6, 3: 0.3, 4: 0.15}[planes]
 
 
 def test_scales_are_the_nearest_powers_of_two_in_the_logarithm():
     scales = np.array([1.0, 1.4142134, 1.4142137, 3.0, 1e-38, 3e38, np.nan], np.float32)
-    found = sign_products.fields(scales)
-    assert found.tolist() == [96, 96, 97, 98, 0, 224, sign_products.SPECIAL]
+    found = bipolar_products.fields(scales)
+    assert found.tolist() == [96, 96, 97, 98, 0, 224, bipolar_products.SPECIAL]
 
 
 class Attention(torch.nn.Module):

@@ -1,4 +1,4 @@
-"""Products of two activations in planes of signs as kernels, for ``lowc-outline-kernels``.
+"""Products of bipolar integers as kernels, for ``lowc-outline-kernels``.
 
 What it takes is what ``lowc-lower-bipolar`` makes.  It becomes two dispatches: one that codes the
 right operand, and one that codes the rows of the left one, counts, and scales.  A weight is stored
@@ -14,19 +14,19 @@ from iree.compiler.dialects import arith
 from . import (
     add_operands,
     annotations,
+    bipolar_products,
     build,
     dispatch_matmul,
     dispatch_records,
     epilogues,
-    sign_products,
 )
 from .base import Refusal
 from .contraction import defining, unshaped
 from .epilogues import Chain
 from .kernels import executable, tiles
-from .kernels.sign_codes import SignCodes
-from .kernels.sign_columns import SignColumns
-from .kernels.sign_matmul import SignMatmul
+from .kernels.bipolar_codes import BipolarCodes
+from .kernels.bipolar_columns import BipolarColumns
+from .kernels.bipolar_matmul import BipolarMatmul
 from .matrices import Matrices
 
 
@@ -39,19 +39,19 @@ class Plan:
     left: ir.Value  # [batch, m, K]
     right: ir.Value  # [batch, K, n], or the stored bits of a weight [batch, n, planes, words]
     matrices: Matrices
-    kernel: SignMatmul
+    kernel: BipolarMatmul
     chain: Chain | Refusal
 
 
 def takes(op: Any) -> bool:
-    """Whether `op` counts the bits in which planes of signs differ."""
-    return annotations.product_facts(op).get("kind") == sign_products.KIND
+    """Whether `op` counts the bits in which bipolar integers differ."""
+    return annotations.product_facts(op).get("kind") == bipolar_products.KIND
 
 
 def match(op: Any, unit: str) -> Plan | Refusal:
     """Describe the kernels for `op`, or say why there are none.  Changes nothing."""
     if unit not in tiles.ISAS:
-        return Refusal("kernels of signs are for CPUs")
+        return Refusal("kernels that count bits are for CPUs")
     facts, isa = annotations.product_facts(op), tiles.ISAS[unit]
     bits = op.operands[1]
     left, right = _coded(op.operands[0]), bits if add_operands.is_stored(bits) else _coded(bits)
@@ -61,7 +61,7 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     batch, m, k, n = (None if size == build.DYNAMIC else size for size in shape)
     if 0 in (batch, m, n):
         return Refusal("one of its sizes is 0")
-    codes = SignCodes(facts["planes"], facts["k"], facts["scales"])
+    codes = BipolarCodes(facts["planes"], facts["k"], facts["scales"])
     if 4 * codes.words * codes.planes > tiles.STACK_BYTES:
         return Refusal(f"a row of {codes.k} coded inputs does not fit on a worker's stack")
     matrices = Matrices(
@@ -76,7 +76,7 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     tile = tiles.choose_xor(isa, batch, m, n, codes.k, codes.planes)
     chain = epilogues.match(scaled, matrices)
     epilogue = chain.epilogue if isinstance(chain, Chain) else None
-    kernel = SignMatmul(batch, m, n, k, True, tile, codes=codes, isa=isa, epilogue=epilogue)
+    kernel = BipolarMatmul(batch, m, n, k, True, tile, codes=codes, isa=isa, epilogue=epilogue)
     return Plan(op, scaled, left, right, matrices, kernel, chain)
 
 
@@ -125,7 +125,7 @@ def _weight(module: ir.Module, plan: Plan) -> ir.Value:
 
 def _columns(module: ir.Module, plan: Plan) -> ir.Value:
     """Dispatch to the kernel that codes the right operand; return its panels."""
-    kernel = SignColumns(plan.kernel.batch, plan.kernel.n, plan.kernel.codes, plan.kernel.tile)
+    kernel = BipolarColumns(plan.kernel.batch, plan.kernel.n, plan.kernel.codes, plan.kernel.tile)
     batch, n = build.dim(plan.right, 0), build.dim(plan.right, 2)
     opened = [v for v, size in ((batch, kernel.batch), (n, kernel.n)) if size is None]
     executable.declare(

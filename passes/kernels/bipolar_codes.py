@@ -1,8 +1,8 @@
-"""Rows of f32 as planes of signs, on vectors: codes, scales, and the fields of these.
+"""Rows of f32 as bipolar integers, on vectors: codes, scales, and the fields of these.
 
-The definition is :mod:`..formats.sign_products`.  A plane that is alone is stored as *minus* signs:
-XOR sees no difference as long as both operands are stored so, and the sign of a number is one
-comparison.
+The definition is :mod:`..formats.bipolar_products`.  A plane that is alone is stored as *minus*
+signs: XOR sees no difference as long as both operands are stored so, and the sign of a number is
+one comparison.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from iree.compiler import ir
 from iree.compiler.dialects import arith, math, vector
 
 from ..formats import bipolar, powers
+from ..formats.bipolar_products import HALFWAY, INFINITY, LARGEST, SMALLEST, SPECIAL, WORD
 from ..formats.floats import F32
-from ..formats.sign_products import HALFWAY, INFINITY, LARGEST, SMALLEST, SPECIAL, WORD
 from . import emit
 
 _U, _F = arith.CmpIPredicate, arith.CmpFPredicate
 
 
 @dataclass(frozen=True)
-class SignCodes:
+class BipolarCodes:
     """How rows are coded: `planes`, and `scales` as ``f32`` or as the fields of ``power``."""
 
     planes: int
@@ -48,7 +48,7 @@ class SignCodes:
 class Coder:
     """Builds the codes on vectors of a width of its own; of a scalar too where `lanes` is 0."""
 
-    def __init__(self, codes: SignCodes, lanes: int) -> None:
+    def __init__(self, codes: BipolarCodes, lanes: int) -> None:
         self.codes, self.lanes = codes, lanes
         self.f32, self.i32 = ir.F32Type.get(), emit.integer(32)
 

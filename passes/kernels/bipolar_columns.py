@@ -1,4 +1,4 @@
-"""Code the columns of an activation in planes of signs: the dispatch before a product of signs.
+"""Code the columns of an activation as bipolar integers: the dispatch before their product.
 
 Columns lie side by side in registers, so that all of them are coded at once.  What it writes is
 what the product reads as its right operand, in panels of columns::
@@ -17,24 +17,24 @@ from dataclasses import dataclass
 from iree.compiler import ir
 from iree.compiler.dialects import arith, vector
 
-from ..formats.sign_products import WORD
+from ..formats.bipolar_products import WORD
 from . import emit
+from .bipolar_codes import BipolarCodes, Coder
 from .executable import Interface
-from .sign_codes import Coder, SignCodes
 from .tiles import Tile
 
 UNROLLED = 8  # inputs of a word
 
 
 @dataclass(frozen=True)
-class SignColumns:
+class BipolarColumns:
     """``f32 [batch, k, n]`` → ``i32 [batch, panels, words * planes + 1, columns]``.
 
     Attributes
     ----------
     batch, n : int or None
         Sizes; None where they are known only at run time.
-    codes : SignCodes
+    codes : BipolarCodes
         K, planes and scales.
     tile : Tile
         That of the product: lanes and columns of a panel.
@@ -42,7 +42,7 @@ class SignColumns:
 
     batch: int | None
     n: int | None
-    codes: SignCodes
+    codes: BipolarCodes
     tile: Tile
 
     @property
@@ -72,7 +72,7 @@ class SignColumns:
 
 
 class _Body:
-    def __init__(self, kernel: SignColumns, interface: Interface) -> None:
+    def __init__(self, kernel: BipolarColumns, interface: Interface) -> None:
         self.kernel, self.codes, self.tile = kernel, kernel.codes, kernel.tile
         self.lanes = kernel.tile.lanes
         self.f32, self.i32 = ir.F32Type.get(), emit.integer(32)

@@ -1,7 +1,7 @@
-"""A matmul of two activations in planes of signs for CPUs: XOR, and counts of bits.
+"""A matmul of two activations as bipolar integers for CPUs: XOR, and counts of bits.
 
-The right operand comes coded (:mod:`.sign_columns`); rows of the left one are coded here, a block
-of them at a time.  With rows r, vectors of columns v, planes i and j::
+The right operand comes coded (:mod:`.bipolar_columns`); rows of the left one are coded here, a
+block of them at a time.  With rows r, vectors of columns v, planes i and j::
 
     a[r, w, i], s[r] = coded(A[m + r])
     for words w of K:
@@ -12,7 +12,7 @@ of them at a time.  With rows r, vectors of columns v, planes i and j::
 Bits are counted in bytes: one instruction with AVX-512 BITALG and on Arm, two look-ups in a
 register with AVX2 and AVX-512BW.  With VNNI ``vpdpbusd`` adds the bytes of a lane times ``2^l``.
 The sums are exact, so every kernel gives the bits of the definition
-(:mod:`..formats.sign_products`).
+(:mod:`..formats.bipolar_products`).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from iree.compiler import ir
 from iree.compiler.dialects import arith, math, vector
 
 from ..formats import bipolar
-from ..formats.sign_products import SPECIAL, WORD
+from ..formats.bipolar_products import SPECIAL, WORD
 from . import emit, exponents
+from .bipolar_codes import BipolarCodes, Coder
 from .blocked_matmul import BlockedMatmul, Body
 from .executable import Interface
-from .sign_codes import Coder, SignCodes
 from .tiles import Isa
 
 BYTE_BITS = 8
@@ -36,20 +36,20 @@ MOST = 255  # bits that a byte can count
 
 
 @dataclass(frozen=True)
-class SignMatmul(BlockedMatmul):
-    """``C[batch, m, n]`` of the planes of signs of both operands; K is known.
+class BipolarMatmul(BlockedMatmul):
+    """``C[batch, m, n]`` of the bipolar integers of both operands; K is known.
 
     Bindings: A in f32; panels of coded columns ``[batch, panels, words * planes + 1, columns]``; C.
 
     Attributes
     ----------
-    codes : SignCodes
+    codes : BipolarCodes
         Planes and scales.
     isa : Isa
         The vector unit.
     """
 
-    codes: SignCodes = field(kw_only=True)
+    codes: BipolarCodes = field(kw_only=True)
     isa: Isa = field(kw_only=True)
 
     @property
@@ -71,11 +71,11 @@ class SignMatmul(BlockedMatmul):
 
     def emit(self, interface: Interface) -> None:
         """Build the kernel's function at the current place."""
-        _SignBody(self, interface).emit()
+        _BipolarBody(self, interface).emit()
 
 
-class _SignBody(Body):
-    def __init__(self, kernel: SignMatmul, interface: Interface) -> None:
+class _BipolarBody(Body):
+    def __init__(self, kernel: BipolarMatmul, interface: Interface) -> None:
         self.kernel, self.codes = kernel, kernel.codes
         super().__init__(kernel, interface)
         self.bytes = emit.vector_type(4 * self.lanes, emit.integer(8))

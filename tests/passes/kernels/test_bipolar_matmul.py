@@ -1,4 +1,4 @@
-"""Kernels of products of planes of signs against the definition, bit for bit, on every vector unit.
+"""Kernels of products of bipolar integers against the definition, bit for bit, on every vector unit.
 
 The kernels of a vector unit are compiled into one module, which its tests share.
 """
