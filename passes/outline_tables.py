@@ -31,6 +31,7 @@ from .table_products import TableProduct
 
 # Of the derivation of a weight: all that its codes depend on.
 _CODING = ("planes", "group", "outputs", "terms", "coding", "rounds", "bits", "symmetric")
+_BITS = "packing = \"bits\" has a kernel"
 _KINDS: dict[str, Any] = {
     made_by.KIND: made_by for made_by in (table_products, integer_tables, trit_tables)
 }
@@ -81,17 +82,20 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     tile = tiles.choose_tables(isa, batch, m, n, product.planes, rows.folded, words)
     if rows.by_four:
         sums = product.planes if scaling.kind == "planes" else 1
-        tile = tiles.choose_permuted_tables(isa, batch, m, n, sums, words)
+        tile = tiles.choose_permuted_tables(isa, batch, m, n, k, sums, words)
     chain = epilogues.match(op, matrices)
     epilogue = chain.epilogue if isinstance(chain, Chain) else None
-    kernel = TableMatmul(batch, m, n, rows, product.planes, product.group, tile, epilogue, scaling)
+    rounds = tiles.rounds_rows(m, k)
+    kernel = TableMatmul(
+        batch, m, n, rows, product.planes, product.group, tile, epilogue, scaling, rounds
+    )
     return Plan(product, kernel, chain)
 
 
 def _of_fives(product: TableProduct, fmt: TableFormat, isa: tiles.Isa) -> Plan | Refusal:
     """Describe the kernels for ternary weights that are five in a byte."""
     if not isa.vbmi:
-        return Refusal("tables for five weights at once need AVX-512 with VBMI")
+        return Refusal(f"five weights at once need AVX-512 with VBMI, not {isa.name}: {_BITS}")
     matrices = product.matrices
     batch, m, n, k = matrices.batch, matrices.m, matrices.n, matrices.k
     assert batch is not None and n is not None and k is not None  # noqa: S101  (for mypy)
@@ -110,7 +114,8 @@ def rewrite(module: ir.Module, plan: Plan) -> None:
     with ir.InsertionPoint(product.op), product.op.location:
         weight = _weight(module, plan)
     bits = kernel.bits_per_weight
-    dispatch_records.replace(module, product, kernel.rows, kernel, weight, bits, chain)
+    rows = None if kernel.rounds else kernel.rows
+    dispatch_records.replace(module, product, rows, kernel, weight, bits, chain)
 
 
 def _kind(op: Any) -> str:

@@ -180,7 +180,7 @@ def _call(
 ) -> ir.Value:
     inputs = [True] * len(values)
     if isinstance(kernel, RecordMatmul):
-        if not getattr(kernel, "rounds", False):
+        if not kernel.rounds:
             values[0] = _records(module, kernel, values[0])
         grid = kernel.grid(build.index(problem.m or 0))
     else:

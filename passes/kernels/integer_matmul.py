@@ -30,7 +30,7 @@ from . import emit
 from .epilogue import Epilogue
 from .executable import Interface
 from .integer_dot import Accumulator, IntegerDot
-from .integer_rows import IntegerRows, Rounding
+from .integer_rows import IntegerRows
 from .record_matmul import RecordBody, RecordMatmul
 from .tiles import Tile, panels_together
 
@@ -45,15 +45,12 @@ class IntegerMatmul(RecordMatmul):
 
     Attributes
     ----------
-    batch, m, n, tile, epilogue
+    batch, m, n, tile, epilogue, rounds
         As :class:`.record_matmul.RecordMatmul` has them.
     rows : IntegerRows
         The records: K, groups, where scales and sums stand.
     symmetric : bool
         Whether the zero point is the middle of the codes everywhere.
-    rounds : bool
-        Whether each workgroup makes the records of its rows itself, on its stack: the first binding
-        is then the activation, ``f32 [batch * m, K]``, with `m` known.
     """
 
     batch: int
@@ -69,11 +66,6 @@ class IntegerMatmul(RecordMatmul):
     def dot(self) -> IntegerDot:
         """How codes and activations are multiplied."""
         return self.rows.dot
-
-    @property
-    def record_words(self) -> int:
-        """Words of a record."""
-        return self.rows.words
 
     @property
     def weights(self) -> list[tuple[list[int], int]]:
@@ -126,24 +118,6 @@ class _Body(RecordBody):
         super().__init__(kernel, interface)
         self.words, self.scales = self.weights[:2]
         self.zeros = self.weights[2] if len(self.weights) > 2 else None
-
-    def bind_rows(self, interface: Interface, count: int, opened: Sequence[ir.Value]) -> ir.Value:
-        if not self.kernel.rounds:
-            return super().bind_rows(interface, count, opened)
-        source = emit.buffer_type([count, self.rows.k], self.f32)
-        records = emit.scratch([count // self.kernel.batch, self.rows.words], self.i32)
-        x = interface.buffer(0, source, opened, is_input=True)
-        self.rounding = Rounding(self.rows, x, records)
-        return records
-
-    def record_of(self, row: ir.Value) -> ir.Value:
-        return row if self.kernel.rounds else super().record_of(row)
-
-    def emit(self) -> None:
-        if self.kernel.rounds:
-            whole, (start, stop) = super().record_of, self.own_rows()
-            emit.each(start, stop, 1, lambda row: self.rounding.row(whole(row), row))
-        super().emit()
 
     def fetch(self, source: ir.Value, at: Sequence[ir.Value], axis: int, ahead: int) -> None:
         if self.kernel.dot.isa.asks_ahead:

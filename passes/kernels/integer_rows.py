@@ -102,6 +102,10 @@ class IntegerRows:
         """Return the workgroups along x, y and z."""
         return [arith.ceildivui(m, emit.index(ROWS)), emit.index(1), emit.index(1)]
 
+    def maker(self, source: ir.Value, target: ir.Value) -> Rounding:
+        """Return what builds records in `target` of rows of `source`."""
+        return Rounding(self, source, target)
+
     def emit(self, interface: Interface) -> None:
         """Build the kernel's function at the current place."""
         _Body(self, interface).emit()
@@ -116,8 +120,7 @@ class _Body:
         f32, i32 = ir.F32Type.get(), emit.integer(32)
         source = emit.buffer_type([rows, kernel.k], f32)
         target = emit.buffer_type([rows, kernel.words], i32)
-        self.rounding = Rounding(
-            kernel,
+        self.rounding = kernel.maker(
             interface.buffer(0, source, opened, is_input=True),
             interface.buffer(1, target, opened, is_input=False),
         )

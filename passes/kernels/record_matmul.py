@@ -1,16 +1,17 @@
 """What CPU matmuls of prepared rows have in common: bindings, loops, and storing of results.
 
-An activation's rows come as records that another dispatch wrote; a weight comes in panels of
-columns.  The loops, from the outside: workgroups over batches, chunks of rows and groups of panels;
-blocks of rows; panels of columns, one by one or some side by side.  What happens for a block of
-rows and some panels is a kernel's own: :meth:`RecordBody.add_products`, which adds to totals in a
-scratch buffer.
+An activation's rows come as records that another dispatch wrote, or that each workgroup makes of
+its rows for itself; a weight comes in panels of columns.  The loops, from the outside: workgroups
+over batches, chunks of rows and groups of panels; blocks of rows; panels of columns, one by one or
+some side by side.  What happens for a block of rows and some panels is a kernel's own:
+:meth:`RecordBody.add_products`, which adds to totals in a scratch buffer.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from iree.compiler import ir
 from iree.compiler.dialects import arith
@@ -19,6 +20,26 @@ from . import emit
 from .epilogue import Epilogue, finish_rows
 from .executable import Interface
 from .tiles import AHEAD_BYTES, STREAMED_ROWS, Tile
+
+
+class Maker(Protocol):
+    """Builds records of rows."""
+
+    def row(self, number: ir.Value, record: ir.Value) -> None:
+        """Build record `record` of row `number`."""
+
+
+class Rows(Protocol):
+    """What prepares rows: ``f32 [m, k]`` → records ``i32 [m, words]``."""
+
+    k: int
+
+    @property
+    def words(self) -> int:
+        """Words of 32 bits of a record."""
+
+    def maker(self, source: ir.Value, target: ir.Value) -> Maker:
+        """Return what builds records in `target` of rows of `source`."""
 
 
 class RecordMatmul(ABC):
@@ -36,6 +57,11 @@ class RecordMatmul(ABC):
         Register tile and cut of the work; its `k_block` is not used.
     epilogue : Epilogue or None
         What is done to the sums before they are stored; its inputs are bound before C.
+    rows : Rows
+        The records: K, and what stands where.
+    rounds : bool
+        Whether each workgroup makes the records of its rows itself, on its stack: the first binding
+        is then the activation, ``f32 [batch * m, K]``, with `m` known.
     """
 
     batch: int
@@ -43,6 +69,8 @@ class RecordMatmul(ABC):
     n: int
     tile: Tile
     epilogue: Epilogue | None
+    rows: Rows
+    rounds: bool
 
     @property
     @abstractmethod
@@ -56,11 +84,6 @@ class RecordMatmul(ABC):
     @abstractmethod
     def emit(self, interface: Interface) -> None:
         """Build the kernel's function at the current place."""
-
-    @property
-    @abstractmethod
-    def record_words(self) -> int:
-        """Words of 32 bits of a record."""
 
     @property
     @abstractmethod
@@ -140,12 +163,22 @@ class RecordBody(ABC):
         """Add the products of the records and the panels to the totals of all places."""
 
     def bind_rows(self, interface: Interface, count: int, opened: Sequence[ir.Value]) -> ir.Value:
-        """Return the records of `count` rows, all batches' one after another."""
-        record = emit.buffer_type([count, self.shape.record_words], self.i32)
+        """Return the records of `count` rows, of all batches; or one's, made here."""
+        rows = self.shape.rows
+        if self.shape.rounds:
+            source = emit.buffer_type([count, rows.k], self.f32)
+            own = emit.scratch([count // self.shape.batch, rows.words], self.i32)
+            self.maker = rows.maker(interface.buffer(0, source, opened, is_input=True), own)
+            return own
+        record = emit.buffer_type([count, self.shape.rows.words], self.i32)
         return interface.buffer(0, record, opened, is_input=True)
 
     def record_of(self, row: ir.Value) -> ir.Value:
         """Return which record is that of a row of this batch."""
+        return row if self.shape.rounds else self._of_all(row)
+
+    def _of_all(self, row: ir.Value) -> ir.Value:
+        """Return which row of all batches is a row of this one."""
         return arith.addi(arith.muli(self.item, self.m), row)
 
     def finished(self, total: ir.Value, r: int) -> ir.Value:
@@ -195,6 +228,8 @@ class RecordBody(ABC):
         count = emit.index(self.shape.panels)
         last = arith.minui(arith.addi(first, emit.index(self.tile.panels)), count)
         start, stop = self.own_rows()
+        if self.shape.rounds:
+            emit.each(start, stop, 1, lambda row: self.maker.row(self._of_all(row), row))
         for rows in self.tile.heights(self.shape.m):
             left = arith.subi(stop, start)
             full = arith.muli(arith.divui(left, emit.index(rows)), emit.index(rows))

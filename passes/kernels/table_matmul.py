@@ -97,7 +97,7 @@ class TableMatmul(RecordMatmul):
 
     Attributes
     ----------
-    batch, m, n, tile, epilogue
+    batch, m, n, tile, epilogue, rounds
         As :class:`.record_matmul.RecordMatmul` has them.
     rows : TableRows
         The records: K, spans, where scales stand.
@@ -116,11 +116,7 @@ class TableMatmul(RecordMatmul):
     tile: Tile
     epilogue: Epilogue | None = None
     scaling: Scaling = Scaling()
-
-    @property
-    def record_words(self) -> int:
-        """Words of a record."""
-        return self.rows.words
+    rounds: bool = False
 
     @property
     def groups(self) -> int:
@@ -174,7 +170,8 @@ class TableMatmul(RecordMatmul):
         tile = f"t{self.tile.rows}x{self.tile.vectors}g{self.tile.panels}c{self.tile.row_chunk}"
         after = "" if self.epilogue is None else f"_{self.epilogue.name}"
         kind = f"{self.scaling.name}{self.planes}g{self.group}"
-        return f"lookup_{kind}_{self.batch}x{m}x{self.n}_{self.rows.name}_{tile}{after}"
+        own = "own" if self.rounds else ""
+        return f"{own}lookup_{kind}_{self.batch}x{m}x{self.n}_{self.rows.name}_{tile}{after}"
 
     def describe(self) -> str:
         """Say which kernel it is."""
@@ -182,6 +179,7 @@ class TableMatmul(RecordMatmul):
         how = "vpermb, vpdpbusd" if self.rows.by_four else "vpshufb"
         how = "vpermi2b" if self.scaling.kind == "trits" else how
         text = f"look-up kernel ({how}, i{self.rows.format.bits}), {size} sums in registers"
+        text += ", makes its tables" if self.rounds else ""
         return text if self.epilogue is None else f"{text}, {self.epilogue.describe()}"
 
     def emit(self, interface: Interface) -> None:

@@ -135,46 +135,59 @@ class TableRows:
         """Return the workgroups along x, y and z."""
         return [emit.index(-(-self.spans // self.span_chunk)), m, emit.index(1)]
 
+    def maker(self, source: ir.Value, target: ir.Value) -> Maker:
+        """Return what builds records in `target` of rows of `source`."""
+        return Maker(self, source, target)
+
     def emit(self, interface: Interface) -> None:
         """Build the kernel's function at the current place."""
-        Body(self, interface).emit()
+        m = emit.index(self.m) if self.m is not None else interface.constant(0)
+        rows = self.m if self.m is not None else ir.ShapedType.get_dynamic_size()
+        opened = [] if self.m is not None else [m]
+        source = emit.buffer_type([rows, self.k], ir.F32Type.get())
+        target = emit.buffer_type([rows, self.words], emit.integer(32))
+        maker = self.maker(
+            interface.buffer(0, source, opened, is_input=True),
+            interface.buffer(1, target, opened, is_input=False),
+        )
+        first = arith.muli(interface.workgroup(0), emit.index(self.span_chunk))
+        row = interface.workgroup(1)
+        maker.spans(row, row, first, arith.addi(first, emit.index(self.span_chunk)))
 
 
-class Body:
-    """The function of one kernel while it is being built."""
+class Maker:
+    """Builds records in `target`, ``i32 [rows, words]``, of rows of `source`, ``f32 [rows, k]``."""
 
-    def __init__(self, kernel: TableRows, interface: Interface) -> None:
-        self.kernel = kernel
+    def __init__(self, kernel: TableRows, source: ir.Value, target: ir.Value) -> None:
+        self.kernel, self.source, self.target = kernel, source, target
         self.f32, self.i32 = ir.F32Type.get(), emit.integer(32)
-        known = kernel.m is not None
-        m = emit.index(kernel.m) if kernel.m is not None else interface.constant(0)
-        rows = kernel.m if kernel.m is not None else ir.ShapedType.get_dynamic_size()
-        opened = [] if known else [m]
-        source = emit.buffer_type([rows, kernel.k], self.f32)
-        target = emit.buffer_type([rows, kernel.words], self.i32)
-        self.source = interface.buffer(0, source, opened, is_input=True)
-        self.target = interface.buffer(1, target, opened, is_input=False)
-        self.first = arith.muli(interface.workgroup(0), emit.index(kernel.span_chunk))
-        self.row = interface.workgroup(1)
-        self.floats = emit.scratch([kernel.quads, ENTRIES], self.f32)
+        self.patterns = emit.vector_type(ENTRIES, self.i32)
         self.signs = [_signs(t) for t in range(QUAD)]
+        self.scaled = emit.scratch([kernel.format.span], self.f32)
+        if kernel.k % kernel.format.span:
+            lanes = kernel.isa.lanes
+            self.copy = emit.scratch([-(-kernel.format.span // lanes) * lanes], self.f32)
 
-    def emit(self) -> None:
-        """Build the loops at the current place."""
+    def row(self, number: ir.Value, record: ir.Value) -> None:
+        """Build the record of row `number`."""
+        self.spans(number, record, emit.index(0), emit.index(self.kernel.spans))
+
+    def spans(self, number: ir.Value, record: ir.Value, first: ir.Value, last: ir.Value) -> None:
+        """Build a part of a record: the spans from `first` to `last`, as far as there are such."""
         kernel, span = self.kernel, self.kernel.format.span
+        self.number, self.record = number, record
         whole = kernel.k // span
-        last = arith.addi(self.first, emit.index(kernel.span_chunk))
 
         def full(s: ir.Value) -> None:
             start = arith.muli(s, emit.index(span))
 
             def element(q: ir.Value, t: int) -> Place:
                 first = arith.addi(start, arith.muli(q, emit.index(kernel.inputs)))
-                return self.source, [self.row, arith.addi(first, emit.index(t))]
+                return self.source, [self.number, arith.addi(first, emit.index(t))]
 
             self.span(s, element)
 
-        emit.each(self.first, arith.minui(last, emit.index(whole)), 1, full)
+        emit.each(first, arith.minui(last, emit.index(whole)), 1, full)
         if kernel.k % span:
             is_here = arith.cmpi(arith.CmpIPredicate.ugt, last, emit.index(whole))
             with ir.InsertionPoint(scf.IfOp(is_here).then_block):
@@ -183,13 +196,12 @@ class Body:
 
     def _rest(self, s: ir.Value, length: int) -> None:
         """Build the tables of the last span, of which `length` elements exist, from a copy."""
-        span, lanes = self.kernel.format.span, self.kernel.isa.lanes
-        copy = emit.scratch([-(-span // lanes) * lanes], self.f32)
+        span, lanes, copy = self.kernel.format.span, self.kernel.isa.lanes, self.copy
         start = arith.muli(s, emit.index(span))
 
         def move(i: ir.Value) -> None:
             mask = emit.mask_of(lanes, arith.subi(emit.index(length), i))
-            at = [self.row, arith.addi(start, i)]
+            at = [self.number, arith.addi(start, i)]
             emit.store(emit.load(lanes, self.source, at, mask), copy, [i])
 
         emit.each(emit.index(0), emit.index(span), lanes, move)
@@ -202,30 +214,31 @@ class Body:
 
     def span(self, s: ir.Value, element: Callable[[ir.Value, int], Place]) -> None:
         """Write the tables of a span and its scale; ``element(q, t)`` says where an input is."""
-        quads = emit.index(self.kernel.quads)
-        zero = emit.splat(ENTRIES, self.i32, 0)
-        rounding = emit.splat(ENTRIES, self.f32, ROUNDING + self.kernel.bias)
+        largest = self._largest(element)
+        self.rounded(s, largest, lambda inverse: self._tables(s, element, inverse))
 
-        def sums(q: ir.Value, most: ir.Value) -> Sequence[ir.Value]:
-            inputs = [emit.broadcast_scalar(ENTRIES, *element(q, t)) for t in range(QUAD)]
-            table = arith.mulf(inputs[0], self.signs[0])
-            for x, signs in zip(inputs[1:], self.signs[1:], strict=True):
-                table = vector.fma(x, signs, table)
-            emit.store(table, self.floats, [q, emit.index(0)])
-            bits = vector.bitcast(zero.type, table)
-            magnitude = arith.andi(bits, emit.splat(ENTRIES, self.i32, MAGNITUDE_MASK))
-            return [arith.maxui(most, magnitude)]
+    def _largest(self, element: Callable[[ir.Value, int], Place]) -> ir.Value:
+        """Return the pattern of the largest entry of a span before it is rounded.
 
-        (most,) = emit.loop(emit.index(0), quads, emit.index(1), sums, [zero])
-        largest = vector.reduction(self.i32, vector.CombiningKind.MAXUI, most)
+        In a table it is the one that adds the magnitudes of all four inputs: rounding is monotonic.
+        Lanes of four neighbours turn, so that the first has their sum in the order of the table.
+        """
+        mask = emit.splat(ENTRIES, self.i32, MAGNITUDE_MASK)
+        patterns = self.patterns
 
-        def tables(inverse: ir.Value | None) -> None:
-            if inverse is None:
-                self._tables(s, lambda q: rounding)
-            else:
-                self._tables(s, lambda q: vector.fma(self._floats(q), inverse, rounding))
+        def larger(q: ir.Value, most: ir.Value) -> Sequence[ir.Value]:
+            bits = vector.bitcast(patterns, emit.load(ENTRIES, *element(q, 0)))
+            x = vector.bitcast(emit.vector_type(ENTRIES, self.f32), arith.andi(bits, mask))
+            total = x
+            for t in range(1, QUAD):
+                turned = [lane - lane % QUAD + (lane + t) % QUAD for lane in range(ENTRIES)]
+                total = arith.addf(total, vector.shuffle(x, x, turned))
+            return [arith.maxui(most, vector.bitcast(patterns, total))]
 
-        self.rounded(s, largest, tables)
+        zero, quads = emit.splat(ENTRIES, self.i32, 0), emit.index(self.kernel.quads)
+        (most,) = emit.loop(emit.index(0), quads, emit.index(ENTRIES // QUAD), larger, [zero])
+        first = vector.shuffle(most, most, list(range(0, ENTRIES, QUAD)))
+        return vector.reduction(self.i32, vector.CombiningKind.MAXUI, first)
 
     def rounded(
         self, s: ir.Value, largest: ir.Value, tables: Callable[[ir.Value | None], None]
@@ -237,7 +250,7 @@ class Body:
         """
         scale, reciprocal, has_entries = self._scale(largest)
         at = arith.addi(emit.index(self.kernel.first_scale), s)
-        emit.store_scalar(scale, self.target, [self.row, at])
+        emit.store_scalar(scale, self.target, [self.record, at])
         choice = scf.IfOp(has_entries, has_else=True)
         with ir.InsertionPoint(choice.then_block):
             tables(vector.broadcast(emit.vector_type(ENTRIES, self.f32), reciprocal))
@@ -266,54 +279,103 @@ class Body:
         has_entries = arith.xori(arith.ori(is_small, is_broken), true)
         return scale, arith.bitcast(self.f32, inverse), has_entries
 
-    def _floats(self, q: ir.Value) -> ir.Value:
-        found: ir.Value = emit.load(ENTRIES, self.floats, [q, emit.index(0)])
-        return found
+    def _tables(
+        self, s: ir.Value, element: Callable[[ir.Value, int], Place], inverse: ir.Value | None
+    ) -> None:
+        """Store the tables of span `s`, and the sum of their last entries."""
+        kernel, together = self.kernel, self._together
+        rounding = emit.splat(ENTRIES, self.f32, ROUNDING + kernel.bias)
+        count = sum(map(len, together))
+        if inverse is not None:
+            self._scale_inputs(element, inverse)
 
-    def _tables(self, s: ir.Value, entries: Callable[[ir.Value], ir.Value]) -> None:
-        """Store the tables of span `s`, and their sum; entries are low bytes of f32."""
-        kernel = self.kernel
-        first = arith.muli(s, emit.index(kernel.quads * WORDS))
+        def tables(first: ir.Value, *sums: ir.Value) -> list[ir.Value]:
+            place = arith.addi(arith.muli(s, emit.index(kernel.quads)), first)
+            for numbers in together:
+                found = [rounding] * len(numbers)
+                if inverse is not None:
+                    quads = [arith.addi(first, emit.index(number)) for number in numbers]
+                    found = [arith.addf(self._entries(quad), rounding) for quad in quads]
+                self.store_entries(found, arith.muli(place, emit.index(WORDS)))
+                place = arith.addi(place, emit.index(len(numbers)))
+                for bits in [vector.bitcast(self.patterns, entries) for entries in found]:
+                    sums = tuple(arith.addi(total, bits) for total in sums)
+            return list(sums)
 
-        def table(q: ir.Value, *sums: ir.Value) -> list[ir.Value]:
-            found = entries(q)
-            self.store_entries(
-                found, arith.addi(first, arith.muli(self._place(q), emit.index(WORDS)))
-            )
-            bits = emit.vector_type(ENTRIES, self.i32)
-            return [arith.addi(total, vector.bitcast(bits, found)) for total in sums]
-
-        quads = emit.index(kernel.quads)
+        start, stop, step = emit.index(0), emit.index(kernel.quads), emit.index(count)
         if not kernel.has_sums:
-            emit.loop(emit.index(0), quads, emit.index(1), table)
+            emit.loop(start, stop, step, tables)
             return
         # Whole numbers stand in the low bits of f32 above that of what was added to them.
         added = int(bits_of(ROUNDING, F32)) + kernel.bias
-        zero = emit.splat(ENTRIES, self.i32, 0)
-        (sums,) = emit.loop(emit.index(0), quads, emit.index(1), table, [zero])
+        (sums,) = emit.loop(start, stop, step, tables, [emit.splat(ENTRIES, self.i32, 0)])
         last = vector.extract(sums, [], [ENTRIES - 1])
         total = arith.subi(last, emit.wrapped(emit.integer(32), added * kernel.quads))
         place = arith.addi(emit.index(kernel.first_sum), s)
-        emit.store_scalar(total, self.target, [self.row, place])
+        emit.store_scalar(total, self.target, [self.record, place])
 
-    def store_entries(self, found: ir.Value, at: ir.Value) -> None:
-        """Store 16 entries, the low bytes of f32, from word `at` of the record on."""
-        data = vector.bitcast(emit.vector_type(4 * ENTRIES, emit.integer(8)), found)
-        lowest = vector.shuffle(data, data, [4 * key for key in range(ENTRIES)])
-        words = vector.bitcast(emit.vector_type(WORDS, self.i32), lowest)
-        emit.store(words, self.target, [self.row, at])
-
-    def _place(self, q: ir.Value) -> ir.Value:
-        """Return where in its span the table of quad `q` stands."""
+    @property
+    def _together(self) -> list[list[int]]:
+        """Which tables of some that follow each other are stored at once, in their order."""
         if not self.kernel.by_four:
-            return q
-        within = arith.remui(q, emit.index(PER_WORD))
-        half = arith.muli(arith.remui(q, emit.index(2)), emit.index(PER_WORD // 2))
-        place = arith.addi(half, arith.divui(within, emit.index(2)))
-        return arith.addi(arith.subi(q, within), place)
+            return [[number] for number in range(PER_WORD // 2)]
+        return [list(range(half, PER_WORD, 2)) for half in range(2)]
+
+    def _scale_inputs(self, element: Callable[[ir.Value, int], Place], inverse: ir.Value) -> None:
+        """Copy the inputs of a span, times a power of two.
+
+        What is lost of small ones is far below half a step of the largest entry.
+        """
+
+        def move(q: ir.Value) -> None:
+            x = emit.load(ENTRIES, *element(q, 0))
+            at = arith.muli(q, emit.index(QUAD))
+            emit.store(arith.mulf(x, inverse), self.scaled, [at])
+
+        emit.each(emit.index(0), emit.index(self.kernel.quads), ENTRIES // QUAD, move)
+
+    def _entries(self, quad: ir.Value) -> ir.Value:
+        """Return the table of a quad of scaled inputs; a sign is turned, or multiplied by."""
+        first = arith.muli(quad, emit.index(QUAD))
+        places = [arith.addi(first, emit.index(t)) for t in range(QUAD)]
+        x = [emit.broadcast_scalar(ENTRIES, self.scaled, [place]) for place in places]
+        turned = [
+            vector.bitcast(x[t].type, arith.xori(vector.bitcast(self.patterns, x[t]), _minus(t)))
+            for t in range(2)
+        ]
+        table = arith.addf(*turned)
+        for t in range(2, QUAD):
+            table = vector.fma(x[t], self.signs[t], table)
+        return table
+
+    def store_entries(self, tables: Sequence[ir.Value], at: ir.Value) -> None:
+        """Store the entries of tables, low bytes of f32, from word `at` of the record on."""
+        bytes_ = emit.vector_type(4 * ENTRIES, emit.integer(8))
+        parts = [vector.bitcast(bytes_, table) for table in tables]
+        lowest = [4 * key for key in range(ENTRIES)]
+        if len(parts) == 1:
+            joined = vector.shuffle(parts[0], parts[0], lowest)
+        else:
+            both = lowest + [4 * ENTRIES + byte for byte in lowest]
+            pairs = zip(parts[::2], parts[1::2], strict=True)
+            joined = vector.shuffle(
+                *(vector.shuffle(a, b, both) for a, b in pairs), list(range(4 * ENTRIES))
+            )
+        words = emit.vector_type(WORDS * len(parts), self.i32)
+        emit.store(vector.bitcast(words, joined), self.target, [self.record, at])
 
     def _int(self, value: int) -> ir.Value:
         return arith.constant(self.i32, value)
+
+
+def _minus(t: int) -> ir.Value:
+    """Return the bit of a sign in the lanes of keys without bit `t`, 0 in the others."""
+    i32 = emit.integer(32)
+    attributes = [
+        ir.IntegerAttr.get(i32, 0 if key >> t & 1 else -(1 << 31)) for key in range(ENTRIES)
+    ]
+    type_ = emit.vector_type(ENTRIES, i32)
+    return arith.constant(type_, ir.DenseElementsAttr.get(attributes, type_))
 
 
 def _signs(t: int) -> ir.Value:

@@ -15,6 +15,7 @@ TALL = 768  # rows from which on B is read often enough for a tall tile
 WORKGROUPS = 8  # that a matmul is cut into, where its columns allow
 FAR_BYTES = 24.0  # that come from the third cache in a cycle
 ROUND_CYCLES = 0.6  # for an element of an activation
+TABLE_CYCLES = 1.0  # for one whose tables are made
 STREAMS = 16  # and one that reads each weight once, since the speed of memory varies
 MOST_ROUNDED = 4096  # elements of an activation that each workgroup rounds for itself
 STREAMED_ROWS = 4  # up to so many rows, weights come from memory faster than they can be used
@@ -222,7 +223,7 @@ def choose_tables(
 
 
 def choose_permuted_tables(
-    isa: Isa, batch: int, m: int | None, n: int, sums: int, words: int
+    isa: Isa, batch: int, m: int | None, n: int, k: int, sums: int, words: int
 ) -> Tile:
     """Return the tile for planes of signs that are looked up four quads at once.
 
@@ -236,7 +237,8 @@ def choose_permuted_tables(
     panel_bytes = 4 * TABLE_VECTORS * isa.lanes * words
     fitting = panels if is_once else max(1, B_BYTES // panel_bytes)
     cycles = words * TABLE_VECTORS * 3.0
-    costs = Costs(tile=cycles, row=0.0, panel=panel_bytes / FAR_BYTES)
+    making = k * TABLE_CYCLES if rounds_rows(m, k) else 0.0
+    costs = Costs(tile=cycles, row=making, panel=panel_bytes / FAR_BYTES)
     group, chunk = split(batch, m, panels, rows, costs, fitting)
     return Tile(isa.lanes, rows, TABLE_VECTORS, words, group, chunk)
 

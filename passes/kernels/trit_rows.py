@@ -22,8 +22,7 @@ from ..formats.activations import MAGNITUDE_MASK
 from ..formats.tables import ENTRIES
 from ..formats.trits import FIVE, KEYS, ZERO, digits
 from . import emit
-from .executable import Interface
-from .table_rows import ROUNDING, WORDS, Body, Place, TableRows
+from .table_rows import ROUNDING, WORDS, Maker, Place, TableRows
 
 TABLE = 128  # entries, in bytes
 FIRST = 27  # sums of the first three inputs
@@ -54,12 +53,12 @@ class TritRows(TableRows):
         """A symbol that two kernels share only if they are the same."""
         return f"trit_{super().name}"
 
-    def emit(self, interface: Interface) -> None:
-        """Build the kernel's function at the current place."""
-        _Body(self, interface).emit()
+    def maker(self, source: ir.Value, target: ir.Value) -> Maker:
+        """Return what builds records in `target` of rows of `source`."""
+        return _FiveMaker(self, source, target)
 
 
-class _Body(Body):
+class _FiveMaker(Maker):
     def span(self, s: ir.Value, element: Callable[[ir.Value, int], Place]) -> None:
         """Write the tables of a span and its scale; ``element(q, t)`` says where an input is."""
 
@@ -94,7 +93,7 @@ class _Body(Body):
                 entries = self._entries([element(q, t) for t in range(FIVE)])
                 found = [vector.fma(entry, inverse, rounding) for entry in entries]
             for i, part in enumerate(found):
-                self.store_entries(part, arith.addi(start, emit.index(i * WORDS)))
+                self.store_entries([part], arith.addi(start, emit.index(i * WORDS)))
 
         emit.each(emit.index(0), emit.index(self.kernel.quads), 1, table)
 

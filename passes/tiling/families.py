@@ -142,6 +142,7 @@ def kernel_of(problem: Problem, tiling: Tiling) -> Any:
         return TableMatmul(
             problem.batch or 1, problem.m, problem.n or 0, table_rows(problem), problem.planes,
             problem.group, tile, None, scaling_of(problem),
+            tiles.rounds_rows(problem.m, problem.k or 0),
         )  # fmt: skip
     raise ValueError(f"there is no kernel of the form '{problem.form}'")
 

@@ -30,7 +30,7 @@ def default(problem: Problem) -> KernelTiling:
         rows, words = families.table_rows(problem), _words(problem)
         if rows.by_four:
             sums = _sums(problem)
-            return KernelTiling(tiles.choose_permuted_tables(isa, batch, m, n, sums, words))
+            return KernelTiling(tiles.choose_permuted_tables(isa, batch, m, n, k, sums, words))
         return KernelTiling(
             tiles.choose_tables(isa, batch, m, n, problem.planes, rows.folded, words)
         )
@@ -77,8 +77,7 @@ def illegal(problem: Problem, tiling: KernelTiling) -> str:
     if tiling.copies:
         return "prepared rows are not copied"
     is_table = problem.form in families.TABLES
-    rounds = not is_table and tiles.rounds_rows(problem.m, problem.k or 0)
-    if rounds and tile.row_chunk < (problem.m or 0):
+    if tiles.rounds_rows(problem.m, problem.k or 0) and tile.row_chunk < (problem.m or 0):
         return "workgroups that round rows have all of them"
     if is_table and tile.vectors != TABLE_VECTORS:
         return f"panels of look-ups have {TABLE_VECTORS} vectors"

@@ -28,9 +28,22 @@ PLANES = Scaling()
 
 
 def kernel(
-    unit, sizes, planes, group, fmt=BYTES, *, dynamic=False, batch=1, tile=None, scaling=PLANES
+    unit,
+    sizes,
+    planes,
+    group,
+    fmt=BYTES,
+    *,
+    dynamic=False,
+    batch=1,
+    tile=None,
+    scaling=PLANES,
+    rounds=None,
 ):
-    """The kernel of ``m x n x k`` with the tile that is chosen for it, or another."""
+    """The kernel of ``m x n x k`` with the tile that is chosen for it, or another.
+
+    Whether it makes its tables itself is as lowc decides, unless `rounds` says it.
+    """
     m, n, k = sizes
     isa, has_sums = tiles.ISAS[unit], scaling.kind == "bits"
     count = None if dynamic else batch * m
@@ -43,9 +56,10 @@ def kernel(
     words = planes * rows.spans * fmt.span // 32
     if tile is None and rows.by_four:
         sums = planes if scaling.kind == "planes" else 1
-        tile = tiles.choose_permuted_tables(isa, batch, known, n, sums, words)
+        tile = tiles.choose_permuted_tables(isa, batch, known, n, k, sums, words)
     tile = tile or tiles.choose_tables(isa, batch, known, n, planes, rows.folded, words)
-    return TableMatmul(batch, known, n, rows, planes, group, tile, None, scaling)
+    rounds = tiles.rounds_rows(known, k) if rounds is None else rounds
+    return TableMatmul(batch, known, n, rows, planes, group, tile, None, scaling, rounds)
 
 
 def compile_kernels(kernels, target, folder, flags=()):
@@ -71,13 +85,15 @@ def _add(module, name, one):
     def value(x, *weight):
         total = build.dim(x, 0)
         opened = [total] if rows.m is None else []
-        executable.declare(
-            module, rows.name, [True, False], len(opened), rows.translation, rows.emit
-        )
-        records = executable.dispatch(
-            rows.name, rows.grid(total), opened, [x],
-            build.tensor_type([count, rows.words], i32), opened,
-        ).results[0]  # fmt: skip
+        records = x
+        if not one.rounds:
+            executable.declare(
+                module, rows.name, [True, False], len(opened), rows.translation, rows.emit
+            )
+            records = executable.dispatch(
+                rows.name, rows.grid(total), opened, [x],
+                build.tensor_type([count, rows.words], i32), opened,
+            ).results[0]  # fmt: skip
         m = total if one.m is None else build.index(one.m)
         executable.declare(
             module, one.name, [True] * one.inputs + [False], len(opened), one.translation, one.emit
