@@ -66,6 +66,8 @@ def passes_for(
         # Products are what kernels will be made of, and kernels read the tile.
         *([] if tiles is None else [tiles]),
         OutlineKernels(unit=unit),
+        # What is executed in the place of what was verified above.
+        VerifyNoMultiplication(),
         OutlineSoftmax(unit=unit),
         # Only what no kernel took.
         FuseDequant(),

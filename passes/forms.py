@@ -22,6 +22,7 @@ FORMS = {
     "pam": "each multiplication is one integer addition of bit patterns (piecewise affine)",
     "lut": "integer weights bit by bit, by look-up in tables of sums of activations",
     "shift": "weights that are powers of two: shifts and additions (DeepShift, ShiftAddViT)",
+    "signed-digits": "integer weights as signed powers of two: 8-bit activations shifted and added",
     "ternary": "weights of -1, 0 and 1 with one scale: additions, and a multiplication at the end",
     "bipolar": "both operands as planes of signs: XOR and counts of bits (MatAdd)",
     "binary": "weights as sums of planes of signs with power-of-two scales: shifts and additions",
@@ -51,6 +52,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "pam": _ADDED,
     "lut": ("weights", "group", "symmetric", "tables", "span", "method"),
     "shift": (),
+    "signed-digits": ("weights", "group", "activations", "activation-scale"),
     "ternary": ("tables", "span", "packing"),
     "bipolar": ("planes", "scales"),
     "binary": ("planes", "group", "outputs", "terms", "tables", "span", "method"),
@@ -60,6 +62,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "binary": {"group": 128, "method": "auto"},
     "lut": {"group": 128},
     "bipolar": {"planes": 1},
+    "signed-digits": {"weights": "i8", "group": 0, "activations": "i8"},
 }
 
 # IREE's code generator cannot load a part of a vector of 4-bit elements (seen in 3.13): a group is
@@ -99,7 +102,8 @@ class Form:
     form : str
         A key of :data:`FORMS`.
     weights : str
-        Storage of the weight: a key of :data:`WEIGHT_BITS` (dequant) or of :data:`STORED_FLOATS`
+        Storage of the weight: a key of :data:`WEIGHT_BITS` (dequant; signed-digits: of the
+        integer ones) or of :data:`STORED_FLOATS`
         (lmul, pam; empty leaves it in f32).
     group : int
         Weights along K that share one scale: 16, 32, 48 or a multiple of 64; 0 means all of K.
@@ -178,6 +182,11 @@ class Form:
         return self.weights in INTEGER_BITS
 
     @property
+    def stores_codes(self) -> bool:
+        """Whether the weight is stored as codes and scales, which ``dequant`` makes floats of."""
+        return self.form in ("dequant", "signed-digits")
+
+    @property
     def takes_inputs(self) -> bool:
         """Whether the codes depend on what the matmul reads, where a calibration tells it."""
         return self.method in ("gptq", "auto")
@@ -201,6 +210,9 @@ class Form:
         if self.form == "bipolar":
             _known(self.scales, SCALES, "scales", where)
             _within("planes", self.planes, MOST_PLANES, where, "1 is the sign alone; the default")
+            return
+        if self.form == "signed-digits":
+            self._check_digits(where)
             return
         if self.form == "ternary":
             self._check_tables(where)
@@ -236,6 +248,15 @@ class Form:
                 "activations = 'f32' have no scale", where=where,
                 hint="activations = \"i8\", or leave activation-scale out",
             )  # fmt: skip
+        self._check_code_group(where)
+
+    def _check_digits(self, where: str) -> None:
+        _known(self.weights, INTEGER_BITS, "weights", where)
+        _known(self.activations, ("i8",), "activations", where)
+        _known(self.activation_scale, ACTIVATION_SCALES, "activation-scale", where)
+        self._check_code_group(where)
+
+    def _check_code_group(self, where: str) -> None:
         if self.group < 0 or self.group != round_up_group(self.group):
             raise UserError(
                 f"group = {self.group} is not 16, 32, 48 or a multiple of 64",

@@ -6,14 +6,16 @@ from typing import Any, ClassVar
 
 from iree.compiler import ir
 
-from . import annotations, binary_weights, shift_products, signed_sums
+from . import annotations, binary_weights, digit_products, shift_products, signed_sums
 from .assign_forms import form_of
 from .base import Pass, Refusal, RemarkKind
 
 
 @dataclass(frozen=True)
 class LowerShiftAdd(Pass):
-    """Turn products of form ``shift``, and of ``binary`` without tables, into shifts and additions.
+    """Turn products of these forms into shifts and additions: ``shift``, ``binary``, and others.
+
+    ``binary`` and ``ternary`` here without tables, and ``signed-digits``.
 
     A weight is planes of signs and, for each group of inputs, scales that are sums of powers of
     two (``passes/formats/binary_codes.py``).  Activations are added with the sign that their bit
@@ -21,9 +23,13 @@ class LowerShiftAdd(Pass):
     exponent.  Activations are in f32, or extended to it.  Nothing is multiplied.  Weights of the
     form ``ternary`` are two planes with one scale, by which the result is multiplied.  Weights of
     the form ``shift`` are a sign and a power of two each, so that every activation is shifted.
+    Of the form ``signed-digits`` weights are integers, and activations were rounded to integers by
+    the passes before: each multiplication of two becomes shifts and additions, by the canonical
+    signed digits of the weight, and the sums are the same.
 
     Source: ShiftAddLLM (arXiv 2406.05981); BitNet b1.58 (arXiv 2402.17764) for ``ternary``;
-    DeepShift (arXiv 1905.13298) and ShiftAddViT (arXiv 2306.06446) for ``shift``.
+    DeepShift (arXiv 1905.13298) and ShiftAddViT (arXiv 2306.06446) for ``shift``;
+    Booth 1951 and Reitwiesner 1960 for ``signed-digits``.
 
     Before::
 
@@ -56,6 +62,18 @@ class LowerShiftAdd(Pass):
             annotations.set_text(made, annotations.LOWERING, text)
             bits = f"{plan.bits_per_weight:.3g} bits a weight"
             remark(RemarkKind.APPLIED, made, name, f"{text}, {bits}")
+        for op in annotations.matmuls(module):
+            if form_of(op).form != "signed-digits" or annotations.BITS not in op.attributes:
+                continue
+            name, found = annotations.text(op, annotations.MATMUL), digit_products.match(op)
+            if isinstance(found, Refusal):
+                text = f"no signed digits ({found.reason})"
+                annotations.add_text(op, annotations.LOWERING, text)
+                remark(RemarkKind.REFUSED, op, name, text)
+                continue
+            made, text = digit_products.rewrite(found), f"i{found.bits} in canonical signed digits"
+            annotations.add_text(made, annotations.LOWERING, text)
+            remark(RemarkKind.APPLIED, made, name, f"{text}: no multiplication by a weight")
 
 
 def run(

@@ -31,6 +31,8 @@ class Plan(WeightRows):
 class QuantizeWeights(Pass):
     """Give each matmul of form ``dequant`` a weight of codes and scales, dequantised before it.
 
+    Those of form ``signed-digits`` too, whose codes ``lowc-lower-shift-add`` takes apart.
+
     The codes are stored ``[batch…, N…, G, g]``: K cut into G groups of g, the last one padded with
     codes that mean 0, and the activation padded with zeros to match.  How the bytes follow from
     the model's weight is a derivation on the new globals; no byte is read here.  Codes of 2, 3, 5,
@@ -62,10 +64,10 @@ class QuantizeWeights(Pass):
     name: ClassVar[str] = "lowc-quantize-weights"
 
     def run(self, module: ir.Module, remark: Callable[..., None]) -> None:
-        """Rewrite every matmul of form ``dequant`` whose weight can be found."""
+        """Rewrite every matmul whose form stores codes and whose weight can be found."""
         for op in annotations.matmuls(module):
             form = form_of(op)
-            if form.form != "dequant":
+            if not form.stores_codes:
                 continue
             name = annotations.text(op, annotations.MATMUL)
             plan = match(module, op, form, words=self.packing == "words")

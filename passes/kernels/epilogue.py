@@ -22,6 +22,9 @@ from .error_function import erf
 # every register of sums, an activation would be longer than the kernel.
 UNROLLED_STEPS = 8
 
+# Where its operations say that they stand: they are other operations of the model than the product.
+PLACE = "lowc.epilogue"
+
 Kind = Literal["columns", "full", "scalar"]
 
 
@@ -99,6 +102,16 @@ class Epilogue:
         mask : ir.Value or None
             Which lanes exist; None if all do.
         """
+        with ir.Location.name(PLACE):
+            return self._applied(value, buffers, at, mask)
+
+    def _applied(
+        self,
+        value: ir.Value,
+        buffers: Sequence[ir.Value],
+        at: Sequence[ir.Value],
+        mask: ir.Value | None,
+    ) -> ir.Value:
         lanes = ir.VectorType(value.type).shape[0]
         values = [value]
         for given, buffer in zip(self.inputs, buffers, strict=True):

@@ -5,8 +5,19 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from iree.compiler import ir
+from iree.compiler.dialects import arith
+from lowc.compiler.frontend import open_model
+from lowc.compiler.pipeline import passes_for
 from lowc.compiler.recipe import Recipe
+from lowc.compiler.target import load_target
+from lowc.errors import InternalError
+from lowc.passes.annotations import LOWERING, matmuls, operations, text
 from lowc.passes.forms import Form, Rule
+from lowc.passes.kernels.epilogue import PLACE
+from lowc.passes.runner import PassFailure, Runner
+from lowc.passes.verify_no_multiplication import VerifyNoMultiplication, verify_kernels
+from products import units
 from products.linear import compile_linear, compile_text
 from products.signs import form_of, product, rows_of, same, ternary_form
 
@@ -102,3 +113,36 @@ def test_groups_that_end_within_a_byte_stay_with_stock_code(tmp_path):
     weight = np.random.default_rng(0).standard_normal((64, 256)).astype(np.float32)
     (row,) = compile_linear(tmp_path, weight, form_of(1, 4, 0), 3).report["matmuls"]
     assert "stock code generation (a group of 4 is no multiple of 8)" in row["lowering"]
+
+
+@pytest.mark.parametrize("form", [SHIFT, form_of(2, 32)], ids=["shift", "signs"])
+def test_the_verifier_sees_kernels_and_what_follows_the_product(form):
+    model = torch.nn.Sequential(torch.nn.Linear(64, 48), torch.nn.SiLU()).eval()
+    program = torch.export.export(model, (torch.ones(3, 64),))
+    with open_model(program) as imported:
+        passes = passes_for(Recipe("test", (Rule("*", form),)), load_target(units.CHIPS["avx512"]))
+        last = max(i for i, one in enumerate(passes) if isinstance(one, VerifyNoMultiplication))
+        Runner(passes[:last]).run(imported.module)
+        assert verify_kernels(imported.module) == 1
+        # What follows the product multiplies, and is taken for it elsewhere.
+        followers = [op for op in operations(imported.module) if PLACE in str(op.location)]
+        found = next(op for op in followers if op.name == "arith.mulf")
+        with ir.InsertionPoint(found), ir.Location.name("elsewhere", context=found.context):
+            arith.mulf(*found.operands)
+        with pytest.raises(
+            InternalError, match="0: the kernel of a shift-add product has arith.mulf"
+        ):
+            verify_kernels(imported.module)
+        with pytest.raises(PassFailure, match="has arith.mulf"):
+            Runner([VerifyNoMultiplication()]).run(imported.module)
+
+
+def test_kernels_of_look_ups_are_not_looked_at():
+    program = torch.export.export(torch.nn.Linear(64, 48).eval(), (torch.ones(3, 64),))
+    with open_model(program) as imported:
+        form = form_of(2, 32, tables="i8", span=32)
+        Runner(
+            passes_for(Recipe("test", (Rule("*", form),)), load_target(units.CHIPS["avx512"]))
+        ).run(imported.module)
+        assert any("look-up kernel" in text(op, LOWERING) for op in matmuls(imported.module))
+        assert verify_kernels(imported.module) == 0

@@ -168,7 +168,7 @@ def _applied(form: Form, sample: Sample) -> Form:
 
 def _stored(form: Form, w: Float) -> Any:
     """Return the values ``[K, N]`` that the weight has where it is stored."""
-    if form.form == "dequant":
+    if form.stores_codes:
         from ...passes.formats.weights import rounded
 
         columns = np.ascontiguousarray(w.T)

@@ -86,7 +86,7 @@ def arithmetic(form: Form) -> str:
     """
     if form.form in ("lmul", "pam"):
         return ADDITIONS
-    if form.form in ("binary", "ternary", "lut", "shift", "bipolar"):
+    if form.form in ("binary", "ternary", "lut", "shift", "bipolar", "signed-digits"):
         return ""
     return _dot(form.bits) if form.activations == "i8" else FMA
 
