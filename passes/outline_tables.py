@@ -31,7 +31,7 @@ from .table_products import TableProduct
 
 # Of the derivation of a weight: all that its codes depend on.
 _CODING = ("planes", "group", "outputs", "terms", "coding", "rounds", "bits", "symmetric")
-_BITS = "packing = \"bits\" has a kernel"
+_BITS = 'packing = "bits" has a kernel'
 _KINDS: dict[str, Any] = {
     made_by.KIND: made_by for made_by in (table_products, integer_tables, trit_tables)
 }

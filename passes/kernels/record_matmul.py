@@ -32,7 +32,9 @@ class Maker(Protocol):
 class Rows(Protocol):
     """What prepares rows: ``f32 [m, k]`` → records ``i32 [m, words]``."""
 
-    k: int
+    @property
+    def k(self) -> int:
+        """Length of a row."""
 
     @property
     def words(self) -> int:

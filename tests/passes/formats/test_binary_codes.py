@@ -88,6 +88,15 @@ def test_no_round_makes_a_block_worse(weight, fmt):
         assert (after <= before + 1e-13 * norm).all()
 
 
+@pytest.mark.parametrize("fmt", [BinaryCodes(2, 128), BinaryCodes(3, 128), BinaryCodes(4, 8, 16)])
+def test_the_error_of_a_usual_weight_falls_in_every_round(fmt):
+    weight = gaussian(64, 512)
+    errors = [
+        error_of_blocks(weight, encode(weight, fmt, rounds), fmt).sum() for rounds in range(9)
+    ]
+    assert all(after < before for before, after in itertools.pairwise(errors)), errors
+
+
 @given(weight=WEIGHTS, fmt=FORMATS)
 @settings(max_examples=50, deadline=None)
 def test_alphas_fall_and_signs_are_the_nearest(weight, fmt):
