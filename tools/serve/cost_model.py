@@ -54,9 +54,7 @@ class CostModel:
             400 for features that no product has.
         """
         rows, forms = inputs["features"], inputs["form"]
-        members = np.stack([one.predict(rows, num_threads=1) for one in self.ranker.time])
-        ranks = [one.predict(rows, num_threads=1) for one in self.ranker.rank]
-        levels = [one.predict(rows, num_threads=1) for one in self.ranker.level]
+        members, levels, ranks = self.ranker.said(rows)
         # Of a product the compiler takes the mean level over its tiles; a row stands for itself.
         logs = members.mean(axis=0) + np.mean(levels, axis=0)
         for form in set(forms):
@@ -66,7 +64,7 @@ class CostModel:
                 logs[of_form] += tree_ranker.base_of(rows[of_form], formula)
         if not (np.abs(logs) < _BEYOND).all():
             raise Fault(400, f"model '{self.name}': no product has such features")
-        score = np.mean(ranks, axis=0) if ranks else -logs
+        score = np.mean(ranks, axis=0) if len(ranks) else -logs
         return {"seconds": np.exp(logs), "spread": members.std(axis=0), "score": score}
 
 

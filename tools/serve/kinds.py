@@ -41,10 +41,8 @@ def has_text(folder: Path) -> bool:
 
 
 def _value(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > model_files.MOST_MANIFEST:
-        raise UserError("the manifest is too large", where=str(path))
     try:
-        value = json.loads(path.read_text("utf-8"))
+        value = json.loads(model_files.contents(path, model_files.MOST_MANIFEST).decode())
     except (ValueError, RecursionError) as error:
         raise UserError("the manifest is no JSON", where=str(path)) from error
     if not isinstance(value, dict):

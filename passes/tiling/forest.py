@@ -1,0 +1,185 @@
+"""Boosted trees, answered for many rows at once in NumPy, with the very numbers of LightGBM.
+
+As in QuickScorer (Lucchese et al., SIGIR 2015): a tree is a set of its leaves, as bits from left to
+right, and a node whose answer is "right" takes the leaves on its left away; the lowest bit that
+stays is the leaf.  Of a feature only its place among all thresholds matters, so for each place the
+sets of all trees are there already, and a row takes one line of each feature's table::
+
+    leaves[row] = AND over features of table[feature][number of thresholds below the row's value]
+
+Features that all rows share are put together once, which is most of them for tiles of one product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Whole = NDArray[np.intp]
+
+MOST_LEAVES = 64
+_MOST_BYTES = 64 << 20  # of tables
+_ROWS = 64  # whose sets stay in the caches of a core
+_MISSING = 12  # bits of a decision: what counts as missing, which rows of ours have none of
+# Objectives whose trees' sum is the answer.
+_PLAIN = (
+    "regression", "regression_l1", "huber", "fair", "quantile", "mape", "lambdarank", "rank_xendcg",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """Nodes in LightGBM's order; a child of -1 - i is leaf i."""
+
+    features: Whole
+    thresholds: Floats
+    left: Whole
+    right: Whole
+    values: Floats
+
+
+class Forest:
+    """The trees of some models.
+
+    Parameters
+    ----------
+    texts : sequence of str
+        LightGBM's texts of the models, as :func:`.tree_text.checked` wrote them.
+
+    Raises
+    ------
+    ValueError
+        When one is of a kind that is not answered here: a tree of more than 64 leaves, missing
+        values, an objective that changes the sum, or tables that would be too large.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        models = [[*_trees(text)] for text in texts]
+        trees = [tree for model in models for tree in model]
+        leaves = max(len(tree.values) for tree in trees)
+        if leaves > MOST_LEAVES:
+            raise ValueError(f"a tree has {leaves} leaves, more than {MOST_LEAVES}")
+        self._ends = np.cumsum([len(model) for model in models]).tolist()
+        bits = next(bits for bits in (16, 32, 64) if bits >= leaves)
+        nodes = sum(len(tree.left) for tree in trees)
+        size = max(1, _MOST_BYTES // (max(nodes, 1) * bits // 8))
+        self._blocks = [
+            _Block(trees[start : start + size], np.dtype(f"u{bits // 8}"))
+            for start in range(0, len(trees), size)
+        ]
+
+    def predict(self, rows: Floats) -> Floats:
+        """Return ``[models, rows]``, what each model says of ``[rows, features]``, all finite."""
+        found = np.empty((len(self._ends), len(rows)))
+        for start in range(0, len(rows), _ROWS):
+            part = rows[start : start + _ROWS]
+            values = np.concatenate([block.values(part) for block in self._blocks], axis=1)
+            values = np.ascontiguousarray(values.T)
+            for place, (begin, end) in enumerate(pairwise((0, *self._ends))):
+                found[place, start : start + _ROWS] = _sum(values[begin:end])
+        return found
+
+
+def _sum(values: Floats) -> Floats:
+    """Return the sum of lines, one after the other as LightGBM adds them."""
+    # NumPy adds lines so, but a single column in pairs.
+    return np.add.reduce(values) if values.shape[1] > 1 else np.add.accumulate(values)[-1]
+
+
+class _Block:
+    """Trees whose tables are together."""
+
+    def __init__(self, trees: Sequence[_Tree], dtype: np.dtype) -> None:
+        width = max(len(tree.values) for tree in trees)
+        self._leaves = np.zeros((len(trees), width))
+        self._starts = np.arange(len(trees), dtype=np.intp) * width
+        nodes: dict[int, list[tuple[float, int, int]]] = {}
+        for number, tree in enumerate(trees):
+            order, sets = _sets(tree)
+            self._leaves[number, : len(order)] = tree.values[order]
+            for feature, threshold, gone in zip(tree.features, tree.thresholds, sets, strict=True):
+                nodes.setdefault(int(feature), []).append((float(threshold), number, gone))
+        every = np.array(np.iinfo(dtype).max, dtype)
+        self._features = sorted(nodes)
+        self._thresholds: list[Floats] = []
+        self._tables: list[NDArray[np.unsignedinteger]] = []
+        for feature in self._features:
+            thresholds = np.unique([threshold for threshold, _, _ in nodes[feature]])
+            table = np.full((len(thresholds) + 1, len(trees)), every, dtype)
+            for threshold, number, gone in nodes[feature]:
+                place = int(np.searchsorted(thresholds, threshold)) + 1
+                table[place, number] &= every ^ dtype.type(gone)
+            self._thresholds.append(thresholds)
+            self._tables.append(np.bitwise_and.accumulate(table, axis=0))
+        self._every: NDArray[np.unsignedinteger] = np.full(len(trees), every, dtype)
+
+    def values(self, rows: Floats) -> Floats:
+        """Return ``[rows, trees]``, the value of the leaf of each."""
+        used = rows[:, self._features]
+        same = (used == used[:1]).all(axis=0).tolist()
+        shared = self._every.copy()
+        varying = []
+        for place, is_same in enumerate(same):
+            if is_same:
+                at = self._thresholds[place].searchsorted(used[0, place])
+                shared &= self._tables[place][at]
+            else:
+                varying.append(place)
+        left = np.repeat(shared[None], len(rows), axis=0)
+        lines = np.empty_like(left) if varying else left
+        for place in varying:
+            at = self._thresholds[place].searchsorted(used[:, place])
+            self._tables[place].take(at, axis=0, out=lines, mode="clip")
+            np.bitwise_and(left, lines, out=left)
+        # How many zeros are below the lowest one.
+        leaf = np.bitwise_count(~left & (left - left.dtype.type(1)))
+        return self._leaves.reshape(-1).take(leaf + self._starts)
+
+
+def _trees(text: str) -> Iterator[_Tree]:
+    head, *trees = text.partition("\nend of trees")[0].split("\nTree=")
+    objective = _line(head, "objective")
+    if objective not in _PLAIN:
+        raise ValueError(f"what trees add up to is not yet the answer of '{objective}'")
+    for tree in trees:
+        values = _floats(_line(tree, "leaf_value"))
+        if len(values) == 1:
+            none = np.empty(0, np.intp)
+            yield _Tree(none, np.empty(0), none, none, values)
+            continue
+        if any(int(kind) & _MISSING for kind in _line(tree, "decision_type").split()):
+            raise ValueError("a tree asks for missing values")
+        features, left, right = (
+            np.array(_line(tree, name).split(), np.intp)
+            for name in ("split_feature", "left_child", "right_child")
+        )
+        yield _Tree(features, _floats(_line(tree, "threshold")), left, right, values)
+
+
+def _line(text: str, name: str) -> str:
+    return text.partition(f"\n{name}=")[2].partition("\n")[0]
+
+
+def _floats(text: str) -> Floats:
+    return np.array([float(word) for word in text.split()])
+
+
+def _sets(tree: _Tree) -> tuple[list[int], list[int]]:
+    """Return the leaves from left to right, and the set of those on each node's left."""
+    order: list[int] = []
+    sets = [0] * len(tree.left)
+
+    def walk(node: int) -> int:
+        if node < 0:
+            order.append(-1 - node)
+            return 1 << (len(order) - 1)
+        sets[node] = walk(int(tree.left[node]))
+        return sets[node] | walk(int(tree.right[node]))
+
+    walk(0 if len(tree.left) else -1)
+    return order, sets
