@@ -8,10 +8,12 @@ sets of all trees are there already, and a row takes one line of each feature's 
     leaves[row] = AND over features of table[feature][number of thresholds below the row's value]
 
 Features that all rows share are put together once, which is most of them for tiles of one product.
+A single row's sets are whole numbers of Python's, of any size: NumPy would take longer to begin.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -75,6 +77,8 @@ class Forest:
 
     def predict(self, rows: Floats) -> Floats:
         """Return ``[models, rows]``, what each model says of ``[rows, features]``, all finite."""
+        if len(rows) == 1:
+            return self._one(rows[0].tolist())
         found = np.empty((len(self._ends), len(rows)))
         for start in range(0, len(rows), _ROWS):
             part = rows[start : start + _ROWS]
@@ -84,11 +88,19 @@ class Forest:
                 found[place, start : start + _ROWS] = _sum(values[begin:end])
         return found
 
+    def _one(self, row: list[float]) -> Floats:
+        values = [block.values_of(row) for block in self._blocks]
+        every = values[0] if len(values) == 1 else np.concatenate(values)
+        sums = [_sum(every[begin:end]) for begin, end in pairwise((0, *self._ends))]
+        return np.array(sums)[:, None]
+
 
 def _sum(values: Floats) -> Floats:
     """Return the sum of lines, one after the other as LightGBM adds them."""
     # NumPy adds lines so, but a single column in pairs.
-    return np.add.reduce(values) if values.shape[1] > 1 else np.add.accumulate(values)[-1]
+    alone = values.ndim == 1 or values.shape[1] == 1
+    found: Floats = np.add.accumulate(values)[-1] if alone else np.add.reduce(values)
+    return found
 
 
 class _Block:
@@ -96,14 +108,15 @@ class _Block:
 
     def __init__(self, trees: Sequence[_Tree], dtype: np.dtype) -> None:
         width = max(len(tree.values) for tree in trees)
-        self._leaves = np.zeros((len(trees), width))
+        leaves = np.zeros((len(trees), width))
         self._starts = np.arange(len(trees), dtype=np.intp) * width
         nodes: dict[int, list[tuple[float, int, int]]] = {}
         for number, tree in enumerate(trees):
             order, sets = _sets(tree)
-            self._leaves[number, : len(order)] = tree.values[order]
+            leaves[number, : len(order)] = tree.values[order]
             for feature, threshold, gone in zip(tree.features, tree.thresholds, sets, strict=True):
                 nodes.setdefault(int(feature), []).append((float(threshold), number, gone))
+        self._flat = leaves.reshape(-1)
         every = np.array(np.iinfo(dtype).max, dtype)
         self._features = sorted(nodes)
         self._thresholds: list[Floats] = []
@@ -117,6 +130,11 @@ class _Block:
             self._thresholds.append(thresholds)
             self._tables.append(np.bitwise_and.accumulate(table, axis=0))
         self._every: NDArray[np.unsignedinteger] = np.full(len(trees), every, dtype)
+        lists = [thresholds.tolist() for thresholds in self._thresholds]
+        # A table's lines as numbers are made when they are first asked for.
+        empty: list[list[int | None]] = [[None] * len(table) for table in self._tables]
+        self._for_one = [*zip(self._features, lists, empty, self._tables, strict=True)]
+        self._all = int.from_bytes(self._every.tobytes(), "little")
 
     def values(self, rows: Floats) -> Floats:
         """Return ``[rows, trees]``, the value of the leaf of each."""
@@ -136,9 +154,24 @@ class _Block:
             at = self._thresholds[place].searchsorted(used[:, place])
             self._tables[place].take(at, axis=0, out=lines, mode="clip")
             np.bitwise_and(left, lines, out=left)
+        return self._valued(left)
+
+    def values_of(self, row: Sequence[float]) -> Floats:
+        """Return ``[trees]``, the values of one row."""
+        left = self._all
+        for feature, thresholds, lines, table in self._for_one:
+            at = bisect_left(thresholds, row[feature])
+            line = lines[at]
+            if line is None:
+                line = lines[at] = int.from_bytes(table[at].tobytes(), "little")
+            left &= line
+        sets = np.frombuffer(left.to_bytes(self._every.nbytes, "little"), self._every.dtype)
+        return self._valued(sets)
+
+    def _valued(self, left: NDArray[np.unsignedinteger]) -> Floats:
         # How many zeros are below the lowest one.
         leaf = np.bitwise_count(~left & (left - left.dtype.type(1)))
-        return self._leaves.reshape(-1).take(leaf + self._starts)
+        return self._flat.take(leaf + self._starts)
 
 
 def _trees(text: str) -> Iterator[_Tree]:

@@ -86,9 +86,10 @@ def model_routes(state: State) -> APIRouter:
     async def run(request: Request, model: str, version: str = "") -> Response:
         body = await request.body()
         length = request.headers.get(messages.HEADER_LENGTH)
-        check = partial(check_declared, repository.find(model, version).model, settings.max_rows)
+        served = repository.find(model, version)
+        check = partial(check_declared, served.model, settings.max_rows)
         asked = messages.decode(body, length, settings.max_elements, check)
-        encoded = messages.encode(await infer(repository, model, version, asked, settings.max_rows))
+        encoded = messages.encode(await infer(served, asked, settings.max_rows))
         return Response(encoded.body, headers=encoded.headers)
 
     async def ready(_request: Request, model: str, version: str = "") -> Response:
