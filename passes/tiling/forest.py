@@ -23,9 +23,12 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Whole = NDArray[np.intp]
+_Sets = NDArray[np.unsignedinteger]
+_Places = tuple[_Sets, list[tuple[_Sets, Whole]]]
 
 MOST_LEAVES = 64
 _MOST_BYTES = 64 << 20  # of tables
+_TOGETHER = 4096  # rows whose places are looked up at once
 _ROWS = 64  # whose sets stay in the caches of a core
 _MISSING = 12  # bits of a decision: what counts as missing, which rows of ours have none of
 # Objectives whose trees' sum is the answer.
@@ -80,19 +83,25 @@ class Forest:
         if len(rows) == 1:
             return self._one(rows[0].tolist())
         found = np.empty((len(self._ends), len(rows)))
-        for start in range(0, len(rows), _ROWS):
-            part = rows[start : start + _ROWS]
-            values = np.concatenate([block.values(part) for block in self._blocks], axis=1)
-            values = np.ascontiguousarray(values.T)
-            for place, (begin, end) in enumerate(pairwise((0, *self._ends))):
-                found[place, start : start + _ROWS] = _sum(values[begin:end])
+        for start in range(0, len(rows), _TOGETHER):
+            part = rows[start : start + _TOGETHER]
+            places = [block.places(part) for block in self._blocks]
+            for begin in range(0, len(part), _ROWS):
+                some = slice(begin, begin + _ROWS)
+                pairs = zip(self._blocks, places, strict=True)
+                values = [block.values(at, len(part[some]), some) for block, at in pairs]
+                both = values[0] if len(values) == 1 else np.concatenate(values, axis=1)
+                sums = self._sums(np.ascontiguousarray(both.T))
+                found[:, start + begin : start + begin + _ROWS] = sums
         return found
 
     def _one(self, row: list[float]) -> Floats:
         values = [block.values_of(row) for block in self._blocks]
-        every = values[0] if len(values) == 1 else np.concatenate(values)
-        sums = [_sum(every[begin:end]) for begin, end in pairwise((0, *self._ends))]
+        sums = self._sums(values[0] if len(values) == 1 else np.concatenate(values))
         return np.array(sums)[:, None]
+
+    def _sums(self, values: Floats) -> list[Floats]:
+        return [_sum(values[begin:end]) for begin, end in pairwise((0, *self._ends))]
 
 
 def _sum(values: Floats) -> Floats:
@@ -120,7 +129,7 @@ class _Block:
         every = np.array(np.iinfo(dtype).max, dtype)
         self._features = sorted(nodes)
         self._thresholds: list[Floats] = []
-        self._tables: list[NDArray[np.unsignedinteger]] = []
+        self._tables: list[_Sets] = []
         for feature in self._features:
             thresholds = np.unique([threshold for threshold, _, _ in nodes[feature]])
             table = np.full((len(thresholds) + 1, len(trees)), every, dtype)
@@ -129,30 +138,35 @@ class _Block:
                 table[place, number] &= every ^ dtype.type(gone)
             self._thresholds.append(thresholds)
             self._tables.append(np.bitwise_and.accumulate(table, axis=0))
-        self._every: NDArray[np.unsignedinteger] = np.full(len(trees), every, dtype)
+        self._every: _Sets = np.full(len(trees), every, dtype)
         lists = [thresholds.tolist() for thresholds in self._thresholds]
         # A table's lines as numbers are made when they are first asked for.
         empty: list[list[int | None]] = [[None] * len(table) for table in self._tables]
         self._for_one = [*zip(self._features, lists, empty, self._tables, strict=True)]
         self._all = int.from_bytes(self._every.tobytes(), "little")
 
-    def values(self, rows: Floats) -> Floats:
-        """Return ``[rows, trees]``, the value of the leaf of each."""
-        used = rows[:, self._features]
-        same = (used == used[:1]).all(axis=0).tolist()
+    def places(self, rows: Floats) -> _Places:
+        """Return the set that all `rows` share, and where they are in tables that differ."""
+        used = np.ascontiguousarray(rows[:, self._features].T)
+        same = (used == used[:, :1]).all(axis=1).tolist()
         shared = self._every.copy()
         varying = []
-        for place, is_same in enumerate(same):
+        for column, is_same, thresholds, table in zip(
+            used, same, self._thresholds, self._tables, strict=True
+        ):
             if is_same:
-                at = self._thresholds[place].searchsorted(used[0, place])
-                shared &= self._tables[place][at]
+                shared &= table[thresholds.searchsorted(column[0])]
             else:
-                varying.append(place)
-        left = np.repeat(shared[None], len(rows), axis=0)
-        lines = np.empty_like(left) if varying else left
-        for place in varying:
-            at = self._thresholds[place].searchsorted(used[:, place])
-            self._tables[place].take(at, axis=0, out=lines, mode="clip")
+                varying.append((table, thresholds.searchsorted(column)))
+        return shared, varying
+
+    def values(self, places: _Places, count: int, some: slice) -> Floats:
+        """Return ``[rows, trees]``, the value of the leaf of each, for `some` rows."""
+        shared, varying = places
+        left = np.repeat(shared[None], count, axis=0)
+        lines = np.empty_like(left)
+        for table, at in varying:
+            table.take(at[some], axis=0, out=lines, mode="clip")
             np.bitwise_and(left, lines, out=left)
         return self._valued(left)
 
@@ -168,7 +182,7 @@ class _Block:
         sets = np.frombuffer(left.to_bytes(self._every.nbytes, "little"), self._every.dtype)
         return self._valued(sets)
 
-    def _valued(self, left: NDArray[np.unsignedinteger]) -> Floats:
+    def _valued(self, left: _Sets) -> Floats:
         # How many zeros are below the lowest one.
         leaf = np.bitwise_count(~left & (left - left.dtype.type(1)))
         return self._flat.take(leaf + self._starts)

@@ -90,7 +90,10 @@ class ChooseAnswer(BaseModel):
 
 
 def choose_routes(state: State) -> APIRouter:
-    """Return the endpoint; predictions are made in a thread, and the last ones remembered."""
+    """Return the endpoint; predictions are made in a thread, and the last ones remembered.
+
+    One thread for all matmuls of a request: two would wait for each other, at Python's lock.
+    """
     router = APIRouter(tags=["lowc"])
 
     @router.post(
@@ -100,17 +103,18 @@ def choose_routes(state: State) -> APIRouter:
     async def choose_tiles(request: ChooseRequest) -> ChooseAnswer:
         if request.all and len(request.matmuls) > MOST_ALL:
             raise Fault(400, f"all tiles are told of {MOST_ALL} matmuls at most")
-        asked = []
-        for matmul in request.matmuls:
-            model = model_for(state.repository, matmul.target)
-            unit = model.unit if matmul.target == "cpu" else matmul.target
-            problem = await asyncio.to_thread(problem_of, matmul, unit)
-            asked.append((model, problem, request.top, request.all))
-        # Trees are walked without Python's lock: the cores share the products.
-        found = await asyncio.gather(*(asyncio.to_thread(answer_of, *one) for one in asked))
-        return ChooseAnswer(matmuls=found)
+        return await asyncio.to_thread(_answer, state.repository, request)
 
     return router
+
+
+def _answer(repository: Repository, request: ChooseRequest) -> ChooseAnswer:
+    found = []
+    for matmul in request.matmuls:
+        model = model_for(repository, matmul.target)
+        problem = problem_of(matmul, model.unit if matmul.target == "cpu" else matmul.target)
+        found.append(answer_of(model, problem, request.top, request.all))
+    return ChooseAnswer(matmuls=found)
 
 
 def model_for(repository: Repository, target: str) -> CostModel:

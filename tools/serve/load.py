@@ -8,6 +8,7 @@ connection asks again as soon as it is answered, which finds the throughput.
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import json
 import sys
@@ -201,6 +202,7 @@ def main(
         else:
             askers = [HttpConnection(host, port, goal).ask for _ in range(connections)]
         await asyncio.gather(*(ask(0) for ask in set(askers)))
+        gc.disable()  # a pause of the client would be the server's
         if rate is None:
             return await saturate(askers, seconds)
         return await at_rate(askers, seconds, rate)
