@@ -126,7 +126,7 @@ def model_for(repository: Repository, target: str) -> CostModel:
         404, when there is none.
     """
     models = [repository.find(name).model for name in repository.names]
-    known = [model for model in models if isinstance(model, CostModel)]
+    known = [model for model in models if isinstance(model, CostModel) and not model.form]
     # Its own unit's model before one of the family.
     for model in sorted(known, key=lambda one: one.unit != target):
         if target == "cpu" or model.is_for(target):
