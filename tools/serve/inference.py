@@ -11,6 +11,8 @@ from .faults import Fault
 from .models import Model, TensorSpec, check_inputs
 from .repository import Served
 
+# Bytes of a body that is read in a thread, so that the event loop goes on accepting.
+LARGE = 64 << 10
 # Checks the name, data type and shape of an input; raises Fault.
 Check = Callable[[str, str, tuple[int, ...]], None]
 

@@ -13,7 +13,7 @@ import grpc
 
 from . import logs, protocol, rest, rpc_tensors
 from .faults import GRPC_STATUS, Fault
-from .inference import Request, infer, infer_at_once
+from .inference import LARGE, Request, infer, infer_at_once
 from .models import check_declared, metadata
 from .repository import Served
 from .state import State
@@ -60,7 +60,10 @@ class Service:
         settings = self._state.settings
         served = self._state.repository.find(request.model_name, request.model_version)
         check = partial(check_declared, served.model, settings.max_rows)
-        asked = rpc_tensors.decode(request, settings.max_elements, check)
+        decode = partial(rpc_tensors.decode, request, settings.max_elements, check)
+        if request.ByteSize() > LARGE:
+            return _large(served, decode, settings.max_rows)
+        asked = decode()
         answer = infer_at_once(served, asked, settings.max_rows)
         if answer is None:
             return _later(served, asked, settings.max_rows)
@@ -79,6 +82,11 @@ class Service:
         """Stop serving a model."""
         self._state.repository.unload(request.model_name)
         return {}
+
+
+async def _large(served: Served, decode: Callable[[], Request], most_rows: int) -> dict[str, Any]:
+    answer = await infer(served, await asyncio.to_thread(decode), most_rows)
+    return await asyncio.to_thread(rpc_tensors.encode, answer)
 
 
 async def _later(served: Served, asked: Request, most_rows: int) -> dict[str, Any]:
