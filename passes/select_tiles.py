@@ -79,6 +79,9 @@ class SelectTiles(Pass):
                 of_problem = known.get(problem.key)
                 found[problem] = choice.choose(problem, ranker, self.top_k, of_problem)
             self._write(op, found[problem], remark)
+        # After the choices: whether a server answered is known then.
+        if found and (warning := getattr(ranker, "warning", "")):
+            remark(RemarkKind.WARNING, None, self.name, warning)
 
     def _write(self, op: Any, chosen: Choice, remark: Callable[..., None]) -> None:
         name = annotations.text(op, annotations.MATMUL)

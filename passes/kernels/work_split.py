@@ -15,6 +15,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 PORTION = 8  # workgroups that a thread takes at a time
 THREADS = {2: 1.0, 4: 0.5, 8: 0.25}  # how much each number of them counts
 WAITING = 0.15  # of a portion, that other threads wait for the last one: cores are not equally fast
@@ -65,26 +68,63 @@ def split(
     Rows come in blocks of `step`; if their number is not known, a workgroup has one block.  It has
     at most `most_panels` panels.
     """
-    best, found = math.inf, (min(panels, most_panels), step)
     parts = [group for group in _parts(panels) if group <= most_panels]
-    for block_rows in [1] if m is None else _parts(-(-m // step)):
-        chunk = block_rows * step
-        for group in parts:
-            counts = [chunk * many for many in UNKNOWN] if m is None else [m]
-            score = 0.0
-            for rows in counts:
-                # Counted before they are listed: of a large product most cuts are too fine.
-                count = -(-rows // chunk) * -(-panels // group) * batch
-                if count > MOST and best < math.inf:
-                    score = math.inf
-                    break
-                chunks, groups = _sizes(rows, chunk), _sizes(panels, group)
-                score += _score(batch, chunks, groups, costs) / (len(chunks) if m is None else 1)
-            if score == math.inf:
-                break  # The cuts that follow are finer.
-            if score < best:
-                best, found = score, (group, chunk)
+    if not parts or m == 0:
+        return min(panels, most_panels), step
+    if m is None:
+        return _split_unknown(batch, panels, step, costs, parts), step
+    chunks = [rows * step for rows in _parts(-(-m // step))]
+    count, least = _bounds(batch, m, panels, costs, chunks, parts)
+    # Of a large product most cuts are too fine; the first one stands if all are.
+    may_be = count <= MOST
+    may_be.reshape(-1)[0] = True
+    least[~may_be] = math.inf
+
+    def score(place: int) -> float:
+        chunk, group = chunks[place // len(parts)], parts[place % len(parts)]
+        return _score(batch, _sizes(m, chunk), _sizes(panels, group), costs)
+
+    most = score(int(least.argmin()))
+    places = np.flatnonzero(least <= most).tolist()
+    found = min(places, key=score)  # the first of equals
+    return parts[found % len(parts)], chunks[found // len(parts)]
+
+
+def _split_unknown(batch: int, panels: int, step: int, costs: Costs, parts: Sequence[int]) -> int:
+    """Return the panels of a workgroup that has one block of rows, of an unknown number."""
+    best, found = math.inf, parts[0]
+    for group in parts:
+        score = 0.0
+        for many in UNKNOWN:
+            count = many * -(-panels // group) * batch
+            if count > MOST and best < math.inf:
+                return found  # The cuts that follow are finer.
+            chunks, groups = [step] * many, _sizes(panels, group)
+            score += _score(batch, chunks, groups, costs) / many
+        if score < best:
+            best, found = score, group
     return found
+
+
+def _bounds(
+    batch: int, m: int, panels: int, costs: Costs, chunks: Sequence[int], parts: Sequence[int]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return ``[chunks, parts]``: how many workgroups, and what :func:`_score` says at least."""
+    chunk, group = np.array(chunks)[:, None], np.array(parts)[None, :]
+    down, across = -(-m // chunk), -(-panels // group)
+    count = batch * down * across
+    total = count * START + batch * (
+        float(m) * across * costs.row + float(panels) * down * costs.panel
+        + float(m) * panels * costs.tile
+    )  # fmt: skip
+    rows, columns = np.minimum(chunk, m), np.minimum(group, panels)
+    largest = START + rows * costs.row + columns * costs.panel + rows * columns * costs.tile
+    least = np.zeros(count.shape)
+    for threads, weight in THREADS.items():
+        portions = np.where(count < PORTION * threads, count, -(-count // PORTION))
+        portion = np.maximum(largest, total / portions)
+        least += weight * threads * (np.maximum(total / threads, portion) + WAITING * portion)
+    return count, least * (1 - 1e-9)  # its sums are rounded otherwise
 
 
 def _parts(count: int) -> list[int]:

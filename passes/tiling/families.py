@@ -7,6 +7,7 @@ that change no time: which addition stands for a product, and what follows it el
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, Literal
 
 from ..additive import Addition
@@ -151,6 +152,7 @@ def _addition(problem: Problem) -> Addition:
     return Addition(F32, F32.mantissa_bits, constant(F32, 0, offset=problem.form == "lmul"))
 
 
+@functools.lru_cache(maxsize=64)
 def codes_of(problem: Problem) -> PackedCodes:
     """Return the codes of a weight in few bits."""
     isa = tiles.ISAS[problem.unit]
@@ -161,12 +163,14 @@ def codes_of(problem: Problem) -> PackedCodes:
     return PackedCodes(bits, chunk_of(problem.group), looked_up=can and isa.vnni)
 
 
+@functools.lru_cache(maxsize=64)
 def integer_rows(problem: Problem) -> IntegerRows:
     """Return what prepares the rows of a product of 8-bit activations."""
     dot = IntegerDot(tiles.ISAS[problem.unit], WEIGHT_BITS[problem.weight], chunk_of(problem.group))
     return IntegerRows(_count(problem), problem.k or 0, problem.group, problem.per_group, dot)
 
 
+@functools.lru_cache(maxsize=64)
 def table_rows(problem: Problem) -> TableRows:
     """Return what makes the tables of a product by look-up."""
     fmt, isa = TableFormat(problem.table_bits, problem.span), tiles.ISAS[problem.unit]

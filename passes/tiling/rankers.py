@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import util
 from pathlib import Path
 
 import numpy as np
@@ -35,14 +34,14 @@ def ranker(name: str, machine: Machine) -> Ranker | None:
     """Return the ranker called `name` for `machine`; None for ``none``.
 
     ``learned`` is the model that was fitted on this machine, or else the one that comes with lowc
-    for its vector unit; without either that can be used, or without LightGBM, a ranker that leaves
-    all tiles as they are and says why.  A URL is a server's (``lowc serve``), for which ``learned``
+    for its vector unit; without either that can be used, a ranker that leaves all tiles as they are
+    and says why.  A URL is a server's (``lowc serve``), for which ``learned``
     or else ``roofline`` stands in.  Any other name is the folder of a model.
 
     Raises
     ------
     UserError
-        When there is no such model, a folder's cannot be used, or LightGBM is missing for it.
+        When there is no such model, or a folder's cannot be used.
     """
     if name == NONE:
         return None
@@ -61,8 +60,6 @@ def ranker(name: str, machine: Machine) -> Ranker | None:
         return Unable(
             f"there is no cost model for {machine.unit} ('lowc tune --fit' makes one), which"
         )
-    if util.find_spec("lightgbm") is None:
-        return Unable("the cost model needs LightGBM (pip install 'lowc[tune]'), without which it")
     return _first_usable(folders, machine)
 
 

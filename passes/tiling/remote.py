@@ -9,6 +9,8 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import queue
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -68,6 +70,14 @@ class NoAnswer(Exception):
     """The server did not give a prediction that can be used; says why."""
 
 
+class _Refused(Exception):
+    """The server answered with another status than 200."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+
+
 class Remote:
     """The model of the server at `url`.
 
@@ -102,6 +112,11 @@ class Remote:
             return f"{self._local.name} ({self.url} did not answer: {self._why})"
         return f"{self._model or 'cost model'} at {self.url}"
 
+    @property
+    def warning(self) -> str:
+        """What the local ranker warns of, if that is the one."""
+        return str(getattr(self._local, "warning", ""))
+
     def predict(self, problem: Problem, tilings: Sequence[Tiling]) -> Prediction:
         """Return the server's prediction, or the local ranker's."""
         if self._local is None:
@@ -116,10 +131,9 @@ class Remote:
         for number in range(TRIES):
             try:
                 return self._read(self._post(body), tilings)
-            except urllib.error.HTTPError as error:
-                with error:
-                    why = f"status {error.code}, {_said(error)}"
-                if error.code not in _PASSING:
+            except _Refused as refused:
+                why = f"status {refused.status}, {refused}"
+                if refused.status not in _PASSING:
                     raise NoAnswer(why) from None
             except (OSError, http.client.HTTPException) as error:
                 reason = getattr(error, "reason", error)
@@ -129,11 +143,38 @@ class Remote:
         raise NoAnswer(f"{why}, {TRIES} times")
 
     def _post(self, body: bytes) -> bytes:
+        """Return the answer, in time or not at all.
+
+        A socket's time-out is of one read: who drips, headers or a body, would be read for ever.
+        So it is read beside, and whoever is too late is not waited for.
+        """
+        answers: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
         until = time.monotonic() + self._seconds
+
+        def ask() -> None:
+            try:
+                answers.put(self._exchange(body, until))
+            except Exception as error:
+                answers.put(error)
+
+        threading.Thread(target=ask, daemon=True).start()
+        try:
+            found = answers.get(timeout=self._seconds)
+        except queue.Empty:
+            raise TimeoutError("timed out") from None
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def _exchange(self, body: bytes, until: float) -> bytes:
         request = urllib.request.Request(self.url + PATH, body, self._headers)
         found = bytearray()
-        with _OPENER.open(request, timeout=self._seconds) as response:
-            # The time-out of a socket is of one read: a server that drips would be read for ever.
+        try:
+            response = _OPENER.open(request, timeout=self._seconds)
+        except urllib.error.HTTPError as error:
+            with error:
+                raise _Refused(error.code, _said(error)) from None
+        with response:
             while part := response.read1(_PIECE):
                 found += part
                 if len(found) > MOST_BYTES:

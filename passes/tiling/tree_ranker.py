@@ -1,4 +1,4 @@
-"""Rank tiles by trees: LightGBM predicts how far a time is off its estimate, and what is faster.
+"""Rank tiles by trees: they predict how far a time is off its estimate, and what is faster.
 
 A formula for each form says what grows with what (:func:`.features.components`), and one model how
 far the times of a product are off it.  Several models, each trained without a part of the shapes,
@@ -10,13 +10,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import UserError
-from . import features, model_files, tree_text
+from . import features, model_files, trees
 from .choice import Prediction
 from .model_files import ModelFiles, Numbers
 from .problem import Problem
@@ -33,9 +31,9 @@ class TreeRanker:
     def __init__(self, loaded: ModelFiles, machine: Machine, where: str = "") -> None:
         manifest = loaded.manifest
         self.manifest, self.machine = manifest, machine
-        self.time = [_booster(loaded.files[name], f"{where}/{name}") for name in manifest.time]
-        self.level = [_booster(loaded.files[name], f"{where}/{name}") for name in manifest.level]
-        self.rank = [_booster(loaded.files[name], f"{where}/{name}") for name in manifest.rank]
+        names = (*manifest.time, *manifest.level, *manifest.rank)
+        files = [(f"{where}/{name}", loaded.files[name]) for name in names]
+        self._trees = trees.load(files, features.NAMES)
         self.instead_of = ""  # the model that could not be used, and why
         self.at_home = machine.key == manifest.machine.key or machine.name == manifest.machine.name
 
@@ -62,18 +60,23 @@ class TreeRanker:
     def predict(self, problem: Problem, tilings: Sequence[Tiling]) -> Prediction:
         """Return seconds and their spread for each of `tilings`; the first is the default."""
         rows = features.matrix(problem, tilings, self.machine)
-        members = np.stack([_predict(booster, rows) for booster in self.time])
-        ranks = [_predict(booster, rows) for booster in self.rank]
+        members, levels, ranks = self.said(rows)
         factor = 1.0 if self.at_home else ELSEWHERE
         base = base_of(rows, self.manifest.formulas.get(form_key(problem)))
-        base = base + np.mean([_predict(booster, rows) for booster in self.level])
+        base = base + np.mean(levels)
         return combine(rows, members, ranks, self.manifest.numbers, base, factor)
+
+    def said(self, rows: Floats) -> tuple[Floats, Floats, Floats]:
+        """Return ``[models, rows]``: what the models of times, of levels, and of ranks say."""
+        found = self._trees.predict(rows)
+        times, levels = len(self.manifest.time), len(self.manifest.level)
+        return found[:times], found[times : times + levels], found[times + levels :]
 
 
 def combine(
     rows: Floats,
     members: Floats,
-    ranks: Sequence[Floats],
+    ranks: Sequence[Floats] | Floats,
     numbers: Numbers,
     base: Floats,
     factor: float = 1.0,
@@ -99,7 +102,7 @@ def combine(
     """
     logs = members.mean(axis=0) + base
     apart = (logs - logs.mean()) * numbers.time_slope
-    if ranks:
+    if len(ranks):
         score = np.mean(ranks, axis=0)
         apart = apart - (score - score.mean()) * numbers.rank_slope
     differ = members - members[:, :1]
@@ -121,46 +124,13 @@ def form_key(problem: Problem) -> str:
     return f"{problem.form}/{problem.lowering}"
 
 
-def _predict(booster: Any, rows: Floats) -> Floats:
-    found: Floats = booster.predict(rows, num_threads=1)
-    return found
-
-
-def _booster(data: bytes, where: str) -> Any:
-    lightgbm = _lightgbm()
-    try:
-        text, count = tree_text.checked(data.decode("ascii"), features.NAMES)
-    except (tree_text.TreeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"this is no model that lowc can use: {error}", where=where,
-            hint="fit it again with 'lowc tune --fit'",
-        ) from error  # fmt: skip
-    if not count:
-        raise UserError("the model has no trees", where=where)
-    try:
-        return lightgbm.Booster(model_str=text)
-    except lightgbm.basic.LightGBMError as error:
-        raise UserError(f"LightGBM cannot read the model ({error})", where=where) from error
-
-
-def _lightgbm() -> Any:
-    try:
-        import lightgbm
-    except ImportError as error:
-        raise UserError(
-            "a learned cost model needs LightGBM, which is not installed",
-            hint="pip install 'lowc[tune]'; without it products have their default tiles",
-        ) from error
-    return lightgbm
-
-
 def load(folder: Path, machine: Machine) -> TreeRanker:
     """Return the ranker of a model's folder.
 
     Raises
     ------
     UserError
-        When the folder holds no model that this lowc can use, or LightGBM is missing.
+        When the folder holds no model that this lowc can use.
     """
     return TreeRanker(model_files.read(folder), machine, str(folder))
 

@@ -12,6 +12,7 @@ import json
 import random
 import socket
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -216,8 +217,16 @@ def methods(r: random.Random) -> Attack:
     return Attack((http(INFER, b"", method=method),))
 
 
+def hanging_mlir() -> str:
+    """Return a text whose types have two of the one before each: reading it takes for ever."""
+    types = "".join(f"!t{i + 1} = tuple<!t{i}, !t{i}>\n" for i in range(60))
+    return f"!t0 = tuple<i32, i32>\n{types}func.func @main(%a: !t60) -> i32 {{ return %a : !t60 }}"
+
+
 def mlir(r: random.Random) -> Attack:
     many = r.randint(50_000, 200_000)
+    if r.random() < 0.05:
+        return asked({"mlir": hanging_mlir()}, "/v1/estimate")
     text = r.choice([
         "module {" * many, "(" * many, "func.func @f() attributes {a = " + "[" * many,
         "func.func private @f() attributes {a = affine_map<(d0) -> (" + "(" * many,
@@ -277,6 +286,21 @@ def slow(port: int, seconds: float, what: bytes) -> int:
         return _status(connection)
 
 
+_SLOW = (
+    b"", b"POST /v2/models/times/infer HTTP/1.1\r\nhost",
+    b"POST /v2/models/times/infer HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n12",
+    b"POST /v2/models/times/infer HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\n1",
+)  # fmt: skip
+
+
+def slow_clients(port: int, counts: Counter[tuple[str, int]], end: threading.Event) -> None:
+    """Be one slow client after the other; each is left with 408."""
+    number = 0
+    while not end.is_set():
+        counts["slow", slow(port, 60, _SLOW[number % len(_SLOW)])] += 1
+        number += 1
+
+
 def attacks(seed: int, count: int) -> Iterator[tuple[str, Attack]]:
     """Yield `count` attacks, of all kinds in turn; MLIR, which takes most, less often."""
     r = random.Random(seed)
@@ -330,6 +354,13 @@ def main() -> int:
     chosen = parser.parse_args()
     counts: Counter[tuple[str, int]] = Counter()
     start, wrong = time.monotonic(), 0
+    slow_ones: Counter[tuple[str, int]] = Counter()
+    end = threading.Event()
+    beside = [
+        threading.Thread(target=slow_clients, args=(chosen.port, slow_ones, end)) for _ in range(16)
+    ]
+    for one in beside:
+        one.start()
     with ThreadPoolExecutor(chosen.clients) as pool:
         for begin in range(0, chosen.count, 1000):
             some = list(attacks(chosen.seed + begin, min(1000, chosen.count - begin)))
@@ -340,6 +371,11 @@ def main() -> int:
                     wrong += 1
                     sys.stderr.write(f"{name}: {status}: {attack.pieces[0][:100]!r}\n")
             sys.stderr.write(f"{counts.total()} sent, {time.monotonic() - start:.0f} s\n")
+    end.set()
+    for one in beside:
+        one.join()
+    counts.update(slow_ones)
+    wrong += sum(many for (_, status), many in slow_ones.items() if status != 408)
     counts[
         "tiny_chunks of a million", send(chosen.port, tiny_chunks(random.Random(), 1_000_000))
     ] += 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -40,11 +42,13 @@ def make_app(state: State) -> Gate:
     app.include_router(estimate_routes(state))
 
     @app.get("/metrics", include_in_schema=False)
-    def metrics() -> Response:
-        return Response(state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    async def metrics() -> Response:
+        state.metrics.flush()
+        text = await asyncio.to_thread(state.metrics.text)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    schema = _described(app)
-    app.openapi = lambda: schema  # type: ignore[method-assign]
+    # Made when it is asked for: it takes as long as all the rest.
+    app.openapi = functools.cache(lambda: _described(app))  # type: ignore[method-assign]
     return Gate(app, state)
 
 

@@ -2,7 +2,8 @@
 
 No timer: a lone request is answered at once, and under load batches grow by themselves.  A batch
 that is expected to take little runs where it is, in the event loop; a longer one in a thread, so
-that the loop goes on accepting.
+that the loop goes on accepting.  Whoever finds the model free, and knows of no others that come in
+the same moment, need not even wait for the loop's next turn.
 """
 
 from __future__ import annotations
@@ -78,6 +79,22 @@ class Batcher:
             loop.call_soon(self._start)
         return await entry.answer
 
+    def at_once(self, inputs: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray] | None:
+        """Return the outputs if the model is free and takes little time, else None.
+
+        Raises
+        ------
+        Fault
+            What the model itself raises.
+        """
+        if self._is_busy or self._expected(rows) > _INLINE_SECONDS:
+            return None
+        start = time.perf_counter()
+        found = self.model.predict(inputs)
+        self._note(rows, time.perf_counter() - start)
+        self._metrics.stage(self.model.name, "queue", 0.0)
+        return found
+
     def _take(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
         rows = 0
@@ -100,29 +117,24 @@ class Batcher:
                 done = loop.run_in_executor(None, self._run, batch)
                 done.add_done_callback(functools.partial(self._finish, batch))
                 return
-            _hand_out(batch, self._run(batch))
+            self._hand_out(batch, self._run(batch))
         self._is_busy = False
 
-    def _finish(self, batch: list[_Waiting], done: asyncio.Future[list[_Result]]) -> None:
-        _hand_out(batch, done.result())
+    def _finish(self, batch: list[_Waiting], done: asyncio.Future[_Ran]) -> None:
+        self._hand_out(batch, done.result())
         self._start()
 
     def _expected(self, rows: int) -> float:
         return self._fixed + rows * self._per_row
 
-    def _run(self, batch: list[_Waiting]) -> list[_Result]:
+    def _run(self, batch: list[_Waiting]) -> _Ran:
         start = time.perf_counter()
         try:
             results: list[_Result] = [*self._together(batch)]
         except Exception as error:
             # One of several may be at fault: each gets its own answer.
             results = [error] if len(batch) == 1 else [self._alone(entry) for entry in batch]
-        seconds = time.perf_counter() - start
-        rows = sum(entry.rows for entry in batch)
-        self._metrics.stage(self.model.name, "predict", seconds)
-        self._metrics.batch(self.model.name, rows)
-        self._learn(rows, seconds)
-        return results
+        return results, time.perf_counter() - start
 
     def _together(self, batch: list[_Waiting]) -> list[dict[str, np.ndarray]]:
         if len(batch) == 1:
@@ -142,7 +154,20 @@ class Batcher:
         except Exception as error:
             return error
 
-    def _learn(self, rows: int, seconds: float) -> None:
+    def _hand_out(self, batch: list[_Waiting], ran: _Ran) -> None:
+        results, seconds = ran
+        self._note(sum(entry.rows for entry in batch), seconds)
+        for entry, result in zip(batch, results, strict=True):
+            if entry.answer.done():
+                continue
+            if isinstance(result, Exception):
+                entry.answer.set_exception(result)
+            else:
+                entry.answer.set_result(result)
+
+    def _note(self, rows: int, seconds: float) -> None:
+        self._metrics.stage(self.model.name, "predict", seconds)
+        self._metrics.batch(self.model.name, rows)
         if rows <= 4:
             self._fixed += _SMOOTHING * (seconds - self._fixed)
         else:
@@ -151,13 +176,4 @@ class Batcher:
 
 
 _Result = dict[str, np.ndarray] | Exception
-
-
-def _hand_out(batch: list[_Waiting], results: list[_Result]) -> None:
-    for entry, result in zip(batch, results, strict=True):
-        if entry.answer.done():
-            continue
-        if isinstance(result, Exception):
-            entry.answer.set_exception(result)
-        else:
-            entry.answer.set_result(result)
+_Ran = tuple[list[_Result], float]

@@ -9,40 +9,26 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError
-from ...passes.tiling import tree_text
+from ...passes.tiling import model_files, tree_text, trees
+from ...passes.tiling.trees import Trees
 from .models import BATCH, TensorSpec
 
 FILE = "model.txt"
 
 
 class Boosted:
-    """A model of LightGBM; `text` was checked.
-
-    Raises
-    ------
-    UserError
-        When LightGBM does not take it.
-    """
+    """One model of `trees`, of rows of `width` features."""
 
     platform = "lightgbm"
 
-    def __init__(self, name: str, version: str, text: str, width: int) -> None:
-        import lightgbm
-
-        self.name, self.version = name, version
+    def __init__(self, name: str, version: str, found: Trees, width: int) -> None:
+        self.name, self.version, self._trees = name, version, found
         self.inputs: tuple[TensorSpec, ...] = (TensorSpec("features", "FP64", (BATCH, width)),)
         self.outputs: tuple[TensorSpec, ...] = (TensorSpec("predict", "FP64", (BATCH,)),)
-        try:
-            self._booster = lightgbm.Booster(model_str=text)
-        except lightgbm.basic.LightGBMError as error:
-            raise UserError(
-                f"LightGBM cannot read the model ({error})", where=f"{name} {version}"
-            ) from error
 
     def predict(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return ``predict`` for ``features``."""
-        found = self._booster.predict(inputs["features"], num_threads=1)
-        return {"predict": np.asarray(found, np.float64)}
+        return {"predict": self._trees.predict(inputs["features"])[0]}
 
 
 def load_boosted(folder: Path, name: str, version: str, manifest: dict[str, Any]) -> Boosted:
@@ -56,13 +42,7 @@ def load_boosted(folder: Path, name: str, version: str, manifest: dict[str, Any]
     path, features = folder / FILE, manifest.get("features")
     if not isinstance(features, list) or not all(isinstance(one, str) for one in features):
         raise UserError("the manifest needs 'features', a list of names", where=str(folder))
-    if path.stat().st_size > tree_text.MOST_BYTES:
-        raise UserError("the model is too large", where=str(path))
-    data = path.read_bytes()
+    data = model_files.contents(path, tree_text.MOST_BYTES)
     if hashlib.sha256(data).hexdigest() != manifest.get("sha256"):
         raise UserError("the model is not the one of its manifest", where=str(path))
-    try:
-        text, _ = tree_text.checked(data.decode("ascii"), features)
-    except (tree_text.TreeError, UnicodeDecodeError) as error:
-        raise UserError(f"it is no model that can be served: {error}", where=str(path)) from error
-    return Boosted(name, version, text, len(features))
+    return Boosted(name, version, trees.load([(str(path), data)], features), len(features))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
+import time
 from typing import Annotated, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from ...passes.tiling.tilings import KernelTiling, LinalgTiling, Tiling
 from .cost_model import CostModel
 from .faults import Fault, short
 from .openapi import errors
+from .places import Places
 from .products import Matmul, problem_of
 from .repository import Repository
 from .state import State
@@ -25,6 +27,7 @@ from .state import State
 MOST_MATMULS = 256
 MOST_ALL = 8
 _REMEMBERED = 512
+AT_ONCE = 4  # requests that threads work at
 
 
 class ChooseRequest(BaseModel):
@@ -90,8 +93,15 @@ class ChooseAnswer(BaseModel):
 
 
 def choose_routes(state: State) -> APIRouter:
-    """Return the endpoint; predictions are made in a thread, and the last ones remembered."""
+    """Return the endpoint; predictions are made in a thread, and the last ones remembered.
+
+    One thread for all matmuls of a request: two would wait for each other, at Python's lock.
+    """
     router = APIRouter(tags=["lowc"])
+    settings = state.settings
+    places = Places(
+        AT_ONCE, settings.max_requests, settings.request_seconds / 2, "lists of matmuls"
+    )
 
     @router.post(
         "/v1/choose-tiles", summary="The best tiles of matmuls", responses=errors(404),
@@ -100,17 +110,22 @@ def choose_routes(state: State) -> APIRouter:
     async def choose_tiles(request: ChooseRequest) -> ChooseAnswer:
         if request.all and len(request.matmuls) > MOST_ALL:
             raise Fault(400, f"all tiles are told of {MOST_ALL} matmuls at most")
-        asked = []
-        for matmul in request.matmuls:
-            model = model_for(state.repository, matmul.target)
-            unit = model.unit if matmul.target == "cpu" else matmul.target
-            problem = await asyncio.to_thread(problem_of, matmul, unit)
-            asked.append((model, problem, request.top, request.all))
-        # Trees are walked without Python's lock: the cores share the products.
-        found = await asyncio.gather(*(asyncio.to_thread(answer_of, *one) for one in asked))
-        return ChooseAnswer(matmuls=found)
+        async with places.one():
+            until = time.monotonic() + settings.request_seconds
+            return await asyncio.to_thread(_answer, state.repository, request, until)
 
     return router
+
+
+def _answer(repository: Repository, request: ChooseRequest, until: float) -> ChooseAnswer:
+    found = []
+    for matmul in request.matmuls:
+        if time.monotonic() > until:  # Nobody waits for the others any more.
+            raise Fault(504, "there is no time for so many matmuls")
+        model = model_for(repository, matmul.target)
+        problem = problem_of(matmul, model.unit if matmul.target == "cpu" else matmul.target)
+        found.append(answer_of(model, problem, request.top, request.all))
+    return ChooseAnswer(matmuls=found)
 
 
 def model_for(repository: Repository, target: str) -> CostModel:
@@ -122,7 +137,7 @@ def model_for(repository: Repository, target: str) -> CostModel:
         404, when there is none.
     """
     models = [repository.find(name).model for name in repository.names]
-    known = [model for model in models if isinstance(model, CostModel)]
+    known = [model for model in models if isinstance(model, CostModel) and not model.form]
     # Its own unit's model before one of the family.
     for model in sorted(known, key=lambda one: one.unit != target):
         if target == "cpu" or model.is_for(target):

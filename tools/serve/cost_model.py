@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -20,18 +22,19 @@ class CostModel:
     Rows are tiles of any products: ``features``, and ``form``, whose own formula the trees correct,
     as ``w4a8/kernel`` or ``f32/linalg``.  ``seconds`` are of a call, ``spread`` is how far the
     models of times disagree about its logarithm, ``score`` is higher for faster tiles of a product.
+    The model of one form takes ``features`` only.
     """
 
     platform = "lowc-trees"
 
-    def __init__(self, name: str, version: str, ranker: TreeRanker, family: str = "") -> None:
+    def __init__(
+        self, name: str, version: str, ranker: TreeRanker, *, form: str = "", family: str = ""
+    ) -> None:
         self.name, self.version, self.ranker = name, version, ranker
-        self._family = family
-        width = len(features.NAMES)
-        self.inputs: tuple[TensorSpec, ...] = (
-            TensorSpec("features", "FP64", (BATCH, width)),
-            TensorSpec("form", "BYTES", (BATCH,)),
-        )
+        self.form, self._family = form, family
+        rows = TensorSpec("features", "FP64", (BATCH, len(features.NAMES)))
+        forms = TensorSpec("form", "BYTES", (BATCH,))
+        self.inputs: tuple[TensorSpec, ...] = (rows,) if form else (rows, forms)
         self.outputs: tuple[TensorSpec, ...] = tuple(
             TensorSpec(output, "FP64", (BATCH,)) for output in ("seconds", "spread", "score")
         )
@@ -53,10 +56,9 @@ class CostModel:
         Fault
             400 for features that no product has.
         """
-        rows, forms = inputs["features"], inputs["form"]
-        members = np.stack([one.predict(rows, num_threads=1) for one in self.ranker.time])
-        ranks = [one.predict(rows, num_threads=1) for one in self.ranker.rank]
-        levels = [one.predict(rows, num_threads=1) for one in self.ranker.level]
+        rows = inputs["features"]
+        forms = inputs.get("form", np.array([self.form.encode()] * len(rows), object))
+        members, levels, ranks = self.ranker.said(rows)
         # Of a product the compiler takes the mean level over its tiles; a row stands for itself.
         logs = members.mean(axis=0) + np.mean(levels, axis=0)
         for form in set(forms):
@@ -66,11 +68,17 @@ class CostModel:
                 logs[of_form] += tree_ranker.base_of(rows[of_form], formula)
         if not (np.abs(logs) < _BEYOND).all():
             raise Fault(400, f"model '{self.name}': no product has such features")
-        score = np.mean(ranks, axis=0) if ranks else -logs
+        score = np.mean(ranks, axis=0) if len(ranks) else -logs
         return {"seconds": np.exp(logs), "spread": members.std(axis=0), "score": score}
 
 
-def load_cost_model(folder: Path, name: str, version: str, family: str = "") -> CostModel:
+# The parts of one model share its trees.
+_rankers: WeakValueDictionary[Hashable, TreeRanker] = WeakValueDictionary()
+
+
+def load_cost_model(
+    folder: Path, name: str, version: str, *, form: str = "", family: str = ""
+) -> CostModel:
     """Read a folder that ``lowc tune`` wrote; `family` is how names of its units begin.
 
     Raises
@@ -78,7 +86,11 @@ def load_cost_model(folder: Path, name: str, version: str, family: str = "") -> 
     UserError
         When it is damaged, or of another lowc.
     """
-    loaded = model_files.read(folder)
-    return CostModel(
-        name, version, TreeRanker(loaded, loaded.manifest.machine, str(folder)), family
-    )
+    facts = [(path.name, path.stat()) for path in sorted(folder.iterdir())]
+    key = (folder, *((one, at.st_ino, at.st_mtime_ns, at.st_size) for one, at in facts))
+    ranker = _rankers.get(key)
+    if ranker is None:
+        loaded = model_files.read(folder)
+        ranker = TreeRanker(loaded, loaded.manifest.machine, str(folder))
+        _rankers[key] = ranker
+    return CostModel(name, version, ranker, form=form, family=family)

@@ -89,7 +89,7 @@ def estimate_routes(state: State) -> APIRouter:
 def answer_of(report: dict[str, Any], repository: Repository) -> EstimateAnswer:
     """Return the answer for what :func:`.reading.read` says; times are by the served models."""
     rows = [
-        _row(row, _chosen(report["products"].get(row["name"]), repository))
+        _row(row, report["products"].get(row["name"]), repository)
         for row in report["matmuls"]
         if row["kind"] != "elementwise"
     ]
@@ -109,22 +109,26 @@ def answer_of(report: dict[str, Any], repository: Repository) -> EstimateAnswer:
     )  # fmt: skip
 
 
-def _chosen(problem: str | None, repository: Repository) -> Chosen | None:
-    """Return the tile of a product by the model for its unit, if it is known and there is one."""
-    if problem is None:
-        return None
-    known = Problem.from_json(problem)
+def _chosen(known: Problem, repository: Repository) -> Chosen | None:
+    """Return the tile of a product by the model for its unit, if there is one."""
     try:
         return choose.answer_of(choose.model_for(repository, known.unit), known, 1, False)
     except Fault:
         return None
 
 
-def _row(row: dict[str, Any], chosen: Chosen | None) -> MatmulEstimate:
+def _row(row: dict[str, Any], problem: str | None, repository: Repository) -> MatmulEstimate:
     moved = row["bits_moved"]
+    tile, seconds = row["tile"], None
+    if problem is not None:
+        known = Problem.from_json(problem)
+        if 0 in known.sizes:
+            seconds = 0.0  # and there is nothing to cut into tiles
+        elif chosen := _chosen(known, repository):
+            tile, seconds = chosen.tile, chosen.seconds
     return MatmulEstimate(
         name=row["name"], shape=row["shape"], form=row["form"], lowering=row["lowering"],
-        tile=chosen.tile if chosen else row["tile"], seconds=chosen.seconds if chosen else None,
+        tile=tile, seconds=seconds,
         bytes_moved=None if moved is None else moved / 8,
         energy_picojoules=row["energy_picojoules"],
         energy_exact_picojoules=row["energy_exact_picojoules"],

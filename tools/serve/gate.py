@@ -103,7 +103,8 @@ class Gate:
         try:
             body = await self._read(receive, headers, held)
             if encoding := headers.pop(b"content-encoding", b""):
-                body = unpacked(body, encoding, state.settings.max_body)
+                most = state.settings.max_body
+                body = await asyncio.to_thread(unpacked, body, encoding, most)
                 scope["headers"] = [*headers.items()]
                 held.grow(len(body))
             return await self._pass_on(scope, _given(body, receive), send)

@@ -9,8 +9,10 @@ import numpy as np
 
 from .faults import Fault
 from .models import Model, TensorSpec, check_inputs
-from .repository import Repository
+from .repository import Served
 
+# Bytes of a body that is read in a thread, so that the event loop goes on accepting.
+LARGE = 64 << 10
 # Checks the name, data type and shape of an input; raises Fault.
 Check = Callable[[str, str, tuple[int, ...]], None]
 
@@ -60,28 +62,44 @@ class Answer:
     outputs: list[tuple[TensorSpec, np.ndarray, bool]]
 
 
-async def infer(
-    repository: Repository, name: str, version: str, request: Request, most_rows: int
-) -> Answer:
-    """Answer `request` by the model called `name`; an empty `version` is the newest.
+async def infer(served: Served, request: Request, most_rows: int) -> Answer:
+    """Answer `request` by a model.
 
     Raises
     ------
     Fault
-        404 for a model that is not there, 400 for inputs that it does not take, 413 for too many
-        rows, 429 when too many wait.
+        400 for inputs that it does not take, 413 for too many rows, 429 when too many wait.
     """
-    served = repository.find(name, version)
-    model = served.model
+    wanted, rows = _checked(served.model, request, most_rows)
+    return _answer(served, request, wanted, await served.batcher.predict(request.inputs, rows))
+
+
+def infer_at_once(served: Served, request: Request, most_rows: int) -> Answer | None:
+    """Answer as :func:`infer` does if that takes little and nobody else is asking, else None."""
+    wanted, rows = _checked(served.model, request, most_rows)
+    outputs = served.batcher.at_once(request.inputs, rows)
+    return None if outputs is None else _answer(served, request, wanted, outputs)
+
+
+_Wanted = list[tuple[TensorSpec, bool]]
+
+
+def _checked(model: Model, request: Request, most_rows: int) -> tuple[_Wanted, int]:
     wanted = _wanted(model, request)
     rows = check_inputs(model, request.inputs, request.datatypes)
     if rows > most_rows:
         raise Fault(413, f"{rows} rows are more than the {most_rows} allowed")
-    outputs = await served.batcher.predict(request.inputs, rows)
-    return Answer(model, request, [(spec, outputs[spec.name], binary) for spec, binary in wanted])
+    return wanted, rows
 
 
-def _wanted(model: Model, request: Request) -> list[tuple[TensorSpec, bool]]:
+def _answer(
+    served: Served, request: Request, wanted: _Wanted, outputs: dict[str, np.ndarray]
+) -> Answer:
+    found = [(spec, outputs[spec.name], binary) for spec, binary in wanted]
+    return Answer(served.model, request, found)
+
+
+def _wanted(model: Model, request: Request) -> _Wanted:
     if request.outputs is None:
         return [(spec, request.binary) for spec in model.outputs]
     known: Mapping[str, TensorSpec] = {spec.name: spec for spec in model.outputs}

@@ -8,6 +8,7 @@ connection asks again as soon as it is answered, which finds the throughput.
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import json
 import sys
@@ -99,24 +100,24 @@ class HttpConnection:
 
 
 def _grpc_asker(host: str, port: int, goal: Goal) -> Ask:
+    """Return one channel, for any number of requests at once."""
     import grpc
 
     from . import protocol
 
     spoken = protocol.load()
     method = spoken.methods["ModelInfer"]
-    channel = grpc.aio.insecure_channel(f"{host}:{port}")
-    call = channel.unary_unary(
-        f"/{spoken.service}/ModelInfer",
-        request_serializer=method.request.SerializeToString,
-        response_deserializer=method.response.FromString,
-    )
+    # Without the option all channels of a process are one connection.
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    channel = grpc.aio.insecure_channel(f"{host}:{port}", options)
+    call = channel.unary_unary(f"/{spoken.service}/ModelInfer")
+    # Bytes out and bytes in, as over HTTP: a client that is busy finds no server's limit.
     requests = [
         method.request(
             model_name=goal.model,
             inputs=[{"name": goal.name, "datatype": "FP64", "shape": (1, len(row)),
                      "contents": {"fp64_contents": row.tolist()}}],
-        )
+        ).SerializeToString()
         for row in goal.rows
     ]  # fmt: skip
 
@@ -182,10 +183,13 @@ async def _timed(ask: Ask, i: int, since: float, outcome: Outcome) -> None:
 @click.option("--width", default=6, show_default=True, help="Numbers of a row.")
 @click.option("--rate", type=float, help="Requests a second; without it, as many as go.")
 @click.option("--seconds", default=5.0, show_default=True)
-@click.option("--connections", default=16, show_default=True)
+@click.option("--connections", type=click.IntRange(1), default=16, show_default=True,
+              help="Requests at once.")  # fmt: skip
+@click.option("--channels", type=click.IntRange(1), default=1, show_default=True,
+              help="Connections of gRPC, which takes many requests at once on each.")  # fmt: skip
 def main(
     host: str, port: int, by_grpc: bool, model: str, name: str, width: int, rate: float | None,
-    seconds: float, connections: int,
+    seconds: float, connections: int, channels: int,
 ) -> None:  # fmt: skip
     """Load a server, and print its throughput and the times of answers as JSON."""
     rows = np.random.default_rng(0).uniform(1, 8, (64, width)).round(3)
@@ -193,11 +197,12 @@ def main(
 
     async def run() -> dict[str, Any]:
         if by_grpc:
-            # Streams of one connection, as clients of gRPC do.
-            askers = [_grpc_asker(host, port, goal)] * connections
+            made = [_grpc_asker(host, port, goal) for _ in range(min(channels, connections))]
+            askers = [made[i % len(made)] for i in range(connections)]
         else:
             askers = [HttpConnection(host, port, goal).ask for _ in range(connections)]
         await asyncio.gather(*(ask(0) for ask in set(askers)))
+        gc.disable()  # a pause of the client would be the server's
         if rate is None:
             return await saturate(askers, seconds)
         return await at_rate(askers, seconds, rate)

@@ -1,12 +1,17 @@
 """Figures for Prometheus: counters, gauges of state, and histograms by model and stage.
 
 With several workers each writes to files of its own below ``PROMETHEUS_MULTIPROC_DIR``, which the
-supervisor sets before they start, and whoever is asked adds them up.
+supervisor sets before they start, and whoever is asked adds them up.  prometheus-client takes
+longer to count a request than a small model to answer it, so figures are added up here and handed
+over twice a second, and when this worker is asked for them.
 """
 
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
+from collections import Counter as Counts
+from collections.abc import Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -19,12 +24,46 @@ _SECONDS = (
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096, 65536)
 
 
+EVERY = 0.5  # seconds between two flushes
+
+
+class _Tally:
+    """What one histogram was not told yet."""
+
+    __slots__ = ("_bounds", "_child", "_counts", "_sum")
+
+    def __init__(self, child: Any, bounds: Sequence[float]) -> None:
+        self._child, self._bounds = child, bounds
+        self._counts, self._sum = [0] * (len(bounds) + 1), 0.0
+
+    def observe(self, value: float) -> None:
+        """Count a value."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def flush(self) -> None:
+        """Tell the histogram; its own ``observe`` takes single values only."""
+        for bucket, count in zip(self._child._buckets, self._counts, strict=True):  # noqa: SLF001
+            if count:
+                bucket.inc(count)
+        self._child._sum.inc(self._sum)  # noqa: SLF001
+        self._counts, self._sum = [0] * len(self._counts), 0.0
+
+
 class Metrics:
-    """What one worker counts."""
+    """What one worker counts, in its event loop.
+
+    Attributes
+    ----------
+    requests_in_flight : int
+        Requests that are being answered now.
+    """
 
     def __init__(self) -> None:
+        self.requests_in_flight = 0
         self._registry = CollectorRegistry()
-        self._children: dict[tuple[Any, tuple[str, ...]], Any] = {}
+        self._tallies: dict[tuple[Any, ...], _Tally] = {}
+        self._counted: Counts[tuple[str, str, str]] = Counts()
         self._requests = Counter(
             "lowc_serve_requests",
             "Requests answered",
@@ -43,7 +82,7 @@ class Metrics:
             "lowc_serve_batch_rows", "Rows that a model calculated together", ["model"],
             buckets=_BATCHES, registry=self._registry,
         )  # fmt: skip
-        self.in_flight = Gauge(
+        self._in_flight = Gauge(
             "lowc_serve_requests_in_flight", "Requests that are being answered",
             multiprocess_mode="livesum", registry=self._registry,
         )  # fmt: skip
@@ -64,27 +103,35 @@ class Metrics:
 
     def request(self, protocol: str, endpoint: str, status: int | str, seconds: float) -> None:
         """Count one request; `endpoint` is a route, never what a client wrote."""
-        self._child(self._requests, protocol, endpoint, str(status)).inc()
-        self._child(self._seconds, protocol, endpoint).observe(seconds)
+        self._counted[protocol, endpoint, str(status)] += 1
+        self._tally(self._seconds, _SECONDS, protocol, endpoint).observe(seconds)
 
     def stage(self, model: str, stage: str, seconds: float) -> None:
         """Note the time of a stage: ``queue``, ``predict``."""
-        self._child(self._stages, model, stage).observe(seconds)
+        self._tally(self._stages, _SECONDS, model, stage).observe(seconds)
 
     def batch(self, model: str, rows: int) -> None:
         """Note the rows of a batch."""
-        self._child(self._rows, model).observe(rows)
+        self._tally(self._rows, _BATCHES, model).observe(rows)
 
-    def _child(self, metric: Any, *labels: str) -> Any:
-        # prometheus-client checks labels anew each time, which takes longer than counting.
-        key = (metric, labels)
-        found = self._children.get(key)
+    def _tally(self, metric: Any, bounds: Sequence[float], *labels: str) -> _Tally:
+        key = (metric, *labels)
+        found = self._tallies.get(key)
         if found is None:
-            found = self._children[key] = metric.labels(*labels)
+            found = self._tallies[key] = _Tally(metric.labels(*labels), bounds)
         return found
 
+    def flush(self) -> None:
+        """Hand over what was counted."""
+        self._in_flight.set(self.requests_in_flight)
+        for labels, count in self._counted.items():
+            self._requests.labels(*labels).inc(count)
+        self._counted.clear()
+        for tally in self._tallies.values():
+            tally.flush()
+
     def text(self) -> bytes:
-        """Return the figures of all workers as Prometheus reads them."""
+        """Return the figures of all workers, as they were handed over, as Prometheus reads them."""
         if not os.environ.get(FOLDER):
             return generate_latest(self._registry)
         together = CollectorRegistry()

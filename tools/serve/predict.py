@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter
@@ -11,10 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ...passes.tiling import space
 from ...passes.tiling.problem import Problem
-from .choose import model_for, predicted
+from .choose import AT_ONCE, model_for, predicted
 from .faults import Fault
 from .openapi import errors
+from .places import Places
 from .products import check_problem
+from .repository import Repository
 from .state import State
 
 MOST_PROBLEMS = 64
@@ -47,22 +50,34 @@ class PredictAnswer(BaseModel):
 def predict_routes(state: State) -> APIRouter:
     """Return the endpoint."""
     router = APIRouter(tags=["lowc"])
+    settings = state.settings
+    places = Places(AT_ONCE, settings.max_requests, settings.request_seconds / 2, "problems")
 
     @router.post(
         "/v1/predict-tiles", summary="Times of all tiles of a compiler's problems",
         responses=errors(404),
     )  # fmt: skip
     async def predict_tiles(request: PredictRequest) -> PredictAnswer:
-        problems = [await asyncio.to_thread(_problem, value) for value in request.problems]
-        if len({problem.unit for problem in problems}) > 1:
-            raise Fault(400, "the problems of one request are for one unit")
-        model = model_for(state.repository, problems[0].unit)
-        found = [await asyncio.to_thread(_times, model, problem) for problem in problems]
-        return PredictAnswer(
-            model=model.ranker.manifest.name, machine=model.ranker.machine.name, predictions=found
-        )
+        async with places.one():
+            until = time.monotonic() + settings.request_seconds
+            return await asyncio.to_thread(_answer, state.repository, request, until)
 
     return router
+
+
+def _answer(repository: Repository, request: PredictRequest, until: float) -> PredictAnswer:
+    problems = [_problem(value) for value in request.problems]
+    if len({problem.unit for problem in problems}) > 1:
+        raise Fault(400, "the problems of one request are for one unit")
+    model = model_for(repository, problems[0].unit)
+    found = []
+    for problem in problems:
+        if time.monotonic() > until:  # Nobody waits for the others any more.
+            raise Fault(504, "there is no time for so many problems")
+        found.append(_times(model, problem))
+    return PredictAnswer(
+        model=model.ranker.manifest.name, machine=model.ranker.machine.name, predictions=found
+    )
 
 
 def _problem(value: dict[str, Any]) -> Problem:

@@ -8,6 +8,7 @@ from typing import Any
 
 from .faults import Fault
 from .parsers import LENGTH, MOST_ANSWER
+from .places import Places
 from .settings import Settings
 
 
@@ -18,9 +19,9 @@ class ReadingClient:
         self._path = settings.parser_socket
         # The process itself stops what takes too long, and says so.
         self._seconds = settings.parse_seconds + 5
-        self._places = asyncio.Semaphore(settings.parsers)
-        self._most_waiting = 8 * settings.parsers
-        self._waiting = 0
+        rest = settings.request_seconds - self._seconds
+        wait = max(0.1, min(settings.parse_seconds, rest))
+        self._places = Places(settings.parsers, 8 * settings.parsers, wait, "texts")
 
     async def read(self, request: dict[str, str]) -> dict[str, Any]:
         """Return what :func:`.reading.read` says.
@@ -30,14 +31,8 @@ class ReadingClient:
         Fault
             400 for a text that is no good, 429 when too many wait, 503 without the process.
         """
-        if self._waiting >= self._most_waiting:
-            raise Fault(429, "too many texts wait for being read: try again")
-        self._waiting += 1
-        try:
-            async with self._places:
-                result = await self._ask(json.dumps(request).encode())
-        finally:
-            self._waiting -= 1
+        async with self._places.one():
+            result = await self._ask(json.dumps(request).encode())
         if "error" in result:
             raise Fault(400, str(result["error"]))
         found: dict[str, Any] = result["ok"]

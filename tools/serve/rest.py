@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ from starlette.responses import Response
 from ... import __version__
 from . import messages, openapi
 from .faults import Fault
-from .inference import infer
+from .inference import LARGE, infer
 from .models import check_declared, metadata
 from .openapi import described
 from .state import State
@@ -86,9 +87,16 @@ def model_routes(state: State) -> APIRouter:
     async def run(request: Request, model: str, version: str = "") -> Response:
         body = await request.body()
         length = request.headers.get(messages.HEADER_LENGTH)
-        check = partial(check_declared, repository.find(model, version).model, settings.max_rows)
-        asked = messages.decode(body, length, settings.max_elements, check)
-        encoded = messages.encode(await infer(repository, model, version, asked, settings.max_rows))
+        served = repository.find(model, version)
+        check = partial(check_declared, served.model, settings.max_rows)
+        limits = (length, settings.max_elements, check)
+        if len(body) > LARGE:
+            asked = await asyncio.to_thread(messages.decode, body, *limits)
+            answer = await infer(served, asked, settings.max_rows)
+            encoded = await asyncio.to_thread(messages.encode, answer)
+        else:
+            asked = messages.decode(body, *limits)
+            encoded = messages.encode(await infer(served, asked, settings.max_rows))
         return Response(encoded.body, headers=encoded.headers)
 
     async def ready(_request: Request, model: str, version: str = "") -> Response:

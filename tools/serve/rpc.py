@@ -13,57 +13,63 @@ import grpc
 
 from . import logs, protocol, rest, rpc_tensors
 from .faults import GRPC_STATUS, Fault
-from .inference import infer
+from .inference import LARGE, Request, infer, infer_at_once
 from .models import check_declared, metadata
+from .repository import Served
 from .state import State
 
 _OPEN = ("ServerLive", "ServerReady")
 _SPARE = 16
-Handler = Callable[[Any], Awaitable[dict[str, Any] | Any]]
+Handler = Callable[[Any], Any]
 
 
 class Service:
-    """The calls of the protocol, each from a request message to the fields of its response."""
+    """The calls of the protocol, each from a request message to a response, or the fields of one.
+
+    What takes time returns an awaitable of it.
+    """
 
     def __init__(self, state: State) -> None:
         self._state = state
 
-    async def server_live(self, _request: Any) -> dict[str, Any]:
+    def server_live(self, _request: Any) -> dict[str, Any]:
         """Say that the server lives."""
         return {"live": True}
 
-    async def server_ready(self, _request: Any) -> dict[str, Any]:
+    def server_ready(self, _request: Any) -> dict[str, Any]:
         """Say whether new requests are wanted."""
         return {"ready": self._state.is_ready}
 
-    async def model_ready(self, request: Any) -> dict[str, Any]:
+    def model_ready(self, request: Any) -> dict[str, Any]:
         """Say whether a model can be asked."""
         ready = self._state.repository.is_ready(request.name, request.version)
         return {"ready": ready and not self._state.is_draining}
 
-    async def server_metadata(self, _request: Any) -> dict[str, Any]:
+    def server_metadata(self, _request: Any) -> dict[str, Any]:
         """Describe the server."""
         return rest.server_metadata()
 
-    async def model_metadata(self, request: Any) -> dict[str, Any]:
+    def model_metadata(self, request: Any) -> dict[str, Any]:
         """Describe a model."""
         repository = self._state.repository
         served = repository.find(request.name, request.version)
         return metadata(served.model, repository.versions(request.name))
 
-    async def model_infer(self, request: Any) -> dict[str, Any]:
-        """Ask a model."""
+    def model_infer(self, request: Any) -> dict[str, Any] | Awaitable[dict[str, Any]]:
+        """Ask a model, at once if that takes little: a turn of the loop takes longer."""
         settings = self._state.settings
         served = self._state.repository.find(request.model_name, request.model_version)
         check = partial(check_declared, served.model, settings.max_rows)
-        asked = rpc_tensors.decode(request, settings.max_elements, check)
-        answer = await infer(
-            self._state.repository, request.model_name, request.model_version, asked,
-            settings.max_rows,
-        )  # fmt: skip
+        decode = partial(rpc_tensors.decode, request, settings.max_elements, check)
+        if request.ByteSize() > LARGE:
+            return _large(served, decode, settings.max_rows)
+        asked = decode()
+        answer = infer_at_once(served, asked, settings.max_rows)
+        if answer is None:
+            return _later(served, asked, settings.max_rows)
         return rpc_tensors.encode(answer)
 
-    async def repository_index(self, request: Any) -> dict[str, Any]:
+    def repository_index(self, request: Any) -> dict[str, Any]:
         """List models."""
         return {"models": self._state.repository.index(only_ready=request.ready)}
 
@@ -72,10 +78,19 @@ class Service:
         await self._state.repository.load(request.model_name)
         return {}
 
-    async def repository_model_unload(self, request: Any) -> dict[str, Any]:
+    def repository_model_unload(self, request: Any) -> dict[str, Any]:
         """Stop serving a model."""
         self._state.repository.unload(request.model_name)
         return {}
+
+
+async def _large(served: Served, decode: Callable[[], Request], most_rows: int) -> dict[str, Any]:
+    answer = await infer(served, await asyncio.to_thread(decode), most_rows)
+    return await asyncio.to_thread(rpc_tensors.encode, answer)
+
+
+async def _later(served: Served, asked: Request, most_rows: int) -> dict[str, Any]:
+    return rpc_tensors.encode(await infer(served, asked, most_rows))
 
 
 def make_server(state: State) -> grpc.aio.Server:
@@ -155,8 +170,10 @@ def _guarded(state: State, name: str, handle: Handler, response: Any) -> Any:
                 entered = True
             if request is None:
                 raise Fault(400, "the request is no message of the protocol")
-            async with asyncio.timeout(seconds_allowed):
-                fields = await handle(request)
+            fields = handle(request)
+            if isinstance(fields, Awaitable):
+                async with asyncio.timeout(seconds_allowed):
+                    fields = await fields
             return response(**fields) if isinstance(fields, dict) else fields
         except Fault as fault:
             status, said = fault.status, fault.what

@@ -10,27 +10,29 @@ from .folder import Folder
 from .models import Model
 from .repository import Source
 from .settings import Settings
-from .text_cost import SUFFIX
 
 VERSION = "1"
 
 
 class Packaged:
-    """The cost models that come with lowc: ``tiles-avx512``, ``tiles-avx512-text`` …."""
+    """The cost models that come with lowc: ``tiles-avx512``, ``tiles-avx512-w4a8`` …."""
 
     def versions(self) -> dict[str, list[str]]:
         """Return the versions of each model."""
-        found = sorted(model_files.PACKAGED.glob(f"*/{kinds.MANIFEST}"))
-        names = [f"tiles-{path.parent.name}" for path in found]
-        names += [
-            f"tiles-{path.parent.name}{SUFFIX}" for path in found if kinds.has_text(path.parent)
-        ]
-        return {name: [VERSION] for name in names}
+        return {name: [VERSION] for name in self._parts()}
 
     def load(self, name: str, version: str) -> Model:
         """Return a model of :meth:`versions`."""
-        family = name.removeprefix("tiles-").removesuffix(SUFFIX)
-        return kinds.load(model_files.PACKAGED / family, name, version, family)
+        folder, part = self._parts()[name]
+        return kinds.load(folder, name, version, part, folder.name)
+
+    def _parts(self) -> dict[str, tuple[Path, str]]:
+        found = sorted(model_files.PACKAGED.glob(f"*/{kinds.MANIFEST}"))
+        return {
+            f"tiles-{path.parent.name}{suffix}": (path.parent, part)
+            for path in found
+            for suffix, part in kinds.parts(path.parent).items()
+        }
 
 
 def all_sources(settings: Settings) -> list[Source]:

@@ -69,12 +69,12 @@ class State:
         if self.in_flight >= self.settings.max_requests:
             raise Fault(429, f"{self.in_flight} requests are being answered: try again")
         self.in_flight += 1
-        self.metrics.in_flight.set(self.in_flight)
+        self.metrics.requests_in_flight = self.in_flight
 
     def leave(self) -> None:
         """Give a place back."""
         self.in_flight -= 1
-        self.metrics.in_flight.set(self.in_flight)
+        self.metrics.requests_in_flight = self.in_flight
 
 
 class Held:

@@ -96,7 +96,6 @@ class Supervisor:
         try:
             for _ in range(self._settings.workers):
                 self._start()
-            self._start_parsers()
             # A signal leaves a byte in `wake`: one that comes before the wait ends it.
             while self._workers or not self._is_ending:
                 if self._is_ending:
@@ -145,6 +144,9 @@ class Supervisor:
                 self._selector.unregister(key.fileobj)
             elif not key.data.is_ready:
                 key.data.is_ready, self._falls = True, 0
+                # Not sooner: they take as long to load as a worker, and would make it wait.
+                if self._parsers is None:
+                    self._start_parsers()
                 self._tell()
 
     def _tell(self) -> None:

@@ -18,6 +18,7 @@ from .datatypes import BYTES, DATATYPES
 from .faults import Fault, short
 
 MOST_DIMENSIONS = 8
+_FEW = 16
 _INTEGERS: set[type] = {int}
 _NUMBERS: set[type] = {int, float}
 _LENGTH = struct.Struct("<I")
@@ -117,9 +118,16 @@ def finite(made: np.ndarray, where: str) -> np.ndarray:
     Fault
         400, when one is.
     """
-    if made.dtype.kind == "f" and not np.isfinite(made).all():
+    if made.dtype.kind == "f" and not _is_finite(made):
         raise Fault(400, f"{where}: an element is infinite or not a number")
     return made
+
+
+def _is_finite(made: np.ndarray) -> bool:
+    # Of a few numbers Python is done before NumPy begins.
+    if made.size <= _FEW:
+        return all(map(math.isfinite, made.reshape(-1).tolist()))
+    return bool(np.isfinite(made).all())
 
 
 def from_binary(raw: memoryview, shape: tuple[int, ...], name: str, where: str) -> np.ndarray:

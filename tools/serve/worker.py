@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import sys
@@ -20,6 +21,7 @@ from ...errors import InternalError
 from . import logs, rpc, sources
 from .app import make_app
 from .connections import limited_protocol
+from .metrics import EVERY
 from .processes import die_with_parent
 from .settings import Settings
 from .state import State, make_state
@@ -80,10 +82,14 @@ async def serve(state: State) -> None:
     if task.done():
         task.result()
         raise InternalError("HTTP did not start", where="lowc serve")
+    # What is there now stays: a collection that looks at it all takes longer than an answer.
+    gc.collect()
+    gc.freeze()
     state.metrics.ready.set(int(state.is_ready))
     logs.log("ready", models=state.repository.names, port=settings.port, grpc=settings.grpc_port)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
+    flushing = asyncio.create_task(_flush(state))
     waiting = asyncio.create_task(end.wait())
     await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
     state.is_draining = True
@@ -93,7 +99,14 @@ async def serve(state: State) -> None:
     http.should_exit = True
     stops = [task] if server is None else [task, server.stop(settings.request_seconds)]
     await asyncio.gather(*stops)
+    flushing.cancel()
     logs.log("ended", in_flight=state.in_flight)
+
+
+async def _flush(state: State) -> None:
+    while True:
+        state.metrics.flush()
+        await asyncio.sleep(EVERY)
 
 
 def main() -> None:

@@ -91,9 +91,11 @@ class Store:
                 f"'{kind}' is no database that a store can be in", where="the store's URL",
                 hint="a file, sqlite:///FILE, or postgresql+psycopg://user@host/name",
             )  # fmt: skip
-        if must_exist and not _URL.match(self.place) and not Path(self.place).exists():
+        if must_exist and not _may_exist(self.place):
             raise UserError(
-                "there is no store of measurements", where=self.place, hint="'lowc tune' makes one"
+                "there is no store of measurements",
+                where=_shown(self.place),
+                hint="'lowc tune' makes one",
             )
         self.engine = _engine(self.place)
         try:
@@ -284,6 +286,18 @@ def _engine(place: str) -> sql.Engine:
         connection.execute("PRAGMA foreign_keys=ON")
 
     return engine
+
+
+def _may_exist(place: str) -> bool:
+    """Whether a store may be there: of a server's database that shows when it is opened."""
+    if not _URL.match(place):
+        return Path(place).exists()
+    try:
+        url = sql.make_url(place)
+    except sql.exc.SQLAlchemyError:
+        return True  # which says what is wrong with it
+    file = url.database if url.get_backend_name() == "sqlite" else None
+    return not file or Path(file).exists()
 
 
 def _is_sqlite(path: Path) -> bool:

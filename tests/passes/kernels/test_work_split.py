@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lowc.passes.kernels import float_tiles, tiles
-from lowc.passes.kernels.work_split import Costs, _parts, makespan, split
+from lowc.passes.kernels.work_split import (
+    MOST,
+    Costs,
+    _bounds,
+    _parts,
+    _score,
+    _sizes,
+    makespan,
+    split,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -40,6 +49,29 @@ def test_a_cut_is_of_whole_blocks_and_fits(batch, m, panels, step, costs, most):
         assert chunk == step
     else:
         assert chunk < m + step
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    batch=st.integers(1, 20),
+    m=st.integers(1, 600),
+    panels=st.integers(1, 100),
+    step=st.integers(1, 24),
+    costs=st.builds(Costs, *[st.floats(0, 1e5)] * 3),
+)
+def test_a_cut_is_the_best_of_all(batch, m, panels, step, costs):
+    """Cuts that are not played through, because of what they take at least, would not be it."""
+    chunks = [rows * step for rows in _parts(-(-m // step))]
+    parts = _parts(panels)
+    count, least = _bounds(batch, m, panels, costs, chunks, parts)
+    scores = {}
+    for i, chunk in enumerate(chunks):
+        for j, group in enumerate(parts):
+            score = _score(batch, _sizes(m, chunk), _sizes(panels, group), costs)
+            assert least[i, j] <= score
+            if count[i, j] <= MOST or not scores:
+                scores[group, chunk] = score
+    assert split(batch, m, panels, step, costs, panels) == min(scores, key=scores.get)
 
 
 SIZES = [

@@ -8,6 +8,7 @@ from typing import Any
 import lightgbm
 import numpy as np
 import pytest
+from lowc.passes.tiling import trees
 from lowc.tools.serve.batching import Batcher
 from lowc.tools.serve.boosted import Boosted
 from lowc.tools.serve.faults import Fault
@@ -30,7 +31,9 @@ class Counted(Boosted):
 
 @pytest.fixture
 def model(booster: lightgbm.Booster) -> Counted:
-    made = Counted("times", "1", booster.model_to_string(), len(trained.FEATURES))
+    text = booster.model_to_string().encode()
+    found = trees.load([("times", text)], trained.FEATURES)
+    made = Counted("times", "1", found, len(trained.FEATURES))
     made.batches = []
     return made
 

@@ -189,6 +189,40 @@ def test_limits(server: Server) -> None:
     )
 
 
+def test_each_form_has_a_model_of_its_own(server: Server, model: CostModel) -> None:
+    """Formulas are of forms: that of lmul has one here, and the others have none."""
+    problem = Problem("lmul", "kernel", trained.MACHINE.unit, 1, 16, 384, 384)
+    rows = features.matrix(problem, space.candidates(problem)[:5], trained.MACHINE)
+    tensor = {
+        "name": "features",
+        "datatype": "FP64",
+        "shape": [5, rows.shape[1]],
+        "data": rows.tolist(),
+    }
+    names = [one["name"] for one in server.ask("/v2/repository/index", {})[1]]
+    assert "tiles-lmul" in names
+    assert "tiles-f32" not in names
+    status, found, _ = server.ask("/v2/models/tiles-lmul/infer", {"inputs": [tensor]})
+    assert status == 200, found
+    said = model.predict({"features": rows, "form": np.array([b"lmul/kernel"] * 5, object)})
+    assert {one["name"]: one["data"] for one in found["outputs"]} == {
+        name: list(values) for name, values in said.items()
+    }
+    status, about, _ = server.ask("/v2/models/tiles-lmul")
+    assert [one["name"] for one in about["inputs"]] == ["features"]
+    other = model.predict({"features": rows, "form": np.array([b"f32/kernel"] * 5, object)})
+    assert (other["seconds"] != said["seconds"]).all()
+
+
+def test_the_package_has_the_forms_that_were_measured() -> None:
+    source = sources.Packaged()
+    every = {name: source.load(name, "1") for name in source.versions()}
+    forms = {model.form for model in every.values() if isinstance(model, CostModel)}
+    assert {"", "f32/kernel", "w4a8/kernel"} <= forms
+    of_one = [m.ranker for m in every.values() if isinstance(m, CostModel) and "avx512" in m.name]
+    assert len({id(ranker) for ranker in of_one}) == 1, "the parts of a model share its trees"
+
+
 def test_the_package_s_model_is_for_a_family_of_units() -> None:
     names = sources.Packaged().versions()
     assert "tiles-avx512" in names

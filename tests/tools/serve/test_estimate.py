@@ -75,6 +75,16 @@ def test_texts_that_are_no_good(server: Server, text: str, said: str) -> None:
     assert server.ask("/v1/estimate", EXAMPLE)[0] == 200
 
 
+@pytest.mark.parametrize(("old", "new"), [("<4x", "<0x"), ("8xf32", "0xf32")])
+def test_products_of_size_0_take_no_time(server: Server, old: str, new: str) -> None:
+    text = EXAMPLE["mlir"].replace(old, new).replace("<8x16", "<0x16" if "8" in old else "<8x16")
+    status, found, _ = server.ask("/v1/estimate", {**EXAMPLE, "mlir": text})
+    assert status == 200, found
+    (row,) = found["matmuls"]
+    assert "0" in row["shape"].split("x")
+    assert row["seconds"] == found["seconds"] == 0
+
+
 def test_names_are_no_paths(server: Server, tmp_path) -> None:
     (tmp_path / "mine.toml").write_text('[[rules]]\nmatch = "*"\nform = "exact"\n')
     given = {**EXAMPLE, "recipe": str(tmp_path / "mine.toml")}

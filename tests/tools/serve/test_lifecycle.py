@@ -16,7 +16,7 @@ import lightgbm
 import numpy as np
 import psutil
 import pytest
-from serving import trained
+from serving import hostile, restarts, trained
 from serving.server import _MAIN, Server, serving
 
 INFER = "/v2/models/times/versions/1/infer"
@@ -104,27 +104,33 @@ def test_killed_workers_come_back_and_no_answer_is_wrong(
     assert "lowc_serve_ready 2.0" in text
 
 
+def test_all_of_it_is_killed_and_started_again(
+    repository: Path, newer: lightgbm.Booster, tmp_path: Path
+) -> None:
+    """A short form of ``python tests/serving/restarts.py``."""
+    outcome = restarts.run(tmp_path, newer, repository, 2)
+    assert len(outcome.server_seconds) == len(outcome.worker_seconds) == 1
+    assert outcome.answers > 0
+    assert not outcome.wrong
+    assert not outcome.lost
+
+
 def test_an_end_answers_what_was_asked(repository: Path, tmp_path: Path) -> None:
     """Readiness goes down first, connections are taken for a while, and the last request is answered."""
     options = ["--model-repository", repository, "--drain-seconds", "10"]
     with serving(tmp_path / "run", *options) as server:
-        # Each type has two of the one before: reading it takes long, and then too much.
-        types = "!t0 = tuple<i32, i32>\n" + "".join(
-            f"!t{i + 1} = tuple<!t{i}, !t{i}>\n" for i in range(60)
-        )
-        text = types + "func.func @main(%a: !t60) -> i32 { return %a : !t60 }"
+        text = hostile.hanging_mlir()
         answers: list[int] = []
         asked = threading.Thread(
             target=lambda: answers.append(server.ask("/v1/estimate", {"mlir": text})[0])
         )
         asked.start()
         # The reader has begun when the parsers' process has a child.
-        parsers = [
-            one
+        while not any(
+            one.children()
             for one in psutil.Process(server.process.pid).children()
             if one not in workers(server)
-        ]
-        while not any(one.children() for one in parsers):
+        ):
             assert asked.is_alive(), answers
             time.sleep(0.01)
         server.process.send_signal(signal.SIGTERM)

@@ -185,15 +185,20 @@ def test_no_redirect_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (len(sent), asked) == (1, [])
 
 
-def test_a_server_that_drips() -> None:
+@pytest.mark.parametrize("what", ["a body", "headers", "a refusal"])
+def test_a_server_that_drips(what: str) -> None:
     """Each read is in time, all of them together are not."""
     ended = threading.Event()
 
     class Drip(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            self.send_response(200)
+            self.send_response(404 if what == "a refusal" else 200)
             self.send_header("content-length", "1000000000")
-            self.end_headers()
+            if what == "headers":
+                self.flush_headers()
+                self.wfile.write(b"x: ")
+            else:
+                self.end_headers()
             try:
                 while not ended.wait(0.001):
                     self.wfile.write(b" ")

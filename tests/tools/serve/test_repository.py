@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from lowc.errors import UserError
 from lowc.tools.cli import main
-from lowc.tools.serve.boosted import Boosted
+from lowc.tools.serve import kinds
 from lowc.tools.serve.repository import Repository
 from serving.server import Server
 
@@ -36,9 +39,14 @@ def test_a_model_that_fails_is_listed_with_its_reason() -> None:
     assert counts[-1] == 1
 
 
-def test_what_lightgbm_refuses_is_the_user_s() -> None:
-    with pytest.raises(UserError, match="LightGBM cannot read the model"):
-        Boosted("bad", "1", "tree\nversion=v4\n", 1)
+def test_a_pipe_for_a_model_is_not_waited_for(repository: Path, tmp_path: Path) -> None:
+    for name in ("manifest.json", "model.txt"):
+        folder = tmp_path / name / "1"
+        shutil.copytree(repository / "times" / "1", folder)
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        with pytest.raises(UserError, match="no plain file"):
+            kinds.load(folder, name, "1")
 
 
 def test_the_figure_of_ready_models_follows(server: Server) -> None:

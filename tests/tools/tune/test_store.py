@@ -107,6 +107,8 @@ def test_another_version(tmp_path):
 def test_a_store_that_must_be_there(tmp_path):
     with pytest.raises(UserError, match="there is no store of measurements"):
         Store(tmp_path / "none.sqlite", must_exist=True)
+    with pytest.raises(UserError, match="there is no store of measurements"):
+        Store(f"sqlite:///{tmp_path}/none.sqlite", must_exist=True)
     assert not (tmp_path / "none.sqlite").exists()
 
 

@@ -1,0 +1,42 @@
+"""A text model that was trained, as it is served from a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lowc.passes.tiling import model_files, tokens
+from lowc.tools.serve.folder import Folder
+from lowc.tools.tune import train_text
+from safetensors.numpy import save
+from serving import trained
+
+
+def text(count: int) -> str:
+    lines = "  %1 = arith.addf %0, %0 : vector<16xf32>\n" * count
+    return f"func.func @f() {{\n{lines}  return\n}}"
+
+
+def example(count: int) -> train_text.Example:
+    read = tokens.tokenize(text(count), trained.MACHINE.unit)
+    return train_text.Example(read, 2 * count + 5, 12 * count, 3, 0)
+
+
+@pytest.mark.slow
+def test_a_trained_text_model_knows_more_additions_from_fewer(tmp_path: Path) -> None:
+    model, words = train_text.train(
+        [example(count) for count in range(1, 60, 4)], epochs=30, tell=lambda _: None
+    )
+    folder = tmp_path / "mine" / "1"
+    trained.write_cost_model(folder)
+    loaded = model_files.read(folder)
+    manifest = dataclasses.replace(loaded.manifest, vocabulary=tuple(words))
+    files = {**loaded.files, manifest.text: save(dict(model.weights))}
+    model_files.write(folder, manifest, files)
+
+    served = Folder(tmp_path).load("mine-text", "1")
+    asked = np.array([text(count).encode() for count in (6, 20, 48)], object)
+    found = served.predict({"mlir": asked})["instructions"]
+    np.testing.assert_allclose(found, [17, 45, 101], rtol=0.25)
