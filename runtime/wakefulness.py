@@ -39,6 +39,7 @@ from typing import Protocol
 from ..errors import UserError, nearest
 from . import latency_request, spinners
 from .quota import cpu_quota
+from .scheduling import Keeping
 
 SHORT = 1e-3  # seconds: longer calls have no use for it
 WINDOW = 5e-3  # seconds without a call
@@ -116,6 +117,9 @@ class Wakefulness:
         self._stopped = threading.Event()
         self._starting = threading.Lock()
         self._threads: list[threading.Thread] = []
+        # The policy of callers, and whether the thread is there that ends this too.
+        self.keeping = Keeping()
+        self._is_watched = False
 
     def after_call(self, began: float, ended: float) -> None:
         """Note a call, by the values of ``time.perf_counter`` at its ends."""
@@ -123,8 +127,12 @@ class Wakefulness:
             return
         is_following = began - self._last < WINDOW
         self._last = ended
-        if is_following and not self._wanted.is_set() and not self._stopped.is_set():
+        if not is_following or self._stopped.is_set():
+            return
+        if not self._wanted.is_set():
             self._want()
+        if self._is_watched and threading.get_ident() not in self.keeping:
+            self.keeping.keep(lambda: self._is_watched)
 
     def stop(self) -> None:
         """Let the cores sleep for good; return when the thread has ended."""
@@ -152,14 +160,20 @@ class Wakefulness:
         try:
             while self._wanted.wait() and not self._stopped.is_set():
                 self._keeper.begin()
+                self._is_watched = True
                 while time.perf_counter() - self._last < WINDOW and not self._stopped.wait(PERIOD):
                     pass
-                self._keeper.end()
+                self._let_go()
                 self._wanted.clear()
                 if self._stopped.is_set():  # before `wanted` was, perhaps for the last time
                     return
         finally:
-            self._keeper.end()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._is_watched = False
+        self._keeper.end()
+        self.keeping.let_go()
 
 
 # By process, of which a fork has no threads, and way of keeping cores awake.
@@ -177,3 +191,14 @@ def _stop() -> None:
     for (process, _), wakefulness in _shared.items():
         if process == os.getpid():
             wakefulness.stop()
+
+
+def _let_go() -> None:
+    # A fork would stay under the policy: there, nobody knows.
+    for (process, _), wakefulness in _shared.items():
+        if process == os.getpid():
+            wakefulness.keeping.let_go()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_let_go)
