@@ -183,12 +183,14 @@ class Module:
 
         # Of the shortest calls all this takes a quarter, since weights drive it out of the caches.
         invoke, function, lock, guard = self._invoke, self._entry, self._lock, self._guard
+        process = os.getpid()
         device, dtypes = self.device, [leaf.dtype for leaf in self._tensors_out]
         taken = list(enumerate(dtypes))
         count = len(dtypes)
 
         def run() -> list[DeviceArray]:
-            guard.refuse_fork()
+            if os.getpid() != process:
+                guard.refuse_fork()
             results = rt.VmVariantList(count)
             try:
                 with lock:

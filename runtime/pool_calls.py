@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
 from threading import get_ident
 from time import perf_counter
 from typing import Any
@@ -11,6 +10,7 @@ from . import placement, wakefulness
 from .devices import Device
 from .scheduling import without_preemption
 from .spinners import Spinners
+from .wakefulness import SHORT
 
 
 class PoolCalls:
@@ -27,7 +27,7 @@ class PoolCalls:
         self.choice = wakefulness.choose(device.cores)
         keeper = self.choice.keeper
         self._awake = None if keeper is None else wakefulness.shared(keeper)
-        self._kept: Container[int] = () if self._awake is None else self._awake.keeping
+        self._kept = {} if self._awake is None else self._awake.keeping.threads
         # A spinning thread is on the core of each worker: it matters which one the caller is on.
         self._workers = device.workers if isinstance(keeper, Spinners) else ()
         self._core: int | None = None
@@ -40,11 +40,17 @@ class PoolCalls:
             placement.move_to(self._core)
         if get_ident() in self._kept:
             self._invoke(function, arguments, results)
+            ended = perf_counter()
+            if ended - began < SHORT and self._awake is not None:
+                # All is as it should be, and this is all that there is to note.
+                self._awake.last = ended
+                self._is_short = True
+                return
         else:
             with without_preemption():
                 self._invoke(function, arguments, results)
-        ended = perf_counter()
-        self._is_short = ended - began < wakefulness.SHORT
+            ended = perf_counter()
+        self._is_short = ended - began < SHORT
         if not self._is_short:
             return
         if self._workers:

@@ -76,15 +76,16 @@ def _enter() -> bool:
 
 
 class Keeping:
-    """Threads that stay under the policy from call to call, until all are let go at once."""
+    """Threads that stay under the policy from call to call, until all are let go at once.
+
+    Attributes
+    ----------
+    threads : dict
+        Those that do: Python's number of each, and the system's.
+    """
 
     def __init__(self) -> None:
-        # Python's number of a thread, and the system's.
-        self._threads: dict[int, int] = {}
-
-    def __contains__(self, thread: object) -> bool:
-        """Whether a thread, by Python's number, is kept."""
-        return thread in self._threads
+        self.threads: dict[int, int] = {}
 
     def keep(self, is_wanted: Callable[[], bool]) -> None:
         """Keep the calling thread, unless it has another policy than the normal one.
@@ -97,16 +98,16 @@ class Keeping:
             if os.sched_getscheduler(0) != _NORMAL:
                 return
             # Kept before it is done: what comes between can only be let go for nothing.
-            self._threads[threading.get_ident()] = threading.get_native_id()
+            self.threads[threading.get_ident()] = threading.get_native_id()
             os.sched_setscheduler(0, _BATCH, _PARAMETERS)
         if not is_wanted():
             self.let_go()
 
     def let_go(self) -> None:
         """Give every thread its policy back that has not ended, nor been given another one."""
-        while self._threads:
+        while self.threads:
             try:
-                _, thread = self._threads.popitem()
+                _, thread = self.threads.popitem()
             except KeyError:  # another thread was faster
                 return
             with contextlib.suppress(OSError):

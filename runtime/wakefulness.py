@@ -106,6 +106,13 @@ def choose(cores: Sequence[int]) -> Choice:
 class Wakefulness:
     """What keeps the cores of one process awake, and the thread that begins and ends it.
 
+    Attributes
+    ----------
+    last : float
+        When the last short call ended.
+    keeping : Keeping
+        Callers that stay under the policy of :mod:`.scheduling` meanwhile.
+
     What a caller's thread does here may be interrupted anywhere by a signal handler that raises: no
     lock stays taken, and cores sleep again.
     """
@@ -113,25 +120,25 @@ class Wakefulness:
     def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
         self._wanted = threading.Event()
-        self._last = 0.0
+        self.last = 0.0
         self._stopped = threading.Event()
         self._starting = threading.Lock()
         self._threads: list[threading.Thread] = []
-        # The policy of callers, and whether the thread is there that ends this too.
         self.keeping = Keeping()
+        # Whether the thread is there that will end it.
         self._is_watched = False
 
     def after_call(self, began: float, ended: float) -> None:
         """Note a call, by the values of ``time.perf_counter`` at its ends."""
         if ended - began > SHORT:
             return
-        is_following = began - self._last < WINDOW
-        self._last = ended
+        is_following = began - self.last < WINDOW
+        self.last = ended
         if not is_following or self._stopped.is_set():
             return
         if not self._wanted.is_set():
             self._want()
-        if self._is_watched and threading.get_ident() not in self.keeping:
+        if self._is_watched and threading.get_ident() not in self.keeping.threads:
             self.keeping.keep(lambda: self._is_watched)
 
     def stop(self) -> None:
@@ -161,7 +168,7 @@ class Wakefulness:
             while self._wanted.wait() and not self._stopped.is_set():
                 self._keeper.begin()
                 self._is_watched = True
-                while time.perf_counter() - self._last < WINDOW and not self._stopped.wait(PERIOD):
+                while time.perf_counter() - self.last < WINDOW and not self._stopped.wait(PERIOD):
                     pass
                 self._let_go()
                 self._wanted.clear()

@@ -179,6 +179,8 @@ def choose_integer(
     )
     units = -(-panels // beside)
     group, chunk = split(batch, m, units, rows, costs, max(1, fitting // beside))
+    if is_once:
+        group = 1  # they are shared out among the threads that there are
     return Tile(isa.lanes, rows, vectors, words, min(panels, group * beside), chunk)
 
 

@@ -153,9 +153,9 @@ def test_a_caller_keeps_the_policy_until_calls_cease() -> None:
 
     def work() -> tuple[int, bool]:
         assert until(call)
-        assert threading.get_ident() in awake.keeping
+        assert threading.get_ident() in awake.keeping.threads
         assert until(lambda: os.sched_getscheduler(0) == os.SCHED_OTHER)
-        assert threading.get_ident() not in awake.keeping
+        assert threading.get_ident() not in awake.keeping.threads
         assert until(call)
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         awake.stop()
@@ -173,7 +173,7 @@ def test_a_caller_is_not_kept_where_nobody_lets_it_go() -> None:
     for _ in range(3):
         now = time.perf_counter()
         awake.after_call(now, now)
-    assert threading.get_ident() not in awake.keeping
+    assert threading.get_ident() not in awake.keeping.threads
 
 
 # -- how -------------------------------------------------------------------------------------------
