@@ -151,8 +151,10 @@ def test_few_small_rows_are_rounded_by_the_product_itself():
         return kernel("avx512vnni", sizes, 4, 32, **more).rounds
 
     assert rounds(1, 1536, 384) and rounds(1, 384, 1536) and rounds(4, 384, 384)
-    assert rounds(1, 4096, 4096)
-    assert not rounds(1, 4096, 4608)  # each workgroup would take a while
+    assert rounds(4, 4096, 4096)
+    assert not rounds(4, 4096, 4608)  # each workgroup would take a while
+    assert kernel("portable", (1, 64, 4096), 4, 32).rounds
+    assert not kernel("portable", (1, 64, 4608), 4, 32).rounds  # nor have its stack
     assert not rounds(5, 64, 64)
     assert not rounds(1, 64, 64, dynamic=True)  # may be any number
 
