@@ -20,7 +20,6 @@ from .epilogue import Epilogue, finish_rows
 from .executable import Interface, threads
 from .tiles import AHEAD_BYTES, STREAMED_ROWS, Tile
 
-SHARES = 2  # workgroups of a thread that read each weight once
 THREADS = 8  # of a device that does not say how many it has
 
 
@@ -91,12 +90,21 @@ class RecordMatmul(ABC):
     def reads_once(self) -> bool:
         """Whether there is one block of rows, so that each weight is read once.
 
-        Then there are :data:`SHARES` workgroups for each thread of the device that runs it, each
+        Then there are :attr:`shares` workgroups for each thread of the device that runs it, each
         with as many portions of the panels.  They are handed out in order, so that nearly always
         the same core reads the same weights at each call: those that another core read last come
         slower from the third cache (Zen 4, 16.7 MB, two cores: 0.110 instead of 0.088 ms).
         """
         return self.m is not None and self.m <= self.tile.rows
+
+    @property
+    def shares(self) -> int:
+        """Workgroups of a thread where weights are read once.
+
+        Of one row, memory is the limit, and one is the fastest; else a thread that is done first
+        takes one of another's.
+        """
+        return 1 if self.m == 1 else 2
 
     def is_whole(self, panels: int) -> bool:
         """Whether every workgroup has a multiple of `panels`."""
@@ -128,7 +136,7 @@ class RecordMatmul(ABC):
         chunks = arith.ceildivui(m, emit.index(self.tile.row_chunk))
         groups = emit.index(self.portions)
         if self.reads_once:
-            wanted = arith.muli(threads(THREADS), emit.index(SHARES))
+            wanted = arith.muli(threads(THREADS), emit.index(self.shares))
             groups = arith.minui(groups, arith.ceildivui(wanted, emit.index(self.batch)))
         return [groups, arith.muli(chunks, emit.index(self.batch)), emit.index(1)]
 

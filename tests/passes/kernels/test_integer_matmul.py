@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lowc.passes.kernels.record_matmul import SHARES
 from lowc.passes.kernels.tiles import ISAS, Tile
 from lowc.passes.kernels.work_split import makespan
 from products import units
@@ -165,7 +164,7 @@ def test_two_threads_get_nearly_the_same_work(m, n, k):
     one = kernel("avx512vnni", (m, n, k), 8, k, per_group=False)
     groups = [min(one.tile.panels, one.panels - p) for p in range(0, one.panels, one.tile.panels)]
     if one.reads_once:  # as many workgroups as two threads get
-        count = min(one.portions, 2 * SHARES)
+        count = min(one.portions, 2 * one.shares)
         each, over = divmod(one.portions, count)
         firsts = [number * each + min(number, over) for number in range(count + 1)]
         groups = [sum(groups[first:last]) for first, last in itertools.pairwise(firsts)]
