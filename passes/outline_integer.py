@@ -56,7 +56,7 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     count = None if m is None else batch * m
     rows = IntegerRows(count, k, group, not product.per_row, dot)
     words = rows.chunks * dot.vectors
-    rounds = tiles.rounds_rows(m, k)
+    rounds = tiles.rounds_rows(m, k, dot.strategy)
     sizes = (batch, m, n, k)
     tile = tiles.choose_integer(dot.isa, sizes, words, dot.strategy, rows.groups, dot.bits)
     chain = epilogues.match(op, matrices)

@@ -85,7 +85,7 @@ def match(op: Any, unit: str) -> Plan | Refusal:
         tile = tiles.choose_permuted_tables(isa, batch, m, n, k, sums, words)
     chain = epilogues.match(op, matrices)
     epilogue = chain.epilogue if isinstance(chain, Chain) else None
-    rounds = tiles.rounds_rows(m, k)
+    rounds = tiles.makes_tables(m, k)
     kernel = TableMatmul(
         batch, m, n, rows, product.planes, product.group, tile, epilogue, scaling, rounds
     )

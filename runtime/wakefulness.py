@@ -39,6 +39,7 @@ from typing import Protocol
 from ..errors import UserError, nearest
 from . import latency_request, spinners
 from .quota import cpu_quota
+from .scheduling import Keeping
 
 SHORT = 1e-3  # seconds: longer calls have no use for it
 WINDOW = 5e-3  # seconds without a call
@@ -105,6 +106,13 @@ def choose(cores: Sequence[int]) -> Choice:
 class Wakefulness:
     """What keeps the cores of one process awake, and the thread that begins and ends it.
 
+    Attributes
+    ----------
+    last : float
+        When the last short call ended.
+    keeping : Keeping
+        Callers that stay under the policy of :mod:`.scheduling` meanwhile.
+
     What a caller's thread does here may be interrupted anywhere by a signal handler that raises: no
     lock stays taken, and cores sleep again.
     """
@@ -112,19 +120,26 @@ class Wakefulness:
     def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
         self._wanted = threading.Event()
-        self._last = 0.0
+        self.last = 0.0
         self._stopped = threading.Event()
         self._starting = threading.Lock()
         self._threads: list[threading.Thread] = []
+        self.keeping = Keeping()
+        # Whether the thread is there that will end it.
+        self._is_watched = False
 
     def after_call(self, began: float, ended: float) -> None:
         """Note a call, by the values of ``time.perf_counter`` at its ends."""
         if ended - began > SHORT:
             return
-        is_following = began - self._last < WINDOW
-        self._last = ended
-        if is_following and not self._wanted.is_set() and not self._stopped.is_set():
+        is_following = began - self.last < WINDOW
+        self.last = ended
+        if not is_following or self._stopped.is_set():
+            return
+        if not self._wanted.is_set():
             self._want()
+        if self._is_watched and threading.get_ident() not in self.keeping.threads:
+            self.keeping.keep(lambda: self._is_watched)
 
     def stop(self) -> None:
         """Let the cores sleep for good; return when the thread has ended."""
@@ -152,14 +167,20 @@ class Wakefulness:
         try:
             while self._wanted.wait() and not self._stopped.is_set():
                 self._keeper.begin()
-                while time.perf_counter() - self._last < WINDOW and not self._stopped.wait(PERIOD):
+                self._is_watched = True
+                while time.perf_counter() - self.last < WINDOW and not self._stopped.wait(PERIOD):
                     pass
-                self._keeper.end()
+                self._let_go()
                 self._wanted.clear()
                 if self._stopped.is_set():  # before `wanted` was, perhaps for the last time
                     return
         finally:
-            self._keeper.end()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._is_watched = False
+        self._keeper.end()
+        self.keeping.let_go()
 
 
 # By process, of which a fork has no threads, and way of keeping cores awake.
@@ -177,3 +198,14 @@ def _stop() -> None:
     for (process, _), wakefulness in _shared.items():
         if process == os.getpid():
             wakefulness.stop()
+
+
+def _let_go() -> None:
+    # A fork would stay under the policy: there, nobody knows.
+    for (process, _), wakefulness in _shared.items():
+        if process == os.getpid():
+            wakefulness.keeping.let_go()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_let_go)

@@ -117,11 +117,40 @@ class Interface:
     @staticmethod
     def workgroup(axis: int) -> ir.Value:
         """Return this workgroup's number along x, y or z."""
+        return Interface._of_workgroup("id", axis)
+
+    @staticmethod
+    def workgroups(axis: int) -> ir.Value:
+        """Return how many workgroups there are along x, y or z."""
+        return Interface._of_workgroup("count", axis)
+
+    @staticmethod
+    def _of_workgroup(what: str, axis: int) -> ir.Value:
         return ir.Operation.create(
-            "hal.interface.workgroup.id",
+            f"hal.interface.workgroup.{what}",
             results=[ir.IndexType.get()],
             attributes={"dimension": ir.IntegerAttr.get(ir.IndexType.get(), axis)},
         ).result
+
+
+def threads(default: int) -> ir.Value:
+    """Return how many threads the device has that runs the module, `default` if it does not say."""
+    kind = ir.Type.parse("!hal.device")
+    device = ir.Operation.create(
+        "hal.devices.get", results=[kind], operands=[build.index(0)]
+    ).result  # fmt: skip
+    i64 = ir.IntegerType.get_signless(64)
+    found = ir.Operation.create(
+        "hal.device.query",
+        results=[ir.IntegerType.get_signless(1), i64],
+        operands=[device],
+        attributes={
+            "category": ir.StringAttr.get("hal.dispatch"),
+            "key": ir.StringAttr.get("concurrency"),
+            "default_value": ir.IntegerAttr.get(i64, default),
+        },
+    )
+    return arith.index_cast(ir.IndexType.get(), found.results[1])
 
 
 def dispatch(

@@ -24,7 +24,7 @@ from . import emit
 from .executable import Interface
 from .integer_dot import IntegerDot
 
-ROWS = 8  # of a workgroup: a row takes a few microseconds
+ROWS = 4  # of a workgroup: a row of 4096 elements takes 0.6 microseconds
 # Makes what is carried of values, the place of the first, and what was carried.
 Step = Callable[[ir.Value, ir.Value, ir.Value], ir.Value]
 

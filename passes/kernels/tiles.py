@@ -17,7 +17,8 @@ FAR_BYTES = 24.0  # that come from the third cache in a cycle
 ROUND_CYCLES = 0.6  # for an element of an activation
 TABLE_CYCLES = 1.0  # for one whose tables are made
 STREAMS = 16  # and one that reads each weight once, since the speed of memory varies
-MOST_ROUNDED = 4096  # elements of an activation that each workgroup rounds for itself
+MOST_TABLED = 4096  # elements of an activation whose tables each workgroup makes for itself
+MOST_ROUNDED = 16384  # bytes of codes of an activation that each workgroup rounds for itself
 STREAMED_ROWS = 4  # up to so many rows, weights come from memory faster than they can be used
 AHEAD_BYTES = 4096  # how far ahead such weights are asked for; of all panels side by side
 MOST_TOGETHER = 4  # panels that one core reads side by side
@@ -137,14 +138,20 @@ def choose(
     return Tile(isa.lanes, rows, vectors, k_block, *_cut(isa, batch, m, n, k_block, rows, vectors))
 
 
-def rounds_rows(m: int | None, k: int) -> bool:
+def rounds_rows(m: int | None, k: int, strategy: str) -> bool:
     """Whether each workgroup of a product of 8-bit activations rounds its rows for itself.
 
     A second dispatch takes as long as a small product: 1 x 1536 x 384 and 1 x 384 x 1536 took 0.074
     ms with one and 0.037 without (Zen 4, two cores), 1 x 4096 x 4096 0.106 and 0.094 (cores kept
-    awake; on the calling thread alone 0.136 and 0.140).
+    awake; on the calling thread alone 0.136 and 0.140).  To round 16384 elements takes 2.6
+    microseconds of each workgroup, of which a thread has two; the codes lie on its stack.
     """
-    return m is not None and m <= STREAMED_ROWS and m * k <= MOST_ROUNDED
+    return m is not None and m <= STREAMED_ROWS and m * k * CODE_BYTES[strategy] <= MOST_ROUNDED
+
+
+def makes_tables(m: int | None, k: int) -> bool:
+    """Whether each workgroup of a product by look-up makes the tables of its rows for itself."""
+    return m is not None and m <= STREAMED_ROWS and m * k <= MOST_TABLED
 
 
 def choose_integer(
@@ -175,11 +182,13 @@ def choose_integer(
     dots = -(-k // 4) * vectors * _DOT_CYCLES[strategy]
     costs = Costs(
         tile=dots * beside,
-        row=k * ROUND_CYCLES if rounds_rows(m, k) else k / FAR_BYTES,
+        row=k * ROUND_CYCLES if rounds_rows(m, k, strategy) else k / FAR_BYTES,
         panel=panel_bytes / FAR_BYTES * beside,
     )
     units = -(-panels // beside)
     group, chunk = split(batch, m, units, rows, costs, max(1, fitting // beside))
+    if is_once:
+        group = 1  # they are shared out among the threads that there are
     return Tile(isa.lanes, rows, vectors, words, min(panels, group * beside), chunk)
 
 
@@ -237,7 +246,7 @@ def choose_permuted_tables(
     panel_bytes = 4 * TABLE_VECTORS * isa.lanes * words
     fitting = panels if is_once else max(1, B_BYTES // panel_bytes)
     cycles = words * TABLE_VECTORS * 3.0
-    making = k * TABLE_CYCLES if rounds_rows(m, k) else 0.0
+    making = k * TABLE_CYCLES if makes_tables(m, k) else 0.0
     costs = Costs(tile=cycles, row=making, panel=panel_bytes / FAR_BYTES)
     group, chunk = split(batch, m, panels, rows, costs, fitting)
     return Tile(isa.lanes, rows, TABLE_VECTORS, words, group, chunk)
@@ -316,6 +325,8 @@ TABLE_VECTORS = 4  # a register of bytes becomes four of f32
 
 # Strategy → about how many cycles a vector of products of four takes.
 _DOT_CYCLES = {"vnni": 1.2, "bytes": 1.5, "shorts": 2.5, "lanes": 8.0}
+# Strategy → bytes that the code of an activation takes.
+CODE_BYTES = {"vnni": 1, "bytes": 1, "shorts": 2, "lanes": 4}
 # Strategy → (rows, vectors) of 16 registers and of 32.
 _INTEGER_TILES = {
     "vnni": ((4, 2), (8, 2)),

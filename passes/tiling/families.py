@@ -135,15 +135,16 @@ def kernel_of(problem: Problem, tiling: Tiling) -> Any:
             codes=codes_of(problem), group=problem.group, symmetric=problem.symmetric,
         )  # fmt: skip
     if is_integer(problem.form):
+        rows = integer_rows(problem)
         return IntegerMatmul(
-            problem.batch or 1, problem.m, problem.n or 0, integer_rows(problem), problem.symmetric,
-            tile, rounds=tiles.rounds_rows(problem.m, problem.k or 0),
+            problem.batch or 1, problem.m, problem.n or 0, rows, problem.symmetric, tile,
+            rounds=tiles.rounds_rows(problem.m, rows.k, rows.dot.strategy),
         )  # fmt: skip
     if problem.form in TABLES:
         return TableMatmul(
             problem.batch or 1, problem.m, problem.n or 0, table_rows(problem), problem.planes,
             problem.group, tile, None, scaling_of(problem),
-            tiles.rounds_rows(problem.m, problem.k or 0),
+            tiles.makes_tables(problem.m, problem.k or 0),
         )  # fmt: skip
     raise ValueError(f"there is no kernel of the form '{problem.form}'")
 

@@ -77,8 +77,13 @@ def illegal(problem: Problem, tiling: KernelTiling) -> str:
     if tiling.copies:
         return "prepared rows are not copied"
     is_table = problem.form in families.TABLES
-    if tiles.rounds_rows(problem.m, problem.k or 0) and tile.row_chunk < (problem.m or 0):
-        return "workgroups that round rows have all of them"
+    if is_table:
+        rounds = tiles.makes_tables(problem.m, problem.k or 0)
+    else:
+        strategy = families.integer_rows(problem).dot.strategy
+        rounds = tiles.rounds_rows(problem.m, problem.k or 0, strategy)
+    if rounds and tile.row_chunk < (problem.m or 0):
+        return "workgroups that prepare rows have all of them"
     if is_table and tile.vectors != TABLE_VECTORS:
         return f"panels of look-ups have {TABLE_VECTORS} vectors"
     if tile.rows > _most_rows(problem, isa, tile.vectors):

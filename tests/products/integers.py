@@ -22,7 +22,7 @@ def kernel(
     rows = IntegerRows(None if dynamic else batch * m, k, group, per_group, dot)
     words = rows.chunks * dot.vectors
     known = None if dynamic else m
-    rounds = tiles.rounds_rows(known, k)
+    rounds = tiles.rounds_rows(known, k, dot.strategy)
     tile = tile or tiles.choose_integer(
         dot.isa, (batch, known, n, k), words, dot.strategy, rows.groups, bits
     )

@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -137,6 +139,41 @@ def test_it_ends_while_calls_go_on() -> None:
     assert until(lambda: keeper.is_on)
     awake.stop()
     assert not keeper.is_on
+
+
+def test_a_caller_keeps_the_policy_until_calls_cease() -> None:
+    if os.sched_getscheduler(0) != os.SCHED_OTHER:
+        pytest.skip("the tests run under another policy")
+    awake = Wakefulness(Recorder())
+
+    def call() -> bool:
+        now = time.perf_counter()
+        awake.after_call(now, now)
+        return os.sched_getscheduler(0) == os.SCHED_BATCH
+
+    def work() -> tuple[int, bool]:
+        assert until(call)
+        assert threading.get_ident() in awake.keeping.threads
+        assert until(lambda: os.sched_getscheduler(0) == os.SCHED_OTHER)
+        assert threading.get_ident() not in awake.keeping.threads
+        assert until(call)
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        awake.stop()
+        return os.sched_getscheduler(0), call()
+
+    with ThreadPoolExecutor(1) as pool:  # who is idle may need a right to be anything else again
+        policy, is_kept = pool.submit(work).result()
+    assert policy == os.SCHED_IDLE  # somebody else's
+    assert not is_kept
+
+
+def test_a_caller_is_not_kept_where_nobody_lets_it_go() -> None:
+    awake = Wakefulness(Recorder())
+    awake._wanted.set()  # as an interrupt leaves it that ends the thread as it starts
+    for _ in range(3):
+        now = time.perf_counter()
+        awake.after_call(now, now)
+    assert threading.get_ident() not in awake.keeping.threads
 
 
 # -- how -------------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 All kernels of a vector unit are compiled into one module, which its tests share.
 """
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -59,7 +61,10 @@ def loaded(request, tmp_path_factory):
     unit = request.param
     target = units.target(unit)
     made = kernels(unit)
-    return Loaded(compile_kernels(made, target, tmp_path_factory.mktemp(unit)), made)
+    path = compile_kernels(made, target, tmp_path_factory.mktemp(unit))
+    both = Loaded(path, made)
+    both.alone = Loaded(path, made, "cpu-sync")
+    return both
 
 
 def operands(one, seed=0):
@@ -79,6 +84,18 @@ def test_products_are_those_of_the_definition(loaded, number):
     one = loaded.kernels[number]
     _, x, weights = operands(one)
     loaded.check(number, x, weights)
+
+
+@EVERY
+def test_however_many_threads_share_the_panels(loaded):
+    found = []
+    for number, one in enumerate(loaded.kernels):
+        if one.reads_once:
+            _, x, weights = operands(one)
+            alone = loaded.alone(number, x, weights)
+            np.testing.assert_array_equal(alone, loaded(number, x, weights))
+            found.append(one.portions)
+    assert max(found) > 4  # more than workgroups, on one thread and on two
 
 
 @EVERY
@@ -133,8 +150,10 @@ def test_few_small_rows_are_rounded_by_the_product_itself():
         return kernel("avx512vnni", sizes, 4, 32, **more).rounds
 
     assert rounds(1, 1536, 384) and rounds(1, 384, 1536) and rounds(4, 384, 384)
-    assert rounds(1, 4096, 4096)
-    assert not rounds(1, 4096, 4608)  # each workgroup would take a while
+    assert rounds(4, 4096, 4096)
+    assert not rounds(4, 4096, 4608)  # each workgroup would take a while
+    assert kernel("portable", (1, 64, 4096), 4, 32).rounds
+    assert not kernel("portable", (1, 64, 4608), 4, 32).rounds  # nor have its stack
     assert not rounds(5, 64, 64)
     assert not rounds(1, 64, 64, dynamic=True)  # may be any number
 
@@ -144,6 +163,11 @@ def test_few_small_rows_are_rounded_by_the_product_itself():
 def test_two_threads_get_nearly_the_same_work(m, n, k):
     one = kernel("avx512vnni", (m, n, k), 8, k, per_group=False)
     groups = [min(one.tile.panels, one.panels - p) for p in range(0, one.panels, one.tile.panels)]
+    if one.reads_once:  # as many workgroups as two threads get
+        count = min(one.portions, 2 * one.shares)
+        each, over = divmod(one.portions, count)
+        firsts = [number * each + min(number, over) for number in range(count + 1)]
+        groups = [sum(groups[first:last]) for first, last in itertools.pairwise(firsts)]
     chunks = [min(one.tile.row_chunk, m - r) for r in range(0, m, one.tile.row_chunk)]
     items = [panels * rows for rows in chunks for panels in groups]
     last, _ = makespan(items, 2)
