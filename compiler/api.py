@@ -178,7 +178,7 @@ class _Road:
         self.tiles: TileChoice | None = None
         self.selection: SelectTiles | None = None
         self.seconds: dict[str, float] = {}
-        self.notes: list[str] = []
+        self.notes: list[str] = list(target.notes)
 
     def travel(self, model: Any) -> Artifact:
         begun = self._begin("import")
@@ -326,6 +326,7 @@ class _Road:
             recipe=self.recipe.name,
             target=self.target.name,
             device=self.target.device,
+            needs=self.target.gpu.needs if self.target.gpu else {},
             serial_microseconds=call_time.serial_microseconds(said["energy"]),
             parameters=written,
             versions=_versions(),

@@ -11,6 +11,8 @@ from importlib import resources
 from typing import Any, Self
 
 from ..errors import UserError, nearest
+from ..passes import gpus
+from ..passes.gpus import Gpu
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Target:
 
     ``float64_flags`` are added for a model with float64 tensors, ``any_order_flags`` where sums may
     be in any order; ``fallbacks`` are flags to replace others with when ``iree-compile`` fails, in
-    order.
+    order.  ``gpu`` is what a GPU has, ``notes`` what the user should know of the choice.
     """
 
     name: str
@@ -29,6 +31,8 @@ class Target:
     float64_flags: tuple[str, ...] = ()
     any_order_flags: tuple[str, ...] = ()
     fallbacks: tuple[tuple[str, ...], ...] = ()
+    gpu: Gpu | None = None
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.name
@@ -65,7 +69,8 @@ def load_target(target: str | Target) -> Target:
     Raises
     ------
     UserError
-        For a target that is not known, or a chip name that cannot be one.
+        For a target that is not known, or a chip that is not (of CPUs LLVM knows the names, here it
+        must only look like one).
     """
     if isinstance(target, Target):
         return target
@@ -79,12 +84,16 @@ def load_target(target: str | Target) -> Target:
         raise UserError(f"'{chip}' is no chip name", where=f"target '{target}'")
     entry = table[backend]
     chip = chip or entry["default"]
+    gpu, note = gpus.find(backend, chip) if gpus.families(backend) else (None, "")
+    words = {"chip": gpu.chip if gpu else chip, "spirv": gpu.spirv_target if gpu else ""}
     return Target(
         name=target,
         backend=backend,
         device=entry["device"],
-        flags=tuple(flag.format(cpu=chip) for flag in entry["flags"]),
+        flags=tuple(flag.format(**words) for flag in entry["flags"]),
         float64_flags=tuple(entry["float64"]),
         any_order_flags=tuple(entry.get("any_order", ())),
         fallbacks=tuple(tuple(flags) for flags in entry.get("fallbacks", ())),
+        gpu=gpu,
+        notes=(note,) if note else (),
     )

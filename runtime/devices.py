@@ -3,7 +3,8 @@
 ========================  =========================================================
 ``cpu``                   IREE's thread pool (``local-task``), one worker per core
 ``cpu-sync``              the calling thread only (``local-sync``)
-``vulkan``, ``cuda``      the first device of that kind, hardware before software
+``vulkan``, ``cuda``      the first device of that kind, hardware before software; for a module
+                          the first that has what it needs (:mod:`.gpu_facts`)
 ``vulkan://X``            that device: its number in the list, path or UUID
 ``auto``                  the device that the module was compiled for; of ``cpu`` and
                           ``cpu-sync`` the faster one (:mod:`.short_calls`)
@@ -16,7 +17,8 @@ import contextlib
 import os
 import re
 import threading
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -28,7 +30,8 @@ import iree.runtime as rt
 from iree.runtime._binding import create_hal_driver
 
 from ..errors import UserError, nearest
-from . import placement
+from . import gpu_facts, placement
+from .gpu_facts import GpuFacts
 
 AUTO = "auto"
 CPU, CPU_SYNC, VULKAN, CUDA = "cpu", "cpu-sync", "vulkan", "cuda"
@@ -59,9 +62,9 @@ class Device:
     """An open device.
 
     ``name`` is what a user can type to get it again; ``threads`` the number of worker threads,
-    0 where that means nothing; ``hal`` IREE's ``HalDevice``.  Of a thread pool that has all cores,
-    ``cores`` are the logical CPUs that its workers are bound to, and ``workers`` the ids of its
-    threads.
+    0 where that means nothing; ``hal`` IREE's ``HalDevice``; ``facts`` what a GPU's driver tells.
+    Of a thread pool that has all cores, ``cores`` are the logical CPUs that its workers are bound
+    to, and ``workers`` the ids of its threads.
     """
 
     name: str
@@ -72,6 +75,7 @@ class Device:
     driver: Any
     cores: tuple[int, ...] = ()
     workers: tuple[int, ...] = ()
+    facts: GpuFacts = field(default_factory=GpuFacts)
 
     @property
     def is_gpu(self) -> bool:
@@ -84,12 +88,17 @@ class Device:
 
 @dataclass(frozen=True)
 class DeviceInfo:
-    """One line of :func:`list_devices`; ``problem`` is empty for a device that can be opened."""
+    """One line of :func:`list_devices`; ``problem`` is empty for a device that can be opened.
+
+    ``index`` is its place among those of its kind, which is a name of it too: ``vulkan://0``.
+    """
 
     name: str
     description: str
     problem: str = ""
     hint: str = ""
+    index: int = 0
+    facts: GpuFacts = field(default_factory=GpuFacts)
 
     @property
     def available(self) -> bool:
@@ -130,12 +139,30 @@ def list_devices() -> list[DeviceInfo]:
     ]
     for kind in (VULKAN, CUDA):
         try:
-            _, devices = _query(kind)
+            driver, devices = _query(kind)
         except UserError as error:
             found.append(DeviceInfo(kind, "", error.what, error.hint))
             continue
-        found.extend(DeviceInfo(_uri(kind, entry), entry["name"]) for entry in devices)
+        found.extend(
+            DeviceInfo(_uri(kind, e), e["name"], index=index, facts=_facts(driver, e))
+            for index, e in enumerate(devices)
+        )
     return found
+
+
+def fitting(kind: str, needs: Mapping[str, Any]) -> str:
+    """Return the name of the first device of that kind that has what a module `needs`.
+
+    Where none has, it is that of the first one.
+
+    Raises
+    ------
+    UserError
+        When the driver or a device is absent; the hint names the package.
+    """
+    driver, devices = _query(kind)
+    fits = [entry for entry in devices if not gpu_facts.lacking(_facts(driver, entry), needs)]
+    return _uri(kind, (fits or devices)[0])
 
 
 def open_device(name: str = CPU, *, threads: int | None = None) -> Device:
@@ -258,7 +285,16 @@ def _open_gpu(kind: str, identity: str) -> Device:
             where=_uri(kind, chosen),
             hint=_HINTS[kind],
         ) from error
-    return Device(_uri(kind, chosen), kind, chosen["name"], 0, device, driver)
+    name, facts = _uri(kind, chosen), _facts(driver, chosen)
+    return Device(name, kind, chosen["name"], 0, device, driver, facts=facts)
+
+
+def _facts(driver: Any, entry: dict[str, Any]) -> GpuFacts:
+    """Return what the driver tells of a device; IREE prints it for people."""
+    try:
+        return gpu_facts.read(driver.dump_device_info(entry["device_id"]))
+    except (RuntimeError, ValueError, OSError):
+        return GpuFacts()
 
 
 def _find(kind: str, identity: str, devices: list[dict[str, Any]]) -> dict[str, Any]:

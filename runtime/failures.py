@@ -34,14 +34,21 @@ def start_error(path: Path, manifest: Manifest, device: Device, error: Exception
         what = "the module needs parameters, but its manifest names no archive"
         return UserError(what, where=where, hint=_AGAIN)
     if _WRONG_DEVICE.search(text):
-        built = manifest.target or manifest.device or "another target"
-        return UserError(
-            f"the module was compiled for {built} and does not run on the device '{device.name}'",
-            where=where,
-            hint="load it with device='auto', or compile it for that device",
-            detail=short(error, 160),
-        )
+        return wrong_device(path, manifest, device.name, short(error, 160))
     return InternalError("IREE cannot start the module", where=where, detail=short(error))
+
+
+def wrong_device(path: Path, manifest: Manifest, name: str, why: str) -> UserError:
+    """Return what to raise when the module is for another device than that called `name`."""
+    built = manifest.target or manifest.device or "another target"
+    kind = name.partition(":")[0]
+    hint = "load it with device='auto', or compile it for that device"
+    if kind == manifest.device:
+        hint = f"compile it for that device ('lowc doctor' tells its target), or for {kind}"
+    return UserError(
+        f"the module was compiled for {built} and does not run on the device '{name}'",
+        where=str(path), hint=hint, detail=why,
+    )  # fmt: skip
 
 
 def short(error: Exception, most: int = 400) -> str:

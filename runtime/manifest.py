@@ -60,7 +60,7 @@ class Manifest:
     """Everything that loading and calling a module needs to know; see the module docstring.
 
     ``serial_microseconds`` is about how long one thread takes for a call, None where it is not
-    known.
+    known.  ``needs`` is what a GPU must have, as in :mod:`.gpu_facts`.
     """
 
     inputs: tuple[Leaf, ...]
@@ -73,6 +73,7 @@ class Manifest:
     recipe: str = ""
     target: str = ""
     device: str = ""
+    needs: dict[str, Any] = field(default_factory=dict)
     entry_point: str = ENTRY_POINT
     has_state: bool = False
     serial_microseconds: float | None = None
@@ -129,6 +130,12 @@ class Manifest:
         estimate = self.serial_microseconds
         if estimate is not None and not (isinstance(estimate, int | float) and estimate >= 0):
             raise ValueError("the estimate of a call's time is no time")
+        sizes, features = self.needs.get("subgroups", []), self.needs.get("features", [])
+        numbers = [*sizes, self.needs.get("chip", 0)]
+        if not all(isinstance(n, int) for n in numbers) or not all(
+            isinstance(name, str) for name in features
+        ):
+            raise ValueError("what it needs of a GPU is not readable")
 
 
 def _leaf(data: dict[str, Any]) -> Leaf:

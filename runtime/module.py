@@ -12,13 +12,14 @@ import iree.runtime as rt
 import numpy as np
 
 from ..errors import InternalError, UserError
+from . import gpu_facts
 from . import tree as trees
 from .binding import Binder
 from .buffers import DeviceArray, download, upload
 from .convert import array_of, check_bound, to_array
-from .devices import AUTO, CPU, CPU_SYNC, Device, check_threads, open_device
+from .devices import AUTO, CPU, CPU_SYNC, CUDA, VULKAN, Device, check_threads, fitting, open_device
 from .dtypes import data_type, name_of
-from .failures import IREE_ERRORS, short, start_error
+from .failures import IREE_ERRORS, short, start_error, wrong_device
 from .manifest import RESET_POINT, Leaf, Manifest
 from .parameters import check_archive, parameters_module
 from .pool_calls import PoolCalls
@@ -72,7 +73,11 @@ def load(
     def started(name: str) -> Module:
         # Of the calling thread a number of threads was not asked for: it says how many may be.
         is_chosen = name == CPU_SYNC and device == AUTO
+        if name in (VULKAN, CUDA) and manifest.needs:
+            name = fitting(name, manifest.needs)
         opened = open_device(name, threads=None if is_chosen else threads)
+        if why := gpu_facts.lacking(opened.facts, manifest.needs):
+            raise wrong_device(path, manifest, opened.name, why)
         hal = rt.create_hal_module(instance, opened.hal)
         try:
             context = rt.VmContext(instance, [hal, *extra, vm_module])

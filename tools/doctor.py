@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import platform
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,15 @@ import click
 from ..compiler import machine
 from ..errors import UserError
 from . import output
+
+# What Vulkan calls what kernels can use, and how it is said.
+FEATURES = {
+    "shaderIntegerDotProduct": "int8 dot product",
+    "storageBuffer8BitAccess": "8-bit storage",
+    "storageBuffer16BitAccess": "16-bit storage",
+    "shaderFloat16": "f16",
+    "cooperativeMatrix": "cooperative matrices",
+}
 
 
 @click.command("doctor")
@@ -50,13 +58,35 @@ def examine() -> dict[str, Any]:
     return {**found, "advice": [*said, *advice(found)]}
 
 
-def _devices() -> tuple[list[dict[str, str]], str]:
+def _devices() -> tuple[list[dict[str, Any]], str]:
     """Return IREE's devices, absent kinds too, and what went wrong in finding them."""
     try:
         from ..runtime.devices import list_devices
     except ImportError as error:
         return [], f"devices are unknown, IREE's runtime does not load: {error}"
-    return [dataclasses.asdict(device) for device in list_devices()], ""
+    return [_described(device) for device in list_devices()], ""
+
+
+def _described(device: Any) -> dict[str, Any]:
+    """Return a ``DeviceInfo`` as plain data, with the targets whose code it runs."""
+    said = {key: getattr(device, key) for key in ("name", "description", "problem", "hint")}
+    from ..compiler.device_targets import targets_of
+
+    kind, facts = device.name.partition(":")[0], device.facts
+    if kind not in ("vulkan", "cuda") or not device.available:
+        return said
+    features = facts.features
+    has = None if features is None else {text: key in features for key, text in FEATURES.items()}
+    return {
+        **said,
+        "index": device.index,
+        "uuid": facts.uuid or device.name.partition("://")[2],
+        "driver": facts.driver,
+        "api": facts.api,
+        "subgroups": facts.subgroups,
+        "features": has,
+        "targets": targets_of(kind, facts),
+    }
 
 
 def _waiting() -> tuple[str | None, str]:
@@ -111,16 +141,28 @@ def _print(found: dict[str, Any]) -> None:
         _block("memory", [f"{total}, {available} available"])
     versions = found["packages"].items()
     _block("packages", [f"{name:18} {version or 'missing'}" for name, version in versions])
-    _block(
-        "devices",
-        [
-            f"{device['name']:10} {device['description'] or 'none: ' + device['problem']}"
-            for device in found["devices"]
-        ],
-    )
+    _block("devices", [line for device in found["devices"] for line in _lines(device)])
     if found["waiting"]:
         _block("waiting", [found["waiting"]])
     _block("advice", found["advice"])
+
+
+def _lines(device: dict[str, Any]) -> list[str]:
+    """Return what is said of a device; more of a GPU."""
+    first = f"{device['name']:10} {device['description'] or 'none: ' + device['problem']}"
+    if "targets" not in device:
+        return [first]
+    kind = device["name"].partition(":")[0]
+    about = [f"also {kind}://{device['index']}, UUID {device['uuid']}"]
+    about += [f"driver {device['driver']}, Vulkan {device['api']}"] if device["api"] else []
+    about += [f"compile for it with --target {' or '.join(device['targets'])}"]
+    if device["features"] is not None:
+        has = [f"{'has' if there else 'no'} {name}" for name, there in device["features"].items()]
+        about.append(", ".join(has))
+    if device["subgroups"]:
+        least, most = device["subgroups"]
+        about.append(f"{least if least == most else f'{least} to {most}'} threads run together")
+    return [first, *(f"{'':10} {line}" for line in about)]
 
 
 def _block(label: str, lines: list[str]) -> None:

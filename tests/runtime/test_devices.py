@@ -197,6 +197,25 @@ def test_vulkan(folder: Path) -> None:
 
 
 @pytest.mark.vulkan
+@pytest.mark.parametrize("device", ["auto", "vulkan", "vulkan://0"])
+def test_a_module_for_another_gpu_is_refused(folder: Path, device: str) -> None:
+    needs = {"subgroups": [128], "features": ["shaderInt8"]}
+    about = manifest(
+        ADD_INPUTS, [Leaf("", (2, 3), "float32")],
+        device="vulkan", target="vulkan:big", needs=needs,
+    )  # fmt: skip
+    path = build(folder / "add.other.vmfb", ADD, about, target="vulkan")
+    with pytest.raises(UserError) as caught:
+        load(path, device)
+    error = caught.value
+    assert error.what.startswith(
+        "the module was compiled for vulkan:big and does not run on the device 'vulkan://"
+    )
+    assert error.hint.startswith("compile it for that device ('lowc doctor' tells its target)")
+    assert error.detail.startswith("it needs 128 threads that run together, the device has ")
+
+
+@pytest.mark.vulkan
 def test_vulkan_keeps_state(folder: Path) -> None:
     leaf = Leaf("x", (4,), "float32")
     about = manifest([leaf], [Leaf("0", (4,), "float32")] * 2, has_state=True, device="vulkan")

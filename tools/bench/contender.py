@@ -37,6 +37,7 @@ class Setup:
     threads: int
     folder: Path
     rotate: bool
+    device: str = "auto"
 
     @property
     def form(self) -> Form:

@@ -57,7 +57,11 @@ from .record import new_record
 @click.option(
     "--no-weight", is_flag=True, help="A product of two activations; always so with a batch."
 )
-@click.option("--target", default="cpu", show_default=True, help="The target to compile for.")
+@click.option("--target", help="The target to compile for; by default that of the device.")
+@click.option(
+    "--device", default="auto", show_default=True,
+    help="Where to run: cpu, vulkan, cuda, vulkan://0, vulkan://UUID … ('lowc doctor' lists them).",
+)  # fmt: skip
 @click.option(
     "--against", default="torch,iree", show_default=True,
     help=f"Peers, separated by commas: {', '.join(peers.PEERS)}.",
@@ -78,8 +82,8 @@ from .record import new_record
 )  # fmt: skip
 def matmul_command(
     m: int | None, n: int | None, k: int | None, batch: int | None, shapes: tuple[str, ...],
-    no_weight: bool, target: str, against: str, rotate: bool, threads: int, blocks: int,
-    as_json: bool, plot: Path | None, keep: Path | None, **form: Any,
+    no_weight: bool, target: str | None, device: str, against: str, rotate: bool, threads: int,
+    blocks: int, as_json: bool, plot: Path | None, keep: Path | None, **form: Any,
 ) -> None:  # fmt: skip
     """Time one matmul under one form beside its peers and beside what the machine allows.
 
@@ -94,7 +98,9 @@ def matmul_command(
     product that lowc rewrote if its weights have few bits, else in f32; ``iree-form`` is always on
     that product, with the flags of the target.  Operands lie on the device before the clock starts.
     """
-    rule = _rule(form)
+    from ...compiler.device_targets import chosen
+
+    rule, target = _rule(form), chosen(target, device)
     wanted = _shapes(shapes, m, n, k, batch)
     names = tuple(part.strip() for part in against.split(",") if part.strip())
     opponents.check_names(names, tuple(peers.PEERS))
@@ -107,10 +113,10 @@ def matmul_command(
         _check_memory(product, contenders + 1, rotate)
     with tempfile.TemporaryDirectory(prefix="lowc-bench-") as folder:
         probes = limits.Limits(threads, Path(folder)) if _is_cpu(target) else None
-        bench = Bench(rule, target, threads, rotate, names, probes)
+        bench = Bench(rule, target, threads, rotate, names, probes, device)
         outcomes = [bench.measure(product, blocks) for product in products]
     record = new_record(
-        form=rule.form.to_dict(), target=target, threads=threads, rotated=rotate,
+        form=rule.form.to_dict(), target=target, device=device, threads=threads, rotated=rotate,
         has_weight=[product.has_weight for product in products],
         products=[outcome.to_dict() for outcome in outcomes],
     )  # fmt: skip

@@ -76,6 +76,7 @@ class Bench:
     rotate: bool
     names: tuple[str, ...]
     limits: limits.Limits | None
+    device: str = "auto"
 
     def measure(self, product: Product, blocks: int) -> Outcome:
         """Compile, check and time all contenders on one product."""
@@ -115,7 +116,10 @@ class Bench:
 
         output.remark(f"importing {product.shape}")
         with open_model(product.program()) as model:
-            setup = Setup(product, self.rule, model, self.target, self.threads, folder, self.rotate)
+            setup = Setup(
+                product, self.rule, model, self.target, self.threads, folder, self.rotate,
+                self.device,
+            )  # fmt: skip
             output.remark("preparing lowc")
             found, skipped = [peers.ours(setup)], {}
             for name in self.names:

@@ -44,7 +44,11 @@ class Row:
     "--recipe", "recipes", multiple=True, default=("f32",), show_default=True,
     help="A recipe to compile with; may be given several times.",
 )  # fmt: skip
-@click.option("--target", default="cpu", show_default=True, help="The target to compile for.")
+@click.option("--target", help="The target to compile for; by default that of the device.")
+@click.option(
+    "--device", default="auto", show_default=True,
+    help="Where to run: cpu, vulkan, cuda, vulkan://0, vulkan://UUID … ('lowc doctor' lists them).",
+)  # fmt: skip
 @click.option(
     "--against", default="torch,iree", show_default=True,
     help=f"Opponents, separated by commas: {', '.join(opponents.NAMES)}.",
@@ -73,9 +77,9 @@ class Row:
     help="Keep the result, with machine and date, as a JSON file in this folder.",
 )  # fmt: skip
 def model_command(
-    model: Path, recipes: tuple[str, ...], target: str, against: str, onnx: Path | None,
-    dims: tuple[str, ...], files: tuple[str, ...], threads: int, blocks: int, as_json: bool,
-    keep: Path | None,
+    model: Path, recipes: tuple[str, ...], target: str | None, device: str, against: str,
+    onnx: Path | None, dims: tuple[str, ...], files: tuple[str, ...], threads: int, blocks: int,
+    as_json: bool, keep: Path | None,
 ) -> None:  # fmt: skip
     """Time MODEL (.pt2) under some recipes beside its opponents.
 
@@ -86,20 +90,24 @@ def model_command(
     and ``openvino-int8`` run what ONNX Runtime's ``quantize_dynamic`` makes of the model, with
     signed (``int8``) and unsigned (``uint8``) weights.
     """
+    from ...compiler.device_targets import chosen
+
     names = tuple(part.strip() for part in against.split(",") if part.strip())
     opponents.check_names(names)
+    target = chosen(target, device)
     if onnx is not None and not onnx.is_file():
         raise UserError("the file does not exist", where=str(onnx), hint="export the model as ONNX")
     sizes, given = _pairs(dims, int), {n: read_npy(f) for n, f in _pairs(files, str).items()}
     threads = threads or len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="lowc-bench-") as folder:
-        contest = Contest(model, Path(folder), threads, target)
+        contest = Contest(model, Path(folder), threads, target, device)
         contest.prepare(recipes, sizes, given, names, onnx)
         rows = contest.run(blocks)
     best = min((row for row in rows if row.name.startswith("iree:")), key=_time, default=None)
     record = new_record(
         model=model.name,
         target=target,
+        device=device,
         threads=threads,
         inputs=contest.input_text,
         rows=[asdict(row) for row in rows],
@@ -117,8 +125,9 @@ def model_command(
 class Contest:
     """Everything that takes part in one measurement."""
 
-    def __init__(self, model: Path, folder: Path, threads: int, target: str) -> None:
+    def __init__(self, model: Path, folder: Path, threads: int, target: str, device: str) -> None:
         self.model, self.folder, self.threads, self.target = model, folder, threads, target
+        self.device = device
         self.runners: dict[str, Callable[[], Any]] = {}
         self.skipped: dict[str, str] = {}
         self.input_text = ""
@@ -162,8 +171,11 @@ class Contest:
     def _add_module(self, name: str, path: Path, values: list[Any]) -> None:
         from ...runtime.module import load
 
-        on_cpu = self.target.partition(":")[0] == "cpu" or name.startswith("iree:")
-        module = load(path, threads=self.threads if on_cpu else None)
+        is_stock = name.startswith("iree:")  # always the CPU's
+        on_cpu = self.target.partition(":")[0] == "cpu" or is_stock
+        on_cpu = on_cpu and self.device != "cpu-sync"
+        device = "auto" if is_stock else self.device
+        module = load(path, device, threads=self.threads if on_cpu else None)
         manifest = module.manifest
         tensors = iter(values)
         leaves = iter([leaf.value if leaf.literal else next(tensors) for leaf in manifest.inputs])
@@ -173,7 +185,8 @@ class Contest:
         def call() -> list[Any]:
             return list(trees.flatten(manifest.out_tree, module(*args, **kwargs), "output"))
 
-        self.runners[name] = call
+        # On a GPU, inputs are brought there once, and results stay: that is not the model's time.
+        self.runners[name] = module.bound(*args, **kwargs) if module.device.is_gpu else call
 
     def _add_opponent(
         self, name: str, imported: Model, values: list[Any], onnx: Path | None

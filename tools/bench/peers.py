@@ -138,12 +138,13 @@ def _compiled(setup: Setup, name: str, rule: Rule, target: Target, *, kernels: b
     # A product of two activations is not stored: it has the bits of its operands, f32.
     bits = row["bits_per_weight"] or 8 * F32_BYTES
     count = setup.copies(setup.product.streamed_elements * bits / 8)
-    on_cpu = target.device == "cpu"
+    on_cpu = target.device == "cpu" and setup.device != "cpu-sync"
     calls = []
     for i in range(count):
         # Files of their own: copies of one file would share its pages in memory.
         copy = artifact if i == 0 or not setup.product.has_weight else artifact.save(place / str(i))
-        module = load(copy, verify=False, threads=setup.threads if on_cpu else None)
+        threads = setup.threads if on_cpu else None
+        module = load(copy, setup.device, verify=False, threads=threads)
         calls.append(_module_call(module, setup.product))
     demand = setup.demand(bits, arithmetic(rule.form))
 
