@@ -122,7 +122,7 @@ def test_why_no_copies_and_no_other_kind():
     rounds = problem("w4a8", "avx512vnni", 1, 3, 384, 384)
     tile = dataclasses.replace(space.default(rounds).tile, rows=1, row_chunk=1)
     assert (
-        space.illegal(rounds, KernelTiling(tile)) == "workgroups that round rows have all of them"
+        space.illegal(rounds, KernelTiling(tile)) == "workgroups that prepare rows have all of them"
     )
 
 
