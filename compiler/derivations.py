@@ -21,6 +21,7 @@ from ..passes.formats import (
     binary_codes,
     bipolar_products,
     bit_planes,
+    gpu_rows,
     integer,
     key_panels,
     panels,
@@ -172,6 +173,26 @@ def _integer_panels(
             if quantized.zeros is not None:
                 zeros = panels.pack_group_values(quantized.zeros, columns, np.uint8)
                 yield "zeros", zeros.reshape(-1).view(np.uint8)
+
+
+def _gpu_rows(
+    tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
+) -> Iterator[Part]:
+    """Integers of rows ``[..., K]`` as kernels for GPUs read them (``formats/gpu_rows.py``)."""
+    bits, k, group = derivation["bits"], tensor.shape[-1], derivation["group"]
+    fmt = integer.GroupedInteger(bits, group, derivation["symmetric"])
+    for rows in _row_blocks(tensor):
+        quantized = _round_to_integers(rows, fmt, inputs)
+        if derivation["order"] == "integer":
+            words = gpu_rows.pack_integers(quantized.codes, bits)
+        else:
+            words = gpu_rows.pack_floats(quantized.codes, bits, derivation["span"])
+        yield "codes", words.reshape(-1).view(np.uint8)
+        scales = gpu_rows.pack_values(quantized.scales, k, group, np.float32)
+        yield "scales", scales.reshape(-1).view(np.uint8)
+        if quantized.zeros is not None:
+            zeros = gpu_rows.pack_values(quantized.zeros, k, group, np.uint8)
+            yield "zeros", zeros.reshape(-1).view(np.uint8)
 
 
 def _small_float_panels(
@@ -455,6 +476,7 @@ METHODS: dict[str, Callable[[NDArray[Any], Derivation, Feedback | None], Iterato
     "rtn-floats": _rtn_floats,
     "additive": _additive,
     "integer-panels": _integer_panels,
+    "gpu-rows": _gpu_rows,
     "small-float-panels": _small_float_panels,
     "float-panels": _float_panels,
     "binary": _binary,

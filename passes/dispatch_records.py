@@ -16,18 +16,24 @@ from .contraction import defining, simplify_layout
 from .epilogues import Chain
 from .integer_products import IntegerProduct
 from .kernels import executable
+from .kernels.integer_few_gpu import IntegerFewGpu
 from .kernels.integer_rows import IntegerRows
+from .kernels.integer_rows_gpu import IntegerRowsGpu
+from .kernels.integer_tiles_gpu import IntegerTilesGpu
 from .kernels.record_matmul import RecordMatmul
 from .kernels.table_rows import TableRows
 from .matrices import from_matrices, to_matrices
 from .table_products import TableProduct
 
+Rows = IntegerRows | IntegerRowsGpu | TableRows
+Kernel = RecordMatmul | IntegerFewGpu | IntegerTilesGpu
+
 
 def replace(
     module: ir.Module,
     product: IntegerProduct | TableProduct,
-    rows: IntegerRows | TableRows | None,
-    kernel: RecordMatmul,
+    rows: Rows | None,
+    kernel: Kernel,
     weight: Sequence[ir.Value],
     bits: float,
     chain: Chain | None,
@@ -36,7 +42,7 @@ def replace(
 
     Parameters
     ----------
-    rows : IntegerRows or TableRows or None
+    rows : IntegerRows or TableRows or IntegerRowsGpu or None
         What prepares the rows; None if `kernel` does.
     weight : sequence of Value
         The weight's tensors, as the kernel binds them.
@@ -106,7 +112,8 @@ def load_weight(
     filled = "".join(
         f".{key[0]}{derivation[key]}" for key in ("quads", "words", "fives") if key in derivation
     )
-    stem = f"{symbol.rpartition('.')[0]}{filled}.p{derivation['columns']}"
+    order = f"p{derivation['columns']}" if "columns" in derivation else derivation["order"]
+    stem = f"{symbol.rpartition('.')[0]}{filled}.{order}"
     found = []
     for part, dims, element in parts:
         type_ = build.tensor_type(list(dims), element)
@@ -122,7 +129,7 @@ def as_chain(found: Chain | Refusal) -> Chain | None:
     return found if isinstance(found, Chain) else None
 
 
-def _prepared(module: ir.Module, x: ir.Value, kernel: IntegerRows | TableRows) -> ir.Value:
+def _prepared(module: ir.Module, x: ir.Value, kernel: Rows) -> ir.Value:
     """Dispatch to the kernel that prepares f32 ``[m, K]``; return its records."""
     count = build.dim(x, 0)
     opened = [count] if kernel.m is None else []
@@ -136,5 +143,5 @@ def _prepared(module: ir.Module, x: ir.Value, kernel: IntegerRows | TableRows) -
     return records
 
 
-def _rows_of_each(x: ir.Value, kernel: RecordMatmul) -> ir.Value:
+def _rows_of_each(x: ir.Value, kernel: Kernel) -> ir.Value:
     return arith.divui(build.dim(x, 0), build.index(kernel.batch))

@@ -14,12 +14,14 @@ from .contraction import defining, dims_of, indexing_maps, is_dim, is_zero_fill
 from .epilogues import Chain
 from .formats.floats import F32
 from .formats.stored import STORED, StoredFloat
-from .kernels import additive_matmul_gpu, tiles
+from .kernels import additive_matmul_gpu, additive_tiles_gpu, tiles
 from .kernels.additive_matmul import AdditiveMatmul
 from .kernels.additive_matmul_gpu import AdditiveMatmulGpu
+from .kernels.additive_tiles_gpu import AdditiveTilesGpu, SharedTile
 from .matrices import Matrices, as_matrices, to_matrices
 
-Kernel = AdditiveMatmul | AdditiveMatmulGpu
+KernelGpu = AdditiveMatmulGpu | AdditiveTilesGpu
+Kernel = AdditiveMatmul | KernelGpu
 
 
 @dataclass(frozen=True)
@@ -103,12 +105,17 @@ def _cpu_kernel(
 
 def _gpu_kernel(
     matrices: Matrices, product: Addition, stored: StoredFloat, unit: str
-) -> AdditiveMatmulGpu | Refusal:
+) -> KernelGpu | Refusal:
     if stored.width != 32:
         return Refusal(f"kernels for GPUs read weights in f32, not {stored.name}")
     sizes = (matrices.batch, matrices.m, matrices.n, matrices.k)
-    tile = additive_matmul_gpu.choose_tile(matrices.m, matrices.n)
-    kernel = AdditiveMatmulGpu(*sizes, matrices.batch_in_columns, product, unit, tile)
+    tile = additive_tiles_gpu.choose(*sizes[1:])
+    facts = (*sizes, matrices.batch_in_columns, product, unit)
+    kernel: KernelGpu
+    if isinstance(tile, SharedTile):
+        kernel = AdditiveTilesGpu(*facts, tile)
+    else:
+        kernel = AdditiveMatmulGpu(*facts, tile)
     most = additive_matmul_gpu.MAX_WORKGROUPS
     if any(count is not None and count > most for count in kernel.known_grid):
         return Refusal(f"a GPU starts at most {most} workgroups along one axis")

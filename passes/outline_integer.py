@@ -10,7 +10,7 @@ from typing import Any
 
 from iree.compiler import ir
 
-from . import annotations, dispatch_records, epilogues, integer_products
+from . import annotations, dispatch_records, epilogues, integer_products, outline_integer_gpu
 from .base import Refusal
 from .epilogues import Chain
 from .formats import panels
@@ -20,13 +20,15 @@ from .kernels.integer_dot import IntegerDot
 from .kernels.integer_matmul import IntegerMatmul
 from .kernels.integer_rows import IntegerRows
 
+_STORED = "kernels for GPUs store the sums"
+
 
 @dataclass(frozen=True)
 class Plan:
     """A product of integers and the kernel that makes it (its rows have the one that rounds)."""
 
     product: IntegerProduct
-    kernel: IntegerMatmul
+    kernel: IntegerMatmul | outline_integer_gpu.Kernel
     chain: Chain | Refusal
 
 
@@ -37,7 +39,7 @@ def takes(op: Any) -> bool:
 
 def match(op: Any, unit: str) -> Plan | Refusal:
     """Describe the kernels for `op`, or say why there are none.  Changes nothing."""
-    if unit in ("spirv", "ptx"):
+    if unit == "spirv":
         return Refusal("there is no kernel of 8-bit activations for GPUs")
     product = integer_products.match(op)
     if isinstance(product, Refusal):
@@ -48,6 +50,9 @@ def match(op: Any, unit: str) -> Plan | Refusal:
         return Refusal("the shape of its weight is not known")
     if 0 in (batch, m, n, k):
         return Refusal("one of its sizes is 0")
+    if unit == "ptx":
+        gpu = outline_integer_gpu.kernel_for(product)
+        return gpu if isinstance(gpu, Refusal) else Plan(product, gpu, Refusal(_STORED))
     try:
         panels.vectors_per_chunk(product.bits, group)
     except ValueError as error:
@@ -70,15 +75,19 @@ def rewrite(module: ir.Module, plan: Plan) -> None:
     product, kernel = plan.product, plan.kernel
     chain = dispatch_records.as_chain(plan.chain)
     with ir.InsertionPoint(product.op), product.op.location:
-        weight = _weight(module, plan)
+        if isinstance(kernel, IntegerMatmul):
+            weight = _weight(module, product, kernel)
+        else:
+            weight = outline_integer_gpu.load_weight(module, product, kernel)
     bits = product.bits_per_weight
-    rows = None if kernel.rounds else kernel.rows
+    rounds = isinstance(kernel, IntegerMatmul) and kernel.rounds
+    rows = None if rounds else kernel.rows
     dispatch_records.replace(module, product, rows, kernel, weight, bits, chain)
 
 
-def _weight(module: ir.Module, plan: Plan) -> list[ir.Value]:
+def _weight(module: ir.Module, product: IntegerProduct, kernel: IntegerMatmul) -> list[ir.Value]:
     """Load the weight's codes, scales and zeros as the kernel reads them."""
-    product, kernel, columns = plan.product, plan.kernel, plan.kernel.tile.columns
+    columns = kernel.tile.columns
     derivation = {
         "kind": "integer-panels",
         "bits": product.bits,

@@ -115,6 +115,16 @@ class AdditiveMatmulGpu:
         return f"#iree_codegen.translation_info<pipeline = {pipeline} {size}>"
 
     @property
+    def threads(self) -> tuple[int, int, int]:
+        """Threads of a workgroup along x, y and z."""
+        return (SIDE, SIDE, 1)
+
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes of workgroup memory."""
+        return 0
+
+    @property
     def known_grid(self) -> tuple[int | None, ...]:
         """The workgroups along x, y and z, as :meth:`grid` counts them; None at run time only."""
         across = None if self.n is None else -(-self.n // self.tile.columns)

@@ -160,12 +160,20 @@ def dispatch(
     tensors: Sequence[ir.Value],
     result: ir.RankedTensorType,
     result_sizes: Sequence[ir.Value],
+    into: ir.Value | None = None,
 ) -> Any:
-    """Build ``flow.dispatch`` to the executable `name`; `constants` are indices."""
+    """Build ``flow.dispatch`` to the executable `name`; `constants` are indices.
+
+    With `into` the result is written in the place of that tensor.
+    """
     i32 = ir.IntegerType.get_signless(32)
     scalars = [arith.index_cast(i32, value) for value in constants]
     sizes = [size for tensor in tensors for size in build.dynamic_sizes(tensor)]
     entry = ir.Attribute.parse(f"[@{name}::@{name}]")
+    tied = {}
+    if into is not None:
+        number = ir.IntegerAttr.get(ir.IndexType.get(), len(scalars) + len(tensors))
+        tied, tensors = {"tied_operands": ir.ArrayAttr.get([number])}, [*tensors, into]
     segments = [len(grid), len(scalars) + len(tensors), len(sizes), len(result_sizes)]
     return ir.Operation.create(
         "flow.dispatch",
@@ -174,6 +182,7 @@ def dispatch(
         attributes={
             "entry_points": entry,
             "operandSegmentSizes": ir.DenseI32ArrayAttr.get(segments),
+            **tied,
         },
     )
 

@@ -20,11 +20,16 @@ from ..forms import INTEGER_BITS, WEIGHT_BITS
 from ..kernels import tiles
 from ..kernels.additive_matmul import AdditiveMatmul
 from ..kernels.additive_matmul_gpu import AdditiveMatmulGpu
+from ..kernels.additive_tiles_gpu import AdditiveTilesGpu, SharedTile
+from ..kernels.dequant_few_gpu import DequantFewGpu
 from ..kernels.dequant_matmul import DequantMatmul
+from ..kernels.few_rows_gpu import FewRowsGpu, FewTile
 from ..kernels.float_matmul import FloatMatmul
 from ..kernels.integer_dot import IntegerDot
+from ..kernels.integer_few_gpu import IntegerFewGpu
 from ..kernels.integer_matmul import IntegerMatmul
 from ..kernels.integer_rows import IntegerRows
+from ..kernels.integer_tiles_gpu import IntegerTilesGpu, MmaTile
 from ..kernels.packed_codes import PackedCodes, can_look_up
 from ..kernels.small_float_codes import SmallFloatCodes
 from ..kernels.table_matmul import Scaling, TableMatmul, looks_up_four
@@ -55,8 +60,10 @@ def problem_of(kernel: Any, unit: str) -> Problem:
     """Return what `kernel` calculates, on `unit`."""
     if isinstance(kernel, (IntegerMatmul, TableMatmul)):
         return _problem_of_records(kernel, unit)
+    if isinstance(kernel, (FewRowsGpu, IntegerTilesGpu)):
+        return _problem_of_rows(kernel, unit)
     facts: dict[str, Any] = {"own_batch": kernel.b_batch, "packs": kernel.packs}
-    if isinstance(kernel, (AdditiveMatmul, AdditiveMatmulGpu)):
+    if isinstance(kernel, (AdditiveMatmul, AdditiveMatmulGpu, AdditiveTilesGpu)):
         product = kernel.product
         offset = product.constant != constant(F32, product.mantissa_bits, offset=False)
         form = "lmul" if offset else "pam"
@@ -90,9 +97,38 @@ def _problem_of_records(kernel: IntegerMatmul | TableMatmul, unit: str) -> Probl
     )  # fmt: skip
 
 
+def _problem_of_rows(kernel: FewRowsGpu | IntegerTilesGpu, unit: str) -> Problem:
+    """Return what a kernel for GPUs calculates, whose weight is in rows of pieces."""
+    form = f"w{kernel.bits}a16" if isinstance(kernel, DequantFewGpu) else f"w{kernel.bits}a8"
+    return Problem(
+        form, "kernel", unit, kernel.batch, kernel.m, kernel.n, kernel.k, own_batch=True,
+        weight=f"i{kernel.bits}", group=kernel.group, symmetric=kernel.symmetric,
+        per_group=getattr(kernel, "per_group", True),
+    )  # fmt: skip
+
+
+def _kernel_of_rows(problem: Problem, tile: FewTile | MmaTile) -> FewRowsGpu | IntegerTilesGpu:
+    batch, n, k, bits = (
+        problem.batch or 1,
+        problem.n or 0,
+        problem.k or 0,
+        WEIGHT_BITS[problem.weight],
+    )
+    if isinstance(tile, MmaTile):
+        return IntegerTilesGpu(
+            batch, problem.m, n, k, bits, problem.group, problem.symmetric, problem.per_group, tile
+        )
+    sizes = (batch, problem.m or 1, n, k)
+    if is_integer(problem.form):
+        return IntegerFewGpu(
+            *sizes, bits, problem.group, problem.symmetric, tile, per_group=problem.per_group
+        )
+    return DequantFewGpu(*sizes, bits, problem.group, problem.symmetric, tile)
+
+
 def tiling_of(kernel: Any) -> Tiling:
     """Return the tiling that `kernel` was made for."""
-    if isinstance(kernel, AdditiveMatmulGpu):
+    if isinstance(kernel, (AdditiveMatmulGpu, AdditiveTilesGpu, FewRowsGpu, IntegerTilesGpu)):
         return ThreadTiling(kernel.tile)
     return KernelTiling(kernel.tile, getattr(kernel, "copies", False))
 
@@ -101,6 +137,12 @@ def with_tiling(kernel: Any, tiling: Tiling) -> Any:
     """Return `kernel` for another tiling of its kind."""
     if isinstance(tiling, KernelTiling) and isinstance(kernel, FloatMatmul):
         return dataclasses.replace(kernel, tile=tiling.tile, copies=tiling.copies)
+    if isinstance(kernel, (AdditiveMatmulGpu, AdditiveTilesGpu)):
+        given: Any = tiling
+        kind: Any = AdditiveTilesGpu if isinstance(given.tile, SharedTile) else AdditiveMatmulGpu
+        return kind(*kernel.sizes, kernel.b_batch, kernel.product, kernel.dialect, given.tile)
+    if isinstance(kernel, (FewRowsGpu, IntegerTilesGpu)):
+        return kernel_of(problem_of(kernel, "ptx"), tiling)
     return dataclasses.replace(kernel, tile=tiling.tile)  # type: ignore[union-attr]
 
 
@@ -114,9 +156,10 @@ def kernel_of(problem: Problem, tiling: Tiling) -> Any:
     """
     sizes = problem.sizes
     if isinstance(tiling, ThreadTiling):
-        return AdditiveMatmulGpu(
-            *sizes, problem.own_batch, _addition(problem), problem.unit, tiling.tile
-        )
+        if isinstance(tiling.tile, (FewTile, MmaTile)):
+            return _kernel_of_rows(problem, tiling.tile)
+        kind: Any = AdditiveTilesGpu if isinstance(tiling.tile, SharedTile) else AdditiveMatmulGpu
+        return kind(*sizes, problem.own_batch, _addition(problem), problem.unit, tiling.tile)
     if not isinstance(tiling, KernelTiling):
         raise ValueError(f"'{tiling.text}' is no tile of a kernel")
     tile = tiling.tile

@@ -14,7 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels import tiles
-from ..kernels.additive_matmul_gpu import SIDE
+from ..kernels.additive_matmul_gpu import SIDE, ThreadTile
+from ..kernels.additive_tiles_gpu import SharedTile
+from ..kernels.few_rows_gpu import FewTile
+from ..kernels.integer_tiles_gpu import MmaTile
 from ..kernels.work_split import PORTION
 from . import families
 from .problem import Problem
@@ -95,13 +98,24 @@ def _numbers(problem: Problem, tilings: Sequence[Tiling]) -> Floats:
                 one.copies, 0,
             )  # fmt: skip
         elif isinstance(one, ThreadTiling):
-            sums = one.tile
-            found[place] = (sums.rows, sums.vectors, k, SIDE, SIDE * sums.rows, 0, 0)
+            found[place] = _of_threads(one.tile, k)
         else:
             found[place] = _of_linalg(one, lanes, k)
     if is_record(problem):
         found[:, 2] = k  # their tiles have the words of a column there
     return found
+
+
+def _of_threads(tile: ThreadTile | SharedTile | FewTile | MmaTile, k: int) -> tuple[float, ...]:
+    """Return rows and vectors of a thread, its share of K, panels, rows of a workgroup."""
+    if isinstance(tile, SharedTile):
+        return (tile.rows, tile.vectors, tile.depth, tile.across, tile.height, 0, 0)
+    if isinstance(tile, FewTile):
+        return (1, tile.rows, max(1, k // tile.along), tile.across, 1, 0, 0)
+    if isinstance(tile, MmaTile):
+        shape = (2 * tile.tall, tile.wide, tile.depth * tile.stages, tile.across)
+        return (*shape, tile.rows, 0, 0)
+    return (tile.rows, tile.vectors, k, SIDE, SIDE * tile.rows, 0, 0)
 
 
 def _of_linalg(one: LinalgTiling, lanes: int, k: int) -> tuple[float, ...]:

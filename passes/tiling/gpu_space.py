@@ -1,36 +1,114 @@
-"""Tiles of the kernels of added products for GPUs: the sums of one thread."""
+"""Tiles of the kernels for GPUs: sums of threads, of workgroups, of tensor cores; few rows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..kernels import additive_matmul_gpu
-from ..kernels.additive_matmul_gpu import LANES, MAX_WORKGROUPS, SIDE, ThreadTile
+from ..formats import gpu_rows
+from ..forms import WEIGHT_BITS
+from ..kernels import (
+    additive_tiles_gpu,
+    dequant_few_gpu,
+    few_rows_gpu,
+    integer_few_gpu,
+    integer_tiles_gpu,
+)
+from ..kernels.additive_matmul_gpu import LANES, SIDE, ThreadTile
+from ..kernels.additive_tiles_gpu import SharedTile
+from ..kernels.few_rows_gpu import FewTile
+from ..kernels.gpu import MAX_WORKGROUPS
+from ..kernels.integer_tiles_gpu import MmaTile
+from . import families
 from .problem import Problem
 from .tilings import ThreadTiling
 
 ROWS = (1, 2, 4, 6, 8, 12, 16)
 VECTORS = (1, 2, 4)
 MOST_SUMS = 64  # of a thread, in registers: f32
+MOST_SHARED = {"spirv": 16 << 10, "ptx": 48 << 10}  # bytes that every such GPU has
+_SHARED = tuple(
+    SharedTile(rows, vectors, down, across, depth)
+    for rows, vectors in ((4, 1), (4, 2), (8, 1), (8, 2), (16, 1))
+    for down, across in ((8, 8), (8, 16), (16, 8), (16, 16), (8, 32))
+    for depth in (8, 16)
+)
+_FEW = tuple(
+    (rows, along, across)
+    for rows in (1, 2, 4, 8)
+    for along in (1, 2, 4, 8)
+    for across in (1, 2, 4)
+    if along * across <= 8
+)
+_MMA = tuple(
+    MmaTile(tall, wide, down, across, depth, stages, read)
+    for tall, wide in ((1, 4), (2, 4), (4, 4), (4, 8), (8, 4))
+    for down, across in ((1, 2), (2, 2), (2, 4), (4, 2))
+    for depth in (64, 128)
+    for stages in (2, 3, 4)
+    for read in (8, 16)
+)
 
 
 def default(problem: Problem) -> ThreadTiling:
     """Return the tile that lowc takes without a model."""
-    return ThreadTiling(additive_matmul_gpu.choose_tile(problem.m, problem.n))
+    if problem.form in families.ADDED:
+        return ThreadTiling(additive_tiles_gpu.choose(problem.m, problem.n, problem.k))
+    m, n, k = problem.m, problem.n or 0, problem.k or 0
+    bits = WEIGHT_BITS[problem.weight]
+    found: FewTile | MmaTile | None
+    if _is_few(problem):
+        whole = not families.is_integer(problem.form) or problem.group >= k
+        found = few_rows_gpu.choose(m or 1, n, k, bits, problem.group, whole=whole)
+    else:
+        found = integer_tiles_gpu.choose(m, n, k, bits, problem.group)
+    if found is None:
+        raise ValueError(f"there is no kernel of {problem} for GPUs")
+    return ThreadTiling(found)
+
+
+def _is_few(problem: Problem) -> bool:
+    """Whether a product of 4- or 8-bit weights has so few rows that each weight is read once."""
+    if families.is_integer(problem.form):
+        return problem.m is not None and problem.m <= integer_few_gpu.MOST_ROWS
+    return True
 
 
 def candidates(problem: Problem) -> Iterator[ThreadTiling]:
     """Yield the legal tiles."""
-    for rows in ROWS:
-        for vectors in VECTORS:
-            found = ThreadTiling(ThreadTile(rows, vectors))
-            if not illegal(problem, found):
-                yield found
+    tiles: Iterator[ThreadTile | SharedTile | FewTile | MmaTile]
+    if problem.form in families.ADDED:
+        tiles = iter([*(ThreadTile(r, v) for r in ROWS for v in VECTORS), *_SHARED])
+    elif _is_few(problem):
+        lanes = default(problem).tile
+        own = lanes.lanes if isinstance(lanes, FewTile) else 32
+        tiles = (FewTile(*sizes, own) for sizes in _FEW)
+    else:
+        tiles = iter(_MMA)
+    for tile in tiles:
+        found = ThreadTiling(tile)
+        if not illegal(problem, found):
+            yield found
 
 
 def illegal(problem: Problem, tiling: ThreadTiling) -> str:
     """Say why the kernel of `problem` cannot have `tiling`; "" if it can."""
-    tile, m, n = tiling.tile, problem.m, problem.n
+    tile = tiling.tile
+    is_added = problem.form in families.ADDED
+    if is_added != isinstance(tile, (ThreadTile, SharedTile)):
+        return "it is for another kind of kernel"
+    if isinstance(tile, ThreadTile):
+        return _illegal_threads(problem, tile)
+    if isinstance(tile, SharedTile):
+        return _illegal_shared(problem, tile)
+    if problem.unit != "ptx":
+        return "it is for CUDA"
+    if isinstance(tile, FewTile):
+        return _illegal_few(problem, tile)
+    return _illegal_mma(problem, tile)
+
+
+def _illegal_threads(problem: Problem, tile: ThreadTile) -> str:
+    m, n = problem.m, problem.n
     if min(tile.rows, tile.vectors) < 1:
         return "a part of it is 0"
     if tile.rows * tile.vectors * LANES > MOST_SUMS:
@@ -39,7 +117,65 @@ def illegal(problem: Problem, tiling: ThreadTiling) -> str:
         return f"there are only {m} rows"
     if n is not None and tile.vectors > 1 and SIDE * LANES * (tile.vectors - 1) >= n:
         return f"there are only {n} columns"
-    for size, each in ((m, SIDE * tile.rows), (n, tile.columns), (problem.batch, 1)):
+    return _too_many(problem, SIDE * tile.rows, tile.columns)
+
+
+def _illegal_shared(problem: Problem, tile: SharedTile) -> str:
+    if min(tile.rows, tile.vectors, tile.down, tile.across, tile.depth) < 1:
+        return "a part of it is 0"
+    if tile.rows * tile.vectors * LANES > MOST_SUMS:
+        return f"a thread has at most {MOST_SUMS} sums"
+    if tile.threads > additive_tiles_gpu.MOST_THREADS:
+        return f"a workgroup has at most {additive_tiles_gpu.MOST_THREADS} threads"
+    if tile.shared_bytes > MOST_SHARED[problem.unit]:
+        return f"it takes {tile.shared_bytes} bytes of workgroup memory"
+    if additive_tiles_gpu.misfit(problem.k, tile):
+        return additive_tiles_gpu.misfit(problem.k, tile)
+    if problem.m is not None and tile.height >= 2 * max(problem.m, 16):
+        return f"there are only {problem.m} rows"
+    if problem.n is not None and tile.columns >= 2 * max(problem.n, 32):
+        return f"there are only {problem.n} columns"
+    return _too_many(problem, tile.height, tile.columns)
+
+
+def _illegal_few(problem: Problem, tile: FewTile) -> str:
+    m, k, bits = problem.m, problem.k or 0, WEIGHT_BITS[problem.weight]
+    is_integer = families.is_integer(problem.form)
+    most = integer_few_gpu.MOST_ROWS if is_integer else dequant_few_gpu.MOST_ROWS
+    if m is None or m > most:
+        return f"it is for at most {most} rows"
+    if min(tile.rows, tile.along, tile.across) < 1:
+        return "a part of it is 0"
+    if tile.along * tile.across > few_rows_gpu.MOST_WARPS:
+        return f"a workgroup has at most {few_rows_gpu.MOST_WARPS} warps"
+    whole = not is_integer or problem.group >= k
+    pieces = gpu_rows.padded(k, problem.group) // gpu_rows.per_piece(bits)
+    if tile.lanes != few_rows_gpu.lanes_for(pieces, bits, problem.group, whole=whole):
+        return f"{tile.lanes} threads do not share a row of {k}"
+    if tile.rows * m > few_rows_gpu.MOST_SUMS:
+        return f"a thread has at most {few_rows_gpu.MOST_SUMS} sums"
+    if tile.along > max(1, pieces // tile.lanes):
+        return f"{tile.along} warps have no share of {k} each"
+    return _too_many(problem, m, tile.columns)
+
+
+def _illegal_mma(problem: Problem, tile: MmaTile) -> str:
+    if not families.is_integer(problem.form):
+        return "it is for 8-bit activations"
+    if _is_few(problem):
+        return f"there are only {problem.m} rows"
+    if min(tile.tall, tile.wide, tile.down, tile.across, tile.depth) < 1 or tile.stages < 2:
+        return "a part of it is too small"
+    k, bits = problem.k or 0, WEIGHT_BITS[problem.weight]
+    sums = tile.tall * tile.wide * 4 * (1 if problem.group >= k else 2)
+    if sums > integer_tiles_gpu.MOST_SUMS:
+        return f"a thread has at most {integer_tiles_gpu.MOST_SUMS} sums"
+    why = integer_tiles_gpu.misfit(k, bits, problem.group, tile)
+    return why or _too_many(problem, tile.rows, tile.columns)
+
+
+def _too_many(problem: Problem, rows: int, columns: int) -> str:
+    for size, each in ((problem.m, rows), (problem.n, columns), (problem.batch, 1)):
         if size is not None and -(-size // each) > MAX_WORKGROUPS:
             return f"a GPU starts at most {MAX_WORKGROUPS} workgroups along one axis"
     return ""

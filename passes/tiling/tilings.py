@@ -5,6 +5,9 @@ text                                meaning
 =================================== ===========================================================
 ``t8x3v16k512g4c64``, ``…c64s``     a CPU kernel's (:class:`..kernels.tiles.Tile`); s: copies rows
 ``t8x8``                            a GPU kernel's: rows and columns of one thread
+``b8x8w16x16k8``                    the same, threads down and across, K in workgroup memory
+``f2a4w1l32``                       few rows on a GPU: pieces, warps along K and across, lanes
+``m4x8w2x4k64s3r8``                 tensor cores: blocks of a warp, warps, K, blocks, codes
 ``l64x64x0/4x32x0/0x0x1``           linalg for CPUs: workgroups, vectors, reduction
 ``stock``                           linalg, as IREE tiles it by itself
 =================================== ===========================================================
@@ -16,10 +19,16 @@ import re
 from dataclasses import dataclass
 
 from ..kernels.additive_matmul_gpu import LANES, ThreadTile
+from ..kernels.additive_tiles_gpu import SharedTile
+from ..kernels.few_rows_gpu import FewTile
+from ..kernels.integer_tiles_gpu import MmaTile
 from ..kernels.tiles import Tile
 
 _KERNEL = re.compile(r"t(\d+)x(\d+)v(\d+)k(\d+)g(\d+)c(\d+)(s?)")
 _THREAD = re.compile(r"t(\d+)x(\d+)")
+_SHARED = re.compile(r"b(\d+)x(\d+)w(\d+)x(\d+)k(\d+)")
+_FEW = re.compile(r"f(\d+)a(\d+)w(\d+)l(\d+)")
+_MMA = re.compile(r"m(\d+)x(\d+)w(\d+)x(\d+)k(\d+)s(\d+)r(\d+)")
 _LINALG = re.compile(r"l([\dx]+)/([\dx]+)/([\dx]+)")
 STOCK_TEXT = "stock"
 
@@ -41,7 +50,7 @@ class KernelTiling:
 class ThreadTiling:
     """The tile of a GPU kernel."""
 
-    tile: ThreadTile
+    tile: ThreadTile | SharedTile | FewTile | MmaTile
 
     @property
     def text(self) -> str:
@@ -92,6 +101,13 @@ def parse(text: str) -> Tiling:
         return KernelTiling(Tile(lanes, rows, vectors, k_block, panels, chunk), bool(found[7]))
     if (found := _THREAD.fullmatch(text)) and int(found[2]) % LANES == 0:
         return ThreadTiling(ThreadTile(int(found[1]), int(found[2]) // LANES))
+    if (found := _SHARED.fullmatch(text)) and int(found[2]) % LANES == 0:
+        rows, columns, down, across, depth = map(int, found.groups())
+        return ThreadTiling(SharedTile(rows, columns // LANES, down, across, depth))
+    if found := _FEW.fullmatch(text):
+        return ThreadTiling(FewTile(*map(int, found.groups())))
+    if found := _MMA.fullmatch(text):
+        return ThreadTiling(MmaTile(*map(int, found.groups())))
     if found := _LINALG.fullmatch(text):
         parts = [part.split("x") for part in found.groups()]
         if all(len(part) == len(parts[0]) and all(part) for part in parts):

@@ -15,6 +15,7 @@ from lowc.passes.formats.stored import STORED, channel_scales
 from lowc.passes.kernels import additive_matmul_gpu, tiles
 from lowc.passes.kernels.additive_matmul import AdditiveMatmul
 from lowc.passes.kernels.additive_matmul_gpu import AdditiveMatmulGpu, ThreadTile
+from lowc.passes.kernels.additive_tiles_gpu import AdditiveTilesGpu, SharedTile
 from lowc.passes.kernels.tiles import Tile
 from products import units
 from products.kernels import Loaded, addition, compile_kernels, expected, same_bits
@@ -245,7 +246,8 @@ def test_the_portable_kernel_compiles_for_arm(tmp_path):
 
 def gpu(dialect, sizes, tile=None, *, own=False):
     tile = tile or additive_matmul_gpu.choose_tile(sizes[1], sizes[2])
-    return AdditiveMatmulGpu(*sizes, own, addition(), dialect, tile)
+    kind = AdditiveTilesGpu if isinstance(tile, SharedTile) else AdditiveMatmulGpu
+    return kind(*sizes, own, addition(), dialect, tile)
 
 
 def gpu_kernels(dialect):
@@ -261,6 +263,10 @@ def gpu_kernels(dialect):
         "small tile": gpu(dialect, (1, 21, 40, 5), ThreadTile(2, 1)),
         "rows": gpu(dialect, (1, None, 36, 16)),
         "all": gpu(dialect, (None,) * 4, own=True),
+        "in memory": gpu(dialect, (1, 70, 100, 40), SharedTile(8, 2, 8, 8, 8)),
+        "in memory, odd": gpu(dialect, (2, 37, 33, 21), SharedTile(4, 1, 8, 8, 8), own=True),
+        "in memory, short": gpu(dialect, (1, 9, 36, 7), SharedTile(4, 1, 8, 8, 8)),
+        "in memory, all": gpu(dialect, (None,) * 4, SharedTile(2, 1, 8, 8, 16), own=True),
     }
 
 

@@ -1,0 +1,125 @@
+"""Products of f32 activations and weights of 4 or 8 bits as kernels for NVIDIA's GPUs.
+
+There is one for few rows, which reads each weight once and makes it f32 in registers.  For more
+rows a weight is made f32 ahead of the product, by IREE's code.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from iree.compiler import ir
+
+from . import annotations, build, dispatch_matmul, dispatch_records
+from .base import Refusal
+from .contraction import defining, dims_of, is_zero_fill
+from .formats import gpu_rows
+from .forms import Form
+from .fuse_dequant import Dequantised
+from .kernels import dequant_few_gpu, few_rows_gpu
+from .kernels.dequant_few_gpu import DequantFewGpu
+from .matrices import Matrices, as_matrices, to_matrices
+from .outline_integer_gpu import parts_of
+
+
+@dataclass(frozen=True)
+class PlanGpu:
+    """A product over a dequantised weight as matrices, and its kernel."""
+
+    op: Any
+    found: Dequantised
+    matrices: Matrices
+    kernel: DequantFewGpu
+
+
+def match(op: Any, found: Dequantised, form: Form) -> PlanGpu | Refusal:
+    """Describe the kernel for `op`, or say why there is none.  Changes nothing."""
+    why = _outside(found, form)
+    if why:
+        return Refusal(why)
+    matrices = as_matrices(op, 1 - found.activation)
+    if isinstance(matrices, Refusal):
+        return matrices
+    batch, m, n, k = matrices.batch, matrices.m, matrices.n, matrices.k
+    if 0 in (batch, m, n, k):
+        return Refusal("one of its sizes is 0")
+    order = (*matrices.batch_loops, *matrices.columns, *matrices.summed)
+    if dims_of(matrices.maps["columns"]) != order:
+        return Refusal("its weight is stored in another order than that of the result")
+    if n is None or k is None or batch is None:
+        return Refusal("its weight has a dynamic size")
+    if m is None:
+        return Refusal("kernels for GPUs know the number of rows; it is dynamic")
+    if m > dequant_few_gpu.MOST_ROWS:
+        most = dequant_few_gpu.MOST_ROWS
+        return Refusal(f"{m} rows are more than {most}, the most that kernels for GPUs take")
+    group = build.shape_of(found.inputs[0])[-1]
+    why = gpu_rows.misfit(k, group)
+    if not why and not gpu_rows.span_of(k, group, form.bits):
+        why = f"groups of {group} do not fit rows of {k}"
+    tile = None if why else few_rows_gpu.choose(m, n, k, form.bits, group, whole=True)
+    if why or tile is None:
+        return Refusal(why)
+    kernel = DequantFewGpu(batch, m, n, k, form.bits, group, form.symmetric, tile)
+    return PlanGpu(op, found, matrices, kernel)
+
+
+def _outside(found: Dequantised, form: Form) -> str:
+    """Say why no kernel does what the product does, or nothing."""
+    for value in (*found.contraction.operands, found.contraction.init):
+        element = build.element_of(value)
+        if element != ir.F32Type.get():
+            return f"kernels multiply f32, not {element}"
+    if not form.has_integer_weights:
+        return f"kernels for GPUs read integers, not {form.weights}"
+    if form.bits not in gpu_rows.WIDTHS:
+        return f"kernels for GPUs read weights of 4 or 8 bits, not {form.bits}"
+    if not is_zero_fill(found.contraction.init):
+        return "the sums do not start at zero"
+    return ""
+
+
+def rewrite(module: ir.Module, plan: PlanGpu) -> None:
+    """Dispatch to the kernel, with the operands laid out for it."""
+    op, kernel = plan.op, plan.kernel
+    reshape = defining(op.operands[1 - plan.found.activation])
+
+    def operands() -> list[ir.Value]:
+        x = to_matrices(op.operands[plan.found.activation], plan.matrices, "rows")
+        return [build.pad_to_multiple(x, 2, gpu_rows.MULTIPLE), *_load(module, plan)]
+
+    values = (32 if kernel.symmetric else 40) / kernel.group
+    before: float = op.attributes[annotations.BITS].value
+    width = build.element_of(plan.found.inputs[0]).width
+    bits = before * (kernel.bits + values) / (width + values)
+    op.attributes[annotations.BITS] = ir.FloatAttr.get(ir.F64Type.get(), bits)
+    dispatch_matmul.replace(module, op, plan.matrices, kernel, operands)
+    erase_unread(reshape)
+
+
+def erase_unread(op: Any) -> None:
+    """Erase what made the weight a float; the barrier in it would keep the codes for ever."""
+    if op is None or any(list(result.uses) for result in op.results):
+        return
+    operands = list(op.operands)
+    op.operation.erase()
+    for operand in operands:
+        erase_unread(defining(operand))
+
+
+def _load(module: ir.Module, plan: PlanGpu) -> list[ir.Value]:
+    """Load codes, scales and zeros as the kernel reads them."""
+    kernel, codes = plan.kernel, plan.found.inputs[0]
+    barrier = defining(codes)
+    if barrier.name == "util.optimization_barrier":
+        codes = barrier.operands[0]
+    derivation = {
+        "kind": "gpu-rows",
+        "order": f"float{kernel.span}",
+        "span": kernel.span,
+        "bits": kernel.bits,
+        "group": kernel.group,
+        "symmetric": kernel.symmetric,
+    }
+    return dispatch_records.load_weight(
+        module, codes, [kernel.batch, kernel.n, -1], derivation, parts_of(kernel)
+    )

@@ -1,0 +1,62 @@
+"""What ``collect.py`` measured, as records of tiles."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ....errors import UserError
+from ....passes.tiling.problem import Problem
+from ....passes.tiling.record import Machine, Record
+
+
+def read(path: Path) -> list[Record]:
+    """Return the records of a file of results; cases of no tile are left out.
+
+    Raises
+    ------
+    UserError
+        When the file is none of ``collect.py``.
+    """
+    try:
+        results = json.loads(path.read_text())
+        machine = _machine(results)
+        cases = [case for case in results["cases"] if case.get("problem")]
+        return [_record(results, machine, case) for case in cases]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"these are no results of collect.py: {error}", where=str(path),
+            hint="write them with: python BUNDLE/collect.py BUNDLE -o FILE",
+        ) from error  # fmt: skip
+
+
+def _machine(results: dict[str, Any]) -> Machine:
+    card = results["card"]
+    return Machine(
+        name=str(card.get("name", "a CUDA device")),
+        unit="ptx",
+        features=(f"multiprocessors={int(results['multiprocessors'])}",),
+        caches=(0, int(results["l2"]), 0),
+        bandwidth=float(results["copy_rate"]),
+    )
+
+
+def _record(results: dict[str, Any], machine: Machine, case: dict[str, Any]) -> Record:
+    problem = Problem(**case["problem"])
+    versions = {str(name): str(value) for name, value in results["versions"].items()}
+    common: dict[str, Any] = {"when": results["when"], "versions": versions}
+    if case.get("error") or case.get("wrong"):
+        why, outcome = case.get("error"), "crash"
+        if not why:
+            why, outcome = case["wrong"], "wrong"
+        return Record(problem, case["tiling"], machine, outcome, note=str(why)[:300], **common)  # type: ignore[arg-type]
+    blocks = sorted(float(value) for value in case["blocks"])
+    quarter = len(blocks) // 4
+    seconds = float(case["seconds"])
+    return Record(
+        problem, case["tiling"], machine, "ok", seconds=seconds, p10=blocks[0], p90=blocks[-1],
+        spread=(blocks[-1 - quarter] - blocks[quarter]) / 2 / seconds, blocks=len(blocks),
+        calls=len(blocks) * int(case["launches"]), round=f"{results['when']} {case['group']}",
+        **common,
+    )  # fmt: skip
