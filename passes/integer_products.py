@@ -213,8 +213,10 @@ class _Builder:
 
     def _x_codes(self, grouped: ir.Value, reciprocals: ir.Value) -> ir.Value:
         _, whole, kept = self._x_maps()
-        i8 = ir.IntegerType.get_signless(8)
-        return build.elementwise([grouped, reciprocals], i8, _code, [whole, kept]).result
+        # Where codes of weights stand in words, the code generator has no short integers.
+        packed = build.element_of(self.codes).width > 8
+        element = ir.IntegerType.get_signless(32 if packed else 8)
+        return build.elementwise([grouped, reciprocals], element, _code, [whole, kept]).result
 
     def _dots(self, x_codes: ir.Value) -> ir.Value:
         """Return D: i32 sums of products over each group."""
@@ -252,7 +254,7 @@ class _Builder:
         if code.type == i32:
             width = integer.element_bits(form.bits)
             code = code_of_word(code, width, build.loop_index(self.k + 2), signed=form.symmetric)
-            code = arith.trunci(ir.IntegerType.get_signless(8), code)
+            return arith.addi(total, arith.muli(q, code))
         wide = arith.extsi(i32, code) if form.symmetric else arith.extui(i32, code)
         return arith.addi(total, arith.muli(arith.extsi(i32, q), wide))
 
@@ -267,7 +269,7 @@ class _Builder:
         maps = [build.identity_map(rank), build.dims_map(rank, axes)]
 
         def body(q: ir.Value, total: ir.Value) -> ir.Value:
-            return arith.addi(total, arith.extsi(total.type, q))
+            return arith.addi(total, _wide(q))
 
         return build.generic([x_codes], self._zeros_i32(shape, sizes), maps, kinds, body).result
 
@@ -332,13 +334,19 @@ def _unless_small(pattern: ir.Value, value: ir.Value) -> ir.Value:
     return arith.select(is_small, _f32(0), value)
 
 
-def _code(x: ir.Value, reciprocal: ir.Value, _out: ir.Value) -> ir.Value:
+def _wide(code: ir.Value) -> ir.Value:
+    """Return a signed code as i32."""
+    i32 = ir.IntegerType.get_signless(32)
+    return code if code.type == i32 else arith.extsi(i32, code)
+
+
+def _code(x: ir.Value, reciprocal: ir.Value, out: ir.Value) -> ir.Value:
     value = arith.mulf(x, reciprocal)
     is_nan = arith.cmpf(arith.CmpFPredicate.UNO, value, value)
     rounded = math.roundeven(arith.select(is_nan, _f32(0), value))
     # By way of i32, which every target converts to.
     wide = arith.fptosi(ir.IntegerType.get_signless(32), rounded)
-    return arith.trunci(ir.IntegerType.get_signless(8), wide)
+    return wide if out.type == wide.type else arith.trunci(out.type, wide)
 
 
 def _f32(value: float) -> ir.Value:
