@@ -60,7 +60,11 @@ class IntegerProduct:
     activation : Value
         The f32 activation, not padded to whole groups; loop K is its ``summed`` one.
     codes : Value
-        The weight's codes ``[rows…, G, g]``, as ``lowc-quantize-weights`` loaded them.
+        The weight's codes ``[rows…, G, g]``, or as many in words, as ``lowc-quantize-weights``
+        loaded them.
+    x_codes, x_scales : Value
+        The activation's codes, its K cut into ``G, g``, and scales: without K if `per_row`, else
+        with G in its place.  That place is `axis`.
     matrices : Matrices
         Which loops are batch, rows, columns and K, numbered as in `op`: result dimensions first,
         K last.  Sizes are the activation's: K is not padded.
@@ -77,6 +81,9 @@ class IntegerProduct:
     groups: int
     symmetric: bool
     per_row: bool
+    x_codes: ir.Value
+    x_scales: ir.Value
+    axis: int
 
     @property
     def bits_per_weight(self) -> float:
@@ -93,21 +100,23 @@ def match(op: Any) -> IntegerProduct | Refusal:
     per_row = facts["activation-scale"] == "row"
     sums = defining(op.operands[0]) if per_row else op
     dots = defining(sums.operands[0])
+    x_codes = dots.operands[0]
     if build.element_of(dots.operands[1]).width > 8:
-        return Refusal("its codes are stored in words")
-    activation = defining(defining(dots.operands[0]).operands[0]).operands[0]
+        x_codes = defining(x_codes).operands[0]  # cut into words too
+    activation = defining(defining(x_codes).operands[0]).operands[0]
     pad = defining(activation)
     if pad is not None and notes.FILLED in pad.attributes:
         activation = pad.operands[0]
     codes = defining(dots.operands[1]).operands[0]  # behind its barrier
     k = len(build.shape_of(op.results[0]))
-    # The loop inside of a group comes last.
-    rows, columns = (dims_of(map_)[:-1] for map_ in indexing_maps(dots)[:2])
+    # Loops inside of a group come behind K.
+    rows, columns = ([d for d in dims_of(map_) if d <= k] for map_ in indexing_maps(dots)[:2])
     sizes = [*build.shape_of(op.results[0]), build.shape_of(activation)[rows.index(k)]]
     matrices = Matrices.of_weight(rows, columns[:-1], sizes)
     return IntegerProduct(
         op, activation, codes, matrices, facts["bits"], facts["group"], facts["groups"],
-        facts["symmetric"], per_row,
+        facts["symmetric"], per_row, x_codes, op.operands[1] if per_row else sums.operands[2],
+        rows.index(k),
     )  # fmt: skip
 
 
