@@ -190,7 +190,11 @@ class _Road:
             self._allot(imported, moments)
             self.selection = self._select(imported)
             said, timing = self._passes(imported, moments)
-            if not _has_ordered_sums(imported.module):
+            forms = _summed_by_iree(imported.module)
+            # Integers have no order, but to GPUs their bodies ask for the loop's number.
+            if forms & _ORDERED or ("dequant" in forms and self.target.gpu):
+                self.target = self.target.with_sums_in_order()
+            else:
                 self.target = self.target.with_sums_in_any_order()
             manifest = self._parameters(imported, said, moments)
             self._backend(imported.module, manifest)
@@ -360,18 +364,21 @@ def _has_float64(model: Model) -> bool:
     return "float64" in (*dtypes, *(tensor.dtype for tensor in model.tensors.values()))
 
 
-def _has_ordered_sums(module: ir.Module) -> bool:
-    """Whether IREE generates sums of added or shifted products: their definition has an order.
+# Sums of added or shifted products: their definition has an order.
+_ORDERED = {"lmul", "pam", "binary", "ternary", "shift", "lut", "bipolar"}
 
-    lowc's kernels add in that order whatever IREE is told.
+
+def _summed_by_iree(module: ir.Module) -> set[str]:
+    """Return the forms of rewritten products whose sums IREE generates.
+
+    lowc's kernels add in the order of their form whatever IREE is told.
     """
-    return any(
-        op.name.startswith("linalg.")
-        # A product that was refused its form is as the model has it.
-        and annotations.PRODUCT in op.attributes
-        and form_of(op).form in ("lmul", "pam", "binary", "ternary", "shift", "lut", "bipolar")
+    return {
+        form_of(op).form
         for op in annotations.matmuls(module)
-    )
+        # A product that was refused its form is as the model has it.
+        if op.name.startswith("linalg.") and annotations.PRODUCT in op.attributes
+    }
 
 
 def _with_bounds(model: Model) -> tuple[Leaf, ...]:

@@ -45,6 +45,20 @@ class Target:
         """Return the target for a model whose sums, outside kernels, define no order."""
         return dataclasses.replace(self, flags=self.flags + self.any_order_flags)
 
+    def with_sums_in_order(self) -> Self:
+        """Return the target for a model in which sums outside kernels have an order.
+
+        Threads of a subgroup each add a part of a sum, in an order that no form defines; and IREE
+        3.13 gives them wrong loop numbers where a body asks for them, as bodies that take words
+        apart do (8-bit activations with 4-bit weights, llvmpipe).
+        """
+        if self.gpu is None or self.backend != "vulkan" or not self.gpu.operations:
+            return self
+        alone = dataclasses.replace(self.gpu, operations=())
+        device = f"--iree-hal-target-device={alone.spirv_target}"
+        kept = tuple(f for f in self.flags if not f.startswith("--iree-hal-target-device="))
+        return dataclasses.replace(self, flags=(device, *kept))
+
     def with_flags(self, replacing: tuple[str, ...]) -> Self:
         """Return the target with the flags of the same names replaced."""
         names = {flag.partition("=")[0] for flag in replacing}

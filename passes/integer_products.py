@@ -60,7 +60,11 @@ class IntegerProduct:
     activation : Value
         The f32 activation, not padded to whole groups; loop K is its ``summed`` one.
     codes : Value
-        The weight's codes ``[rows…, G, g]``, as ``lowc-quantize-weights`` loaded them.
+        The weight's codes ``[rows…, G, g]``, or as many in words, as ``lowc-quantize-weights``
+        loaded them.
+    x_codes, x_scales : Value
+        The activation's codes, its K cut into ``G, g``, and scales: without K if `per_row`, else
+        with G in its place.  That place is `axis`.
     matrices : Matrices
         Which loops are batch, rows, columns and K, numbered as in `op`: result dimensions first,
         K last.  Sizes are the activation's: K is not padded.
@@ -77,6 +81,9 @@ class IntegerProduct:
     groups: int
     symmetric: bool
     per_row: bool
+    x_codes: ir.Value
+    x_scales: ir.Value
+    axis: int
 
     @property
     def bits_per_weight(self) -> float:
@@ -93,21 +100,23 @@ def match(op: Any) -> IntegerProduct | Refusal:
     per_row = facts["activation-scale"] == "row"
     sums = defining(op.operands[0]) if per_row else op
     dots = defining(sums.operands[0])
+    x_codes = dots.operands[0]
     if build.element_of(dots.operands[1]).width > 8:
-        return Refusal("its codes are stored in words")
-    activation = defining(defining(dots.operands[0]).operands[0]).operands[0]
+        x_codes = defining(x_codes).operands[0]  # cut into words too
+    activation = defining(defining(x_codes).operands[0]).operands[0]
     pad = defining(activation)
     if pad is not None and notes.FILLED in pad.attributes:
         activation = pad.operands[0]
     codes = defining(dots.operands[1]).operands[0]  # behind its barrier
     k = len(build.shape_of(op.results[0]))
-    # The loop inside of a group comes last.
-    rows, columns = (dims_of(map_)[:-1] for map_ in indexing_maps(dots)[:2])
+    # Loops inside of a group come behind K.
+    rows, columns = ([d for d in dims_of(map_) if d <= k] for map_ in indexing_maps(dots)[:2])
     sizes = [*build.shape_of(op.results[0]), build.shape_of(activation)[rows.index(k)]]
     matrices = Matrices.of_weight(rows, columns[:-1], sizes)
     return IntegerProduct(
         op, activation, codes, matrices, facts["bits"], facts["group"], facts["groups"],
-        facts["symmetric"], per_row,
+        facts["symmetric"], per_row, x_codes, op.operands[1] if per_row else sums.operands[2],
+        rows.index(k),
     )  # fmt: skip
 
 
@@ -213,8 +222,10 @@ class _Builder:
 
     def _x_codes(self, grouped: ir.Value, reciprocals: ir.Value) -> ir.Value:
         _, whole, kept = self._x_maps()
-        i8 = ir.IntegerType.get_signless(8)
-        return build.elementwise([grouped, reciprocals], i8, _code, [whole, kept]).result
+        # Where codes of weights stand in words, the code generator has no short integers.
+        packed = build.element_of(self.codes).width > 8
+        element = ir.IntegerType.get_signless(32 if packed else 8)
+        return build.elementwise([grouped, reciprocals], element, _code, [whole, kept]).result
 
     def _dots(self, x_codes: ir.Value) -> ir.Value:
         """Return D: i32 sums of products over each group."""
@@ -252,7 +263,7 @@ class _Builder:
         if code.type == i32:
             width = integer.element_bits(form.bits)
             code = code_of_word(code, width, build.loop_index(self.k + 2), signed=form.symmetric)
-            code = arith.trunci(ir.IntegerType.get_signless(8), code)
+            return arith.addi(total, arith.muli(q, code))
         wide = arith.extsi(i32, code) if form.symmetric else arith.extui(i32, code)
         return arith.addi(total, arith.muli(arith.extsi(i32, q), wide))
 
@@ -267,7 +278,7 @@ class _Builder:
         maps = [build.identity_map(rank), build.dims_map(rank, axes)]
 
         def body(q: ir.Value, total: ir.Value) -> ir.Value:
-            return arith.addi(total, arith.extsi(total.type, q))
+            return arith.addi(total, _wide(q))
 
         return build.generic([x_codes], self._zeros_i32(shape, sizes), maps, kinds, body).result
 
@@ -332,13 +343,19 @@ def _unless_small(pattern: ir.Value, value: ir.Value) -> ir.Value:
     return arith.select(is_small, _f32(0), value)
 
 
-def _code(x: ir.Value, reciprocal: ir.Value, _out: ir.Value) -> ir.Value:
+def _wide(code: ir.Value) -> ir.Value:
+    """Return a signed code as i32."""
+    i32 = ir.IntegerType.get_signless(32)
+    return code if code.type == i32 else arith.extsi(i32, code)
+
+
+def _code(x: ir.Value, reciprocal: ir.Value, out: ir.Value) -> ir.Value:
     value = arith.mulf(x, reciprocal)
     is_nan = arith.cmpf(arith.CmpFPredicate.UNO, value, value)
     rounded = math.roundeven(arith.select(is_nan, _f32(0), value))
     # By way of i32, which every target converts to.
     wide = arith.fptosi(ir.IntegerType.get_signless(32), rounded)
-    return arith.trunci(ir.IntegerType.get_signless(8), wide)
+    return wide if out.type == wide.type else arith.trunci(out.type, wide)
 
 
 def _f32(value: float) -> ir.Value:

@@ -20,6 +20,7 @@ from . import (
     outline_shifts,
     outline_signed_sums,
     outline_tables,
+    outline_threads,
 )
 from .base import Pass, Refusal, RemarkKind
 from .epilogues import Chain
@@ -35,6 +36,8 @@ FAMILIES: tuple[Any, ...] = (
     outline_signed_sums,
     outline_tables,
 )
+# Those of one unit come before the others.
+OF_UNIT: dict[str, tuple[Any, ...]] = {"spirv": (outline_threads,)}
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,8 @@ class OutlineKernels(Pass):
     def run(self, module: ir.Module, remark: Callable[..., None]) -> None:
         """Outline every sum that there is a kernel for; say why not for the others."""
         for op in annotations.matmuls(module):
-            family = next((family for family in FAMILIES if family.takes(op)), None)
+            several = (*OF_UNIT.get(self.unit, ()), *FAMILIES)
+            family = next((family for family in several if family.takes(op)), None)
             if family is None and not annotations.text(op, annotations.PRODUCT):
                 continue
             name = annotations.text(op, annotations.MATMUL)
