@@ -24,7 +24,7 @@ from .contraction import dims_of
 from .epilogues import Chain
 from .formats.tables import TableFormat
 from .kernels import tiles
-from .kernels.table_matmul import Scaling, TableMatmul, looks_up_four, refusal
+from .kernels.table_matmul import Scaling, TableMatmul, looks_up_four, makes_tables, refusal
 from .kernels.table_rows import TableRows
 from .kernels.trit_rows import TritRows
 from .table_products import TableProduct
@@ -85,7 +85,7 @@ def match(op: Any, unit: str) -> Plan | Refusal:
         tile = tiles.choose_permuted_tables(isa, batch, m, n, k, sums, words)
     chain = epilogues.match(op, matrices)
     epilogue = chain.epilogue if isinstance(chain, Chain) else None
-    rounds = tiles.makes_tables(m, k)
+    rounds = makes_tables(rows, m)
     kernel = TableMatmul(
         batch, m, n, rows, product.planes, product.group, tile, epilogue, scaling, rounds
     )

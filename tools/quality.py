@@ -100,6 +100,17 @@ def integers(bits: int, group: int, method: str) -> Callable[[], Recipe]:
     return make
 
 
+def budget() -> Recipe:
+    """Return the recipe ``shiftadd-3`` with three planes on average, and two to four in a layer."""
+    from ..compiler.recipe import Budget, Recipe, load_recipe
+
+    usual = load_recipe("shiftadd-3")
+    *others, last = usual.rules
+    most = dataclasses.replace(last, form=dataclasses.replace(last.form, planes=4))
+    choices = ((len(others), (2, 3, 4)),)
+    return Recipe("average-3", (*others, most), budget=Budget(3.0, choices))
+
+
 def rows() -> list[Row]:
     """Return the lines of a table, from few bits to many."""
     found = []
@@ -112,6 +123,7 @@ def rows() -> list[Row]:
             Row(f"`shiftadd-{bits}`", built_in(f"shiftadd-{bits}"), f"shiftadd-{bits}-alone"),
             Row(f"`shiftadd-{bits}`", built_in(f"shiftadd-{bits}"), f"shiftadd-{bits}", True),
         ]
+    found.append(Row("`shiftadd-3` with 2 to 4 planes, 3 on average", budget, "average-3", True))
     others = [Row(f"`{n}`", built_in(n), n) for n in ("w4a16", "ternary", "shift", "matadd", "f32")]
     return [*found, *others]
 

@@ -149,8 +149,8 @@ def rounds_rows(m: int | None, k: int, strategy: str) -> bool:
     return m is not None and m <= STREAMED_ROWS and m * k * CODE_BYTES[strategy] <= MOST_ROUNDED
 
 
-def makes_tables(m: int | None, k: int) -> bool:
-    """Whether each workgroup of a product by look-up makes the tables of its rows for itself."""
+def has_short_tables(m: int | None, k: int) -> bool:
+    """Whether tables of `m` rows of K are made as fast by each workgroup as by a dispatch."""
     return m is not None and m <= STREAMED_ROWS and m * k <= MOST_TABLED
 
 
@@ -246,7 +246,7 @@ def choose_permuted_tables(
     panel_bytes = 4 * TABLE_VECTORS * isa.lanes * words
     fitting = panels if is_once else max(1, B_BYTES // panel_bytes)
     cycles = words * TABLE_VECTORS * 3.0
-    making = k * TABLE_CYCLES if makes_tables(m, k) else 0.0
+    making = k * TABLE_CYCLES if has_short_tables(m, k) else 0.0
     costs = Costs(tile=cycles, row=making, panel=panel_bytes / FAR_BYTES)
     group, chunk = split(batch, m, panels, rows, costs, fitting)
     return Tile(isa.lanes, rows, TABLE_VECTORS, words, group, chunk)

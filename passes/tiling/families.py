@@ -32,7 +32,7 @@ from ..kernels.integer_rows import IntegerRows
 from ..kernels.integer_tiles_gpu import IntegerTilesGpu, MmaTile
 from ..kernels.packed_codes import PackedCodes, can_look_up
 from ..kernels.small_float_codes import SmallFloatCodes
-from ..kernels.table_matmul import Scaling, TableMatmul, looks_up_four
+from ..kernels.table_matmul import Scaling, TableMatmul, looks_up_four, makes_tables
 from ..kernels.table_rows import TableRows
 from .problem import Problem
 from .tilings import KernelTiling, ThreadTiling, Tiling
@@ -187,7 +187,7 @@ def kernel_of(problem: Problem, tiling: Tiling) -> Any:
         return TableMatmul(
             problem.batch or 1, problem.m, problem.n or 0, table_rows(problem), problem.planes,
             problem.group, tile, None, scaling_of(problem),
-            tiles.makes_tables(problem.m, problem.k or 0),
+            makes_tables(table_rows(problem), problem.m),
         )  # fmt: skip
     raise ValueError(f"there is no kernel of the form '{problem.form}'")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..kernels import tiles
+from ..kernels.table_matmul import makes_tables
 from ..kernels.tiles import TABLE_VECTORS, Isa, Tile
 from . import families
 from .cuts import cuts
@@ -78,7 +79,7 @@ def illegal(problem: Problem, tiling: KernelTiling) -> str:
         return "prepared rows are not copied"
     is_table = problem.form in families.TABLES
     if is_table:
-        rounds = tiles.makes_tables(problem.m, problem.k or 0)
+        rounds = makes_tables(families.table_rows(problem), problem.m)
     else:
         strategy = families.integer_rows(problem).dot.strategy
         rounds = tiles.rounds_rows(problem.m, problem.k or 0, strategy)

@@ -17,7 +17,7 @@ from lowc.passes.formats import (
 from lowc.passes.formats.binary_codes import BinaryCodes, Coded
 from lowc.passes.formats.tables import TableFormat
 from lowc.passes.kernels import executable, tiles
-from lowc.passes.kernels.table_matmul import Scaling, TableMatmul, looks_up_four
+from lowc.passes.kernels.table_matmul import Scaling, TableMatmul, looks_up_four, makes_tables
 from lowc.passes.kernels.table_rows import TableRows
 from lowc.passes.kernels.trit_rows import TritRows
 
@@ -58,7 +58,7 @@ def kernel(
         sums = planes if scaling.kind == "planes" else 1
         tile = tiles.choose_permuted_tables(isa, batch, known, n, k, sums, words)
     tile = tile or tiles.choose_tables(isa, batch, known, n, planes, rows.folded, words)
-    rounds = tiles.rounds_rows(known, k) if rounds is None else rounds
+    rounds = makes_tables(rows, known) if rounds is None else rounds
     return TableMatmul(batch, known, n, rows, planes, group, tile, None, scaling, rounds)
 
 

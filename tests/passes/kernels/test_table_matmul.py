@@ -80,12 +80,14 @@ def kernels(unit):
             for sizes, planes, group, bits, span, dynamic, scaling in CASES
         ),
         kernel(unit, (5, 20, 64), 2, 64, batch=3),
+        kernel(unit, (3, 40, 200), 2, 64, batch=2, rounds=True),  # tables of its own rows
+        kernel(unit, (1, 40, 200), 2, 64, rounds=False),
         kernel(unit, (11, 8 * lanes + 3, 96), 2, 96, tile=cut),
         kernel(unit, (1, 13 * lanes + 3, 256), 2, 64, TableFormat(6, 64), tile=side),
     ]
 
 
-NUMBERS = range(len(CASES) + 3)
+NUMBERS = range(len(CASES) + 5)
 
 
 @pytest.fixture(scope="module")
