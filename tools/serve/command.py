@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from ...errors import UserError
+from ..seconds import Seconds
 from .settings import MIB, Settings
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -40,13 +41,13 @@ _D = Settings()
               show_default=True, help="Largest MLIR text.")  # fmt: skip
 @click.option("--max-requests", type=click.IntRange(1), default=_D.max_requests, show_default=True,
               help="Requests that a worker answers at once.")  # fmt: skip
-@click.option("--request-seconds", type=click.FloatRange(0.01), default=_D.request_seconds,
+@click.option("--request-seconds", type=Seconds(0.01), default=_D.request_seconds,
               show_default=True, help="Time for an answer.")  # fmt: skip
-@click.option("--body-seconds", type=click.FloatRange(0.01), default=_D.body_seconds,
+@click.option("--body-seconds", type=Seconds(0.01), default=_D.body_seconds,
               show_default=True, help="Time for a request to arrive.")  # fmt: skip
-@click.option("--parse-seconds", type=click.FloatRange(0.01), default=_D.parse_seconds,
+@click.option("--parse-seconds", type=Seconds(0.01), default=_D.parse_seconds,
               show_default=True, help="Time for reading MLIR.")  # fmt: skip
-@click.option("--drain-seconds", type=click.FloatRange(0), default=_D.drain_seconds,
+@click.option("--drain-seconds", type=Seconds(0), default=_D.drain_seconds,
               show_default=True,
               help="Time between not being ready and closing, when asked to end.")  # fmt: skip
 @click.option("--log-requests/--no-log-requests", default=_D.log_requests, show_default=True,
@@ -75,6 +76,12 @@ def serve_command(
         )  # fmt: skip
     if tls_certificate is not None and tls_key is not None:
         _check_chain(tls_certificate, tls_key)
+    if port == grpc_port > 0:
+        # Both could have it, as workers share ports, and each would get the other's clients.
+        raise UserError(
+            f"HTTP and gRPC cannot both have port {port}", where="--grpc-port",
+            hint="give another one, or -1 for no gRPC",
+        )  # fmt: skip
     settings = Settings(
         host=host, port=port, grpc_port=grpc_port,
         repository=str(model_repository.resolve()) if model_repository else "",

@@ -15,6 +15,7 @@ import click
 
 from ...errors import UserError
 from .. import output
+from ..seconds import Seconds
 
 if TYPE_CHECKING:
     from ...passes.tiling.problem import Lowering
@@ -50,7 +51,7 @@ def default_store() -> str:
     help="lowc's kernels, or IREE's code generation (f32, lmul).",
 )  # fmt: skip
 @click.option("--quick", is_flag=True, help="What fits ten minutes, and a model of it.")
-@click.option("--seconds", type=click.FloatRange(min=0), help="Begin nothing after so long.")
+@click.option("--seconds", type=Seconds(), help="Begin nothing after so long.")
 @click.option("--work", metavar="DIR", help="Keep compiled tiles there until they are measured.")
 @click.option("--stage", type=click.Choice(STAGES), default="all", show_default=True,
               help="Compile only, or measure what is compiled in --work.")  # fmt: skip

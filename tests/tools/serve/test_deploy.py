@@ -5,6 +5,9 @@ from __future__ import annotations
 import configparser
 import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +50,111 @@ def test_dashboard(figures: set[str]) -> None:
         assert names(expression)
         assert names(expression) <= figures, expression
         assert expression.count("(") == expression.count(")")
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
+def test_prometheus_takes_the_alerts_and_the_dashboard_s_expressions(tmp_path: Path) -> None:
+    dashboard = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
+    expressions = [one["expr"] for panel in dashboard["panels"] for one in panel["targets"]]
+    rules = [
+        {"record": f"panel:{number}", "expr": expression.replace("$job", "x").replace("$__rate_interval", "5m")}
+        for number, expression in enumerate(expressions)
+    ]  # fmt: skip
+    file = tmp_path / "dashboard.yml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    for one in (DEPLOY / "prometheus-alerts.yml", file):
+        ran = subprocess.run(["promtool", "check", "rules", one], capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
+def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
+    ok, bad = (f'lowc_serve_requests_total{{instance="a",status="{one}"}}' for one in (200, 500))
+    tests = {
+        "rule_files": [str(DEPLOY / "prometheus-alerts.yml")],
+        "tests": [
+            {
+                "interval": "30s",
+                "input_series": [
+                    {"series": 'lowc_serve_ready{instance="a"}', "values": "2x20 0x40"},
+                    {"series": ok, "values": "0+100x60"},
+                    {"series": bad, "values": "0+5x60"},
+                ],
+                "alert_rule_test": [
+                    {"eval_time": "9m", "alertname": "LowcServeNoWorkerReady", "exp_alerts": []},
+                    {
+                        "eval_time": "12m",
+                        "alertname": "LowcServeNoWorkerReady",
+                        "exp_alerts": [
+                            {
+                                "exp_labels": {"severity": "critical", "instance": "a"},
+                                "exp_annotations": {"summary": "a has no worker that is ready"},
+                            }
+                        ],
+                    },
+                    {
+                        "eval_time": "25m",
+                        "alertname": "LowcServeFails",
+                        "exp_alerts": [
+                            {
+                                "exp_labels": {"severity": "warning", "instance": "a"},
+                                "exp_annotations": {
+                                    "summary": "a fails in more than 1 % of its requests"
+                                },
+                            }
+                        ],
+                    },
+                ],
+            }
+        ],
+    }
+    file = tmp_path / "tests.yml"
+    file.write_text(yaml.safe_dump(tests))
+    ran = subprocess.run(["promtool", "test", "rules", file], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_panels_have_what_grafana_needs() -> None:
+    """What its schema asks of a panel: a number, a place that no other has, a source for each query."""
+    dashboard = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
+    panels = dashboard["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
+        at = panel["gridPos"]
+        assert at["x"] + at["w"] <= 24
+        cells = {
+            (x, y)
+            for x in range(at["x"], at["x"] + at["w"])
+            for y in range(at["y"], at["y"] + at["h"])
+        }
+        assert not cells & taken, panel["title"]
+        taken |= cells
+        assert panel["datasource"]["uid"] == "${source}"
+        letters = [one["refId"] for one in panel["targets"]]
+        assert len(set(letters)) == len(letters) > 0
+    assert {one["name"] for one in dashboard["templating"]["list"]} == {"source", "job"}
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
+def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+    """Every line is known to it; its program is one that is here."""
+    text = (DEPLOY / "lowc-serve.service").read_text()
+    for number, start in enumerate(
+        ("ExecStart=/opt/lowc/bin/lowc", "# ExecStart=/opt/lowc/bin/lowc")
+    ):
+        assert start in text
+        changed = (
+            text.replace("# ExecStart=\n# ExecStart", "ExecStart=\nExecStart") if number else text
+        )
+        file = tmp_path / str(number) / "lowc-serve.service"
+        file.parent.mkdir()
+        file.write_text(changed.replace("/opt/lowc/bin/lowc", sys.executable))
+        ran = subprocess.run(
+            ["systemd-analyze", "verify", "--man=no", file], capture_output=True, text=True
+        )
+        about = [line for line in ran.stderr.splitlines() if "lowc-serve" in line]
+        assert not about
 
 
 def options(command: str) -> set[str]:

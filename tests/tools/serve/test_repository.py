@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from lowc.errors import UserError
-from lowc.tools.cli import main
 from lowc.tools.serve import kinds
 from lowc.tools.serve.repository import Repository
 from serving.server import Server
@@ -61,11 +60,6 @@ def test_the_figure_of_ready_models_follows(server: Server) -> None:
     assert figure() == before - 1
     assert server.ask("/v2/repository/models/other/load", {})[0] == 200
     assert figure() == before
-
-
-def test_loading_is_for_one_worker(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["serve", "--workers", "2", "--model-control", "explicit"]) == 2
-    assert "would reach one of the workers only" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

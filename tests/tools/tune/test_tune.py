@@ -137,6 +137,7 @@ def test_export_and_import(tmp_path, capsys):
         (("--stage", "measure"), "a stage alone needs a folder"),
         (("--round", "1"), "a round has 2 tiles or more"),
         (("--executor", "magic"), "there is no executor 'magic'"),
+        (("--seconds", "-1"), "-1.0 is not in the range"),
     ],
 )
 def test_mistakes(arguments, message, tmp_path, capsys):
