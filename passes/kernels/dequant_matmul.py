@@ -65,6 +65,11 @@ class DequantMatmul(FloatMatmul):
     symmetric: bool = dataclasses.field(kw_only=True)
 
     @property
+    def in_place(self) -> bool:
+        """Codes are made f32 first."""
+        return False
+
+    @property
     def name(self) -> str:
         """A symbol that two kernels share only if they are the same."""
         flags = "b" * self.b_batch + "c" * self.copies

@@ -16,6 +16,7 @@ from iree.compiler.dialects import arith
 from . import emit
 from .blocked_matmul import BlockedMatmul, Body
 from .executable import Interface
+from .float_tiles import stays_near
 from .tiles import AHEAD_BYTES
 
 ROW_PADDING = 16  # f32 between copied rows: they begin in different sets of the cache
@@ -29,14 +30,21 @@ class FloatMatmul(BlockedMatmul):
     Attributes
     ----------
     packs : bool
-        Whether B is ``[batch, K, N]`` as the model has it, and packed by the kernel; else it holds
-        panels (:func:`..formats.panels.float_panels`).
+        Whether B is ``[batch, K, N]`` as the model has it, and packed by the kernel unless it is
+        read :attr:`in_place`; else it holds panels (:func:`..formats.panels.float_panels`).
     copies : bool
         Whether rows of A are copied.
     """
 
     packs: bool = False
     copies: bool = False
+
+    @property
+    def in_place(self) -> bool:
+        """Whether a B that is not in panels is read where it is: all of it fits the first cache."""
+        if not self.packs or self.n is None or self.k is None:
+            return False
+        return self.n % self.tile.columns == 0 and stays_near(self.n, self.k)
 
     @property
     def name(self) -> str:
@@ -70,7 +78,7 @@ class FloatBody(Body):
         tile = self.tile
         if self.kernel.copies:
             self.scratch = emit.scratch([tile.rows, tile.k_block + ROW_PADDING], self.f32)
-        if self.kernel.packs:
+        if self.kernel.packs and not self.kernel.in_place:
             self.packed = emit.scratch([tile.panels, tile.k_block, tile.columns], self.f32)
 
     # -- products ----------------------------------------------------------------------------------
@@ -84,10 +92,14 @@ class FloatBody(Body):
 
     def weights(self, p: ir.Value, k: ir.Value, *, ahead: bool) -> Sequence[ir.Value]:
         """Return the vectors of one row of a panel."""
-        if self.kernel.packs:
+        if self.kernel.packs and not self.kernel.in_place:
             return self.packed_row(p, k)
         lanes = [emit.index(v * self.lanes) for v in range(self.tile.vectors)]
         row = arith.addi(self.kb, k)
+        if self.kernel.in_place:
+            first = arith.muli(p, emit.index(self.tile.columns))
+            at = [[self.b_item, row, arith.addi(first, lane)] for lane in lanes]
+            return [emit.load(self.lanes, self.b, place) for place in at]
         distance = AHEAD_BYTES if ahead else NEAR_BYTES
         later = arith.addi(row, emit.index(max(1, distance // (4 * self.tile.columns))))
         for lane in lanes:

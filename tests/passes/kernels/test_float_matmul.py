@@ -35,6 +35,8 @@ def static_of(unit):
         "packs blocks": kernel(
             unit, (1, 13, 7 * lanes, 2 * lanes + 5), packs=True, copies=True, tile=small
         ),
+        "reads where it is": kernel(unit, (3, 24, 2 * lanes, 19), own=True, packs=True),
+        "reads where it is, one B": kernel(unit, (2, 7, 6 * lanes, 16), packs=True),
         "packs for all batches": kernel(unit, (3, 5, 7, 30), packs=True),
     }  # fmt: skip
 
@@ -129,3 +131,15 @@ def test_the_portable_kernel_compiles_for_arm(tmp_path):
     arm = ("--iree-llvmcpu-target-triple=aarch64-unknown-unknown-eabi-elf",)
     path = compile_kernels(kernels, "cpu:generic", tmp_path, arm)
     assert b"embedded-elf-arm_64" in path.read_bytes()
+
+
+def test_a_small_right_operand_is_read_where_it_is():
+    def one(n, k, **more):
+        return kernel("avx512vnni", (12, 128, n, k), own=True, **{"packs": True, **more})
+
+    assert one(128, 32).in_place and one(32, 128).in_place
+    assert (one(128, 32).tile.rows, one(128, 128).tile.rows) == (8, 12)
+    assert not one(128, 64).in_place  # half of the first cache does not hold it
+    assert not one(120, 32).in_place  # columns that are not there would be read
+    assert not one(128, 32, packs=False).in_place
+    assert not kernel("avx512vnni", (12, 128, None, 32), own=True, packs=True).in_place
