@@ -109,7 +109,7 @@ def _gpu_kernel(
     if stored.width != 32:
         return Refusal(f"kernels for GPUs read weights in f32, not {stored.name}")
     sizes = (matrices.batch, matrices.m, matrices.n, matrices.k)
-    tile = additive_tiles_gpu.choose(*sizes[1:])
+    tile = additive_tiles_gpu.choose(unit, *sizes[1:])
     facts = (*sizes, matrices.batch_in_columns, product, unit)
     kernel: KernelGpu
     if isinstance(tile, SharedTile):

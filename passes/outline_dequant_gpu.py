@@ -56,7 +56,7 @@ def match(op: Any, found: Dequantised, form: Form) -> PlanGpu | Refusal:
     why = gpu_rows.misfit(k, group)
     if not why and not gpu_rows.span_of(k, group, form.bits):
         why = f"groups of {group} do not fit rows of {k}"
-    tile = None if why else few_rows_gpu.choose(m, n, k, form.bits, group, whole=True)
+    tile = None if why else few_rows_gpu.choose(m, n, k, form.bits, group, whole=True, floats=True)
     if why or tile is None:
         return Refusal(why)
     kernel = DequantFewGpu(batch, m, n, k, form.bits, group, form.symmetric, tile)

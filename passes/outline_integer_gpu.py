@@ -40,7 +40,7 @@ def kernel_for(product: IntegerProduct) -> Kernel | Refusal:
             return IntegerFewGpu(
                 batch, m, n, k, bits, group, product.symmetric, few, per_group=per_group
             )
-    tile = integer_tiles_gpu.choose(m, n, k, bits, group)
+    tile = integer_tiles_gpu.choose(m, n, k, bits, group, symmetric=product.symmetric)
     if tile is None:
         return Refusal(f"groups of {group} are too short for tensor cores")
     kernel = IntegerTilesGpu(batch, m, n, k, bits, group, product.symmetric, per_group, tile)

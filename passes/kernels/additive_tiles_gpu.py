@@ -29,7 +29,6 @@ from .additive_matmul_gpu import ThreadTile, choose_tile
 from .executable import Interface
 
 LANES = 4
-MOST_THREADS = 256  # of a workgroup
 PAD = 4  # words of a row of A in workgroup memory: neighbours in K are in other banks
 
 
@@ -345,8 +344,13 @@ def misfit(k: int | None, tile: SharedTile) -> str:
     return ""
 
 
-def choose(m: int | None, n: int | None, k: int | None) -> SharedTile | ThreadTile:
-    """Return the tile that lowc takes without a model, for a shape."""
+def choose(dialect: str, m: int | None, n: int | None, k: int | None) -> SharedTile | ThreadTile:
+    """Return the tile that lowc takes without a model, for a shape.
+
+    Through Vulkan it has no workgroup memory: of software devices a barrier takes long.
+    """
     tile = SharedTile(8, 2, 8, 16, 16)
     is_large = (m is None or m >= tile.height // 2) and (n is None or n >= tile.columns // 2)
-    return tile if is_large and not misfit(k, tile) else choose_tile(m, n)
+    if dialect != "ptx" or not is_large or misfit(k, tile):
+        return choose_tile(m, n)
+    return tile

@@ -29,6 +29,7 @@ MOST_ROWS = 8  # of activations; more are multiplied by tiles
 MOST_WARPS = 8  # of a workgroup
 MOST_SUMS = 16  # of a thread
 UNROLLED = 16  # pieces that a thread loads at once, at most
+LARGE = 8192  # columns from which on there are more warps than run at once
 LONGEST = 8  # steps of a unit
 
 
@@ -311,13 +312,18 @@ def lanes_for(pieces: int, bits: int, group: int, *, whole: bool) -> int:
     return 0
 
 
-def choose(m: int, n: int, k: int, bits: int, group: int, *, whole: bool) -> FewTile | None:
-    """Return the tile that lowc takes without a model; None where groups do not fit."""
+def choose(
+    m: int, n: int, k: int, bits: int, group: int, *, whole: bool, floats: bool = False
+) -> FewTile | None:
+    """Return the tile that lowc takes without a model; None where groups do not fit.
+
+    `floats` says that codes are made f32: then more rows share what is loaded of an activation.
+    """
     pieces = gpu_rows.padded(k, group) // gpu_rows.per_piece(bits)
     lanes = lanes_for(pieces, bits, group, whole=whole)
     if not lanes:
         return None
     steps = pieces // lanes
-    rows = 2 if m <= 4 else 1
-    along = next(count for count in (4, 2, 1) if count <= steps)
+    rows = 4 if floats and m == 1 and n >= LARGE else 2 if m <= 4 else 1
+    along = next(count for count in (4, 2, 1) if count <= max(1, steps // 2))
     return FewTile(rows, along, 1, lanes)

@@ -566,14 +566,20 @@ def misfit(k: int, bits: int, group: int, tile: MmaTile) -> str:
     return ""
 
 
-def choose(m: int | None, n: int, k: int, bits: int, group: int) -> MmaTile | None:
-    """Return the tile that lowc takes without a model; None where groups do not fit."""
+def choose(
+    m: int | None, n: int, k: int, bits: int, group: int, *, symmetric: bool = True
+) -> MmaTile | None:
+    """Return the tile that lowc takes without a model; None where groups do not fit.
+
+    Where groups are scaled, sums and totals are in registers, and what zero points need besides.
+    """
     whole = group >= k
-    large = m is None or (m > 64 and n > 64)
     read = 8 if not whole and group % 64 else 16
-    tries = [MmaTile(4, 4, 2, 2, 128, 3, read), MmaTile(2, 4, 2, 2, 64, 3, read)]
-    if large and whole:
-        tries.insert(0, MmaTile(4, 8, 2, 2, 64, 3))
-    if not large:
+    tries = [MmaTile(2, 4, 2, 2, 128, 3, read), MmaTile(2, 4, 2, 2, 64, 3, read)]
+    if m is not None and (m <= 64 or n <= 64):
         tries = [MmaTile(1, 4, 2, 2, 128, 3, read), MmaTile(1, 4, 2, 2, 64, 3, read), *tries]
+    elif whole:
+        tries.insert(0, MmaTile(4, 8, 2, 2, 64, 4))
+    elif symmetric and group <= gpu_rows.MULTIPLE:
+        tries.insert(0, MmaTile(3, 4, 2, 2, 128, 3, read))
     return next((tile for tile in tries if not misfit(k, bits, group, tile)), None)

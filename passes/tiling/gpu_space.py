@@ -25,6 +25,7 @@ from .tilings import ThreadTiling
 ROWS = (1, 2, 4, 6, 8, 12, 16)
 VECTORS = (1, 2, 4)
 MOST_SUMS = 64  # of a thread, in registers: f32
+MOST_THREADS = {"spirv": 128, "ptx": 256}  # of a workgroup
 MOST_SHARED = {"spirv": 16 << 10, "ptx": 48 << 10}  # bytes that every such GPU has
 _SHARED = tuple(
     SharedTile(rows, vectors, down, across, depth)
@@ -41,7 +42,7 @@ _FEW = tuple(
 )
 _MMA = tuple(
     MmaTile(tall, wide, down, across, depth, stages, read)
-    for tall, wide in ((1, 4), (2, 4), (4, 4), (4, 8), (8, 4))
+    for tall, wide in ((1, 4), (2, 4), (3, 4), (4, 4), (4, 8), (8, 4))
     for down, across in ((1, 2), (2, 2), (2, 4), (4, 2))
     for depth in (64, 128)
     for stages in (2, 3, 4)
@@ -52,15 +53,18 @@ _MMA = tuple(
 def default(problem: Problem) -> ThreadTiling:
     """Return the tile that lowc takes without a model."""
     if problem.form in families.ADDED:
-        return ThreadTiling(additive_tiles_gpu.choose(problem.m, problem.n, problem.k))
+        return ThreadTiling(
+            additive_tiles_gpu.choose(problem.unit, problem.m, problem.n, problem.k)
+        )
     m, n, k = problem.m, problem.n or 0, problem.k or 0
     bits = WEIGHT_BITS[problem.weight]
     found: FewTile | MmaTile | None
     if _is_few(problem):
         whole = not families.is_integer(problem.form) or problem.group >= k
-        found = few_rows_gpu.choose(m or 1, n, k, bits, problem.group, whole=whole)
+        floats = not families.is_integer(problem.form)
+        found = few_rows_gpu.choose(m or 1, n, k, bits, problem.group, whole=whole, floats=floats)
     else:
-        found = integer_tiles_gpu.choose(m, n, k, bits, problem.group)
+        found = integer_tiles_gpu.choose(m, n, k, bits, problem.group, symmetric=problem.symmetric)
     if found is None:
         raise ValueError(f"there is no kernel of {problem} for GPUs")
     return ThreadTiling(found)
@@ -125,8 +129,9 @@ def _illegal_shared(problem: Problem, tile: SharedTile) -> str:
         return "a part of it is 0"
     if tile.rows * tile.vectors * LANES > MOST_SUMS:
         return f"a thread has at most {MOST_SUMS} sums"
-    if tile.threads > additive_tiles_gpu.MOST_THREADS:
-        return f"a workgroup has at most {additive_tiles_gpu.MOST_THREADS} threads"
+    most = MOST_THREADS[problem.unit]
+    if tile.threads > most:
+        return f"a workgroup has at most {most} threads"
     if tile.shared_bytes > MOST_SHARED[problem.unit]:
         return f"it takes {tile.shared_bytes} bytes of workgroup memory"
     if additive_tiles_gpu.misfit(problem.k, tile):

@@ -34,7 +34,7 @@ def prepare(folder: Path, suite: str, only: str, target: str) -> None:
     from .prepare import prepare as compile_all
 
     cases = [case for case in suites.SUITES[suite]() if fnmatch.fnmatch(case.group, only)]
-    compile_all(cases, folder, target, output.remark)
+    compile_all(cases, folder, target, output.remark, with_stock=suite == "figures")
     output.remark(f"python {folder}/collect.py {folder} -o results.json")
 
 

@@ -34,6 +34,8 @@ import numpy as np
 BLOCKS = 7
 LEAST_BLOCK = 0.01  # seconds of calls that are timed together
 COPY_BYTES = 1 << 30
+ROTATED = 400 << 20  # bytes of what is read in turn: several times the L2 cache
+SLOW = 2.0  # seconds of a call that is made once
 _MAX_SHARED = 8  # of cuFuncSetAttribute
 _SPARE = 1024  # bytes of workgroup memory beside what a kernel asks for
 
@@ -61,6 +63,10 @@ def make(spec: dict[str, Any]) -> Any:
         value = (uniform - np.float32(0.5)) * np.float32(4) + np.float32(2.0**-26)
         return value.view(np.int32) - np.int32(spec["less"])
     raise ValueError(spec["kind"])
+
+
+# Kernel, workgroups, threads, bytes of workgroup memory, and its buffers.
+Launch = tuple[ctypes.c_void_p, list[int], list[int], int, list[ctypes.c_uint64]]
 
 
 # -- the driver ------------------------------------------------------------------------------------
@@ -121,18 +127,38 @@ class Driver:
         self._call("cuFuncSetAttribute", function, _MAX_SHARED, shared)
         return function
 
+    def launch(self, stream: Any, launch: Launch) -> None:
+        """Start a kernel."""
+        function, grid, threads, shared, places = launch
+        values = (ctypes.c_void_p * len(places))(
+            *(ctypes.cast(ctypes.pointer(place), ctypes.c_void_p) for place in places)
+        )
+        self._call("cuLaunchKernel", function, *grid, *threads, shared, stream, values, None)
+
+    def copy_seconds(self, size: int) -> float:
+        """Return the time of a copy that moves `size` bytes, in a graph as kernels are."""
+        half = size // 2
+        count = max(2, -(-ROTATED // size))
+        spec = {"shape": [half], "kind": "bits", "dtype": "uint8", "width": 8}
+        places = self.array({**spec, "seed": 1, "size": 1}, 2 * count)
+        pairs = list(zip(places[::2], places[1::2], strict=True)) * max(1, 32 // count)
+
+        def start(stream: Any, pair: Any) -> None:
+            self._call("cuMemcpyDtoDAsync_v2", pair[1], pair[0], ctypes.c_size_t(half), stream)
+
+        found = statistics.median(self.graph_seconds(pairs, start))
+        self.drop()
+        return found
+
     def graph_seconds(
-        self, launches: list[tuple[ctypes.c_void_p, list[int], list[int], int, list[Any]]]
+        self, launches: Sequence[Any], start: Callable[[Any, Any], None]
     ) -> list[float]:
-        """Return times of a launch: of replays of a graph of `launches`, one after the other."""
+        """Return times of one of `launches`: of replays of a graph of them, in a row."""
         stream, graph, ready = (ctypes.c_void_p() for _ in range(3))
         self._call("cuStreamCreate", ctypes.byref(stream), 1)
         self._call("cuStreamBeginCapture_v2", stream, 2)
-        for function, grid, threads, shared, places in launches:
-            values = (ctypes.c_void_p * len(places))(
-                *(ctypes.cast(ctypes.pointer(place), ctypes.c_void_p) for place in places)
-            )
-            self._call("cuLaunchKernel", function, *grid, *threads, shared, stream, values, None)
+        for launch in launches:
+            start(stream, launch)
         self._call("cuStreamEndCapture", stream, ctypes.byref(graph))
         flags = ctypes.c_ulonglong(0)
         self._call("cuGraphInstantiateWithFlags", ctypes.byref(ready), graph, flags)
@@ -310,6 +336,21 @@ def by_calls(device: Device, loaded: Any, case: dict[str, Any]) -> dict[str, Any
     return {"iree_seconds": (whole - part) / (count - less), "iree_blocks": each}
 
 
+def whole_calls(device: Device, bundle: Path, entries: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the times of calls of whole modules, which IREE's own code generator made."""
+    found: dict[str, float] = {}
+    for entry in entries:
+        loaded = device.load(bundle / entry["file"])
+        arguments = [device.array(spec, 1)[0] for spec in entry["inputs"]]
+        call = partial(device.function(loaded, "main"), *arguments)
+        start = time.perf_counter()
+        call()
+        once = time.perf_counter() - start
+        found[entry["name"]] = once if once > SLOW else seconds(call, 3)[0]
+        device.drop()
+    return found
+
+
 def by_graph(driver: Driver, bundle: Path, case: dict[str, Any]) -> list[float]:
     """Return times of one kernel of the case, in blocks."""
     shared = case["shared_bytes"] + (_SPARE if case["shared_bytes"] else 0)
@@ -324,7 +365,7 @@ def by_graph(driver: Driver, bundle: Path, case: dict[str, Any]) -> list[float]:
         for _ in range(repeats)
         for own in owns
     ]
-    return driver.graph_seconds(launches)
+    return driver.graph_seconds(launches, driver.launch)
 
 
 def check(device: Device, loaded: Any, bundle: Path, spec: dict[str, Any]) -> str:
@@ -461,6 +502,14 @@ def main() -> int:
         say(line(found, results["copy_rate"]))
         given.output.write_text(json.dumps(results, indent=1))
     device.drop()
+    results["stock"] = whole_calls(device, given.bundle, manifest.get("stock", []))
+    say(json.dumps(results["stock"]))
+    given.output.write_text(json.dumps(results, indent=1))
+    if driver is not None:
+        driver.drop()
+        sizes = sorted({case["bytes"] for case in manifest["cases"] if case["kind"][0] == "w"})
+        results["copy_seconds"] = {size: driver.copy_seconds(size) for size in sizes}
+        say(json.dumps(results["copy_seconds"]))
     if driver and not given.no_peers:
         results["peers"] = peers(manifest["peer_rows"], manifest["peer_squares"])
         say(json.dumps(results["peers"]))

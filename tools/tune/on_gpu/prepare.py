@@ -29,12 +29,18 @@ from . import collect
 from .cases import Case, Operand, grid_of
 
 CHECKED_ROWS = 4  # of many
+STOCK_SIZES = (1024, 4096)
 
 
 def prepare(
-    cases: Sequence[Case], folder: Path, target: str, progress: Callable[[str], object] = print
+    cases: Sequence[Case],
+    folder: Path,
+    target: str,
+    progress: Callable[[str], object],
+    *,
+    with_stock: bool = False,
 ) -> None:
-    """Write the bundle of `cases` to `folder`."""
+    """Write the bundle of `cases` to `folder`, with L-Mul as IREE compiles it if `with_stock`."""
     folder.mkdir(parents=True, exist_ok=True)
     listed, expected = [], {}
     for number, case in enumerate(cases):
@@ -54,6 +60,7 @@ def prepare(
             entry["check"] = expected[key]
         listed.append(entry)
     shutil.copy(collect.__file__, folder / "collect.py")
+    stock = [_stock(size, folder, target, progress) for size in STOCK_SIZES if with_stock]
     manifest = {
         "commit": _commit(),
         "target": target,
@@ -70,6 +77,7 @@ def prepare(
             }
         ),
         "peer_squares": [4096],
+        "stock": stock,
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
@@ -132,12 +140,26 @@ def module_text(case: Case) -> str:
     with module.context, ir.Location.unknown():
         for name, (copies, repeats) in _functions(case).items():
             _add_function(module, name, case, copies, repeats)
-        shared = case.shared
-        if case.rows is not None:
-            shared = (Operand((case.rows.m or 1, case.rows.k), "f32", "activations"),)
-        _add_once(module, case, shared)
+        _add_once(module, "once", case)
     module.operation.verify()
     return str(module)
+
+
+def checks_text(cases: Sequence[Case]) -> str:
+    """Return a module with the functions ``once0``, ``once1`` … of cases."""
+    module = parse_module("", "bundle")
+    with module.context, ir.Location.unknown():
+        for number, case in enumerate(cases):
+            _add_once(module, f"once{number}", case)
+    module.operation.verify()
+    return str(module)
+
+
+def _given(case: Case) -> list[Operand]:
+    """Return what a check is given: activations, where the kernel reads records of them."""
+    if case.rows is None:
+        return [*case.shared, *case.own]
+    return [Operand((case.rows.m or 1, case.rows.k), "f32", "activations"), *case.own]
 
 
 def _type(operand: Operand) -> ir.Type:
@@ -190,10 +212,10 @@ def _add_function(module: ir.Module, name: str, case: Case, copies: int, repeats
     _finish(block, end, [value])
 
 
-def _add_once(module: ir.Module, case: Case, shared: Sequence[Operand]) -> None:
+def _add_once(module: ir.Module, name: str, case: Case) -> None:
     """Add the function that is checked: with the activations rounded where they are."""
     result = build.tensor_type(case.result, ir.Type.parse(case.element))
-    block, end = _function(module, "once", [*shared, *case.own], [result])
+    block, end = _function(module, name, _given(case), [result])
     with ir.InsertionPoint(end):
         arguments = list(block.arguments)
         if case.rows is not None:
@@ -217,14 +239,38 @@ def _dispatch(
     return found
 
 
+_STOCK = """
+func.func @main(%x: tensor<{n}x{n}xf32>, %w: tensor<{n}x{n}xf32>) -> tensor<{n}x{n}xf32> {{
+  %zero = arith.constant 0.0 : f32
+  %e = tensor.empty() : tensor<{n}x{n}xf32>
+  %f = linalg.fill ins(%zero : f32) outs(%e : tensor<{n}x{n}xf32>) -> tensor<{n}x{n}xf32>
+  %y = linalg.matmul ins(%x, %w : tensor<{n}x{n}xf32>, tensor<{n}x{n}xf32>)
+                     outs(%f : tensor<{n}x{n}xf32>) -> tensor<{n}x{n}xf32>
+  return %y : tensor<{n}x{n}xf32>
+}}
+"""
+
+
+def _stock(
+    size: int, folder: Path, target: str, progress: Callable[[str], object]
+) -> dict[str, Any]:
+    """Compile a square L-Mul product without lowc's kernels; return what a call of it needs."""
+    from ....compiler.api import compile as compile_model
+
+    progress(f"L-Mul {size} as IREE compiles it")
+    source, output = folder / "stock.mlir", folder / f"stock{size}.vmfb"
+    source.write_text(_STOCK.format(n=size))
+    compile_model(str(source), "lmul", target, output=output, kernels=False)
+    source.unlink()
+    operands = [Operand((size, size), "f32", "activations")] * 2
+    return {"name": f"lmul {size}", "file": output.name, "inputs": [o.spec for o in operands]}
+
+
 # -- expected results ------------------------------------------------------------------------------
 
 
 def _expect(case: Case, folder: Path, file: str) -> dict[str, Any]:
-    shared = case.shared
-    if case.rows is not None:
-        shared = (Operand((case.rows.m or 1, case.rows.k), "f32", "activations"),)
-    operands = [*shared, *case.own]
+    operands = _given(case)
     arrays = [collect.make(one.spec) for one in operands]
     m = case.result[-2]
     rows = np.unique(np.linspace(0, m - 1, CHECKED_ROWS).astype(int)) if m > 8 else np.arange(m)

@@ -19,6 +19,7 @@ def figures() -> Iterator[Case]:
     for n, k in ROWS:
         for form in ("a8", "a16"):
             yield few(form, 1, n, k, 4, 128, _few(form, n, k, 4, 128))
+    for k in sorted({k for _, k in ROWS}):
         yield rounding(1, k, 128, per_group=True)
     for n, k in (ROWS[0], ROWS[3]):
         yield few("a8", 1, n, k, 4, 32, _few("a8", n, k, 4, 32))
@@ -31,7 +32,7 @@ def figures() -> Iterator[Case]:
         tile = integer_tiles_gpu.choose(SQUARE, SQUARE, SQUARE, bits, group)
         if tile is not None:
             yield tiles(SQUARE, SQUARE, SQUARE, bits, group, tile, per_group=per_group)
-    yield added(SQUARE, SQUARE, SQUARE, additive_tiles_gpu.choose(SQUARE, SQUARE, SQUARE))
+    yield added(SQUARE, SQUARE, SQUARE, additive_tiles_gpu.choose("ptx", SQUARE, SQUARE, SQUARE))
     yield added(SQUARE, SQUARE, SQUARE, ThreadTile(8, 2))
     # Sizes that are odd, and forms that nothing above has: for their results.
     yield few("a8", 2, 301, 384, 8, 128, FewTile(2, 2, 2, 8), symmetric=False)
@@ -51,7 +52,7 @@ def figures() -> Iterator[Case]:
 
 def _few(form: str, n: int, k: int, bits: int, group: int, m: int = 1) -> FewTile:
     whole = form == "a16" or group >= k
-    found = few_rows_gpu.choose(m, n, k, bits, group, whole=whole)
+    found = few_rows_gpu.choose(m, n, k, bits, group, whole=whole, floats=form == "a16")
     if found is None:
         raise ValueError(f"groups of {group} do not fit rows of {k}")
     return found
@@ -61,8 +62,8 @@ def sweep() -> Iterator[Case]:
     """Yield many tiles of few shapes."""
     for n, k in (ROWS[0], ROWS[1], ROWS[3], ROWS[4]):
         for form in ("a8", "a16"):
-            for number, tile in enumerate(few_tiles(k, 4)):
-                yield few(form, 1, n, k, 4, 128, tile, checked=number == 0)
+            for number, own in enumerate(few_tiles(k, 4)):
+                yield few(form, 1, n, k, 4, 128, own, checked=number == 0)
     for rows, vectors, down, across, depth in (
         (8, 2, 8, 16, 16), (8, 2, 16, 16, 8), (8, 2, 8, 8, 8), (8, 2, 8, 16, 8), (8, 1, 16, 16, 16),
         (4, 4, 16, 8, 16), (16, 1, 8, 16, 16),

@@ -1,0 +1,142 @@
+"""What kernels for NVIDIA's GPUs become: PTX with the instructions that they are about.
+
+Where ``ptxas`` is, it assembles the PTX for each chip, and no register may be spilled.  All kernels
+are compiled into one module.
+"""
+
+import dataclasses
+import re
+import shutil
+import subprocess
+
+import pytest
+from lowc.compiler import backend
+from lowc.compiler.target import load_target
+from lowc.passes.kernels import additive_tiles_gpu, few_rows_gpu, integer_tiles_gpu
+from lowc.passes.kernels.additive_tiles_gpu import SharedTile
+from lowc.passes.kernels.few_rows_gpu import FewTile
+from lowc.passes.kernels.integer_tiles_gpu import MmaTile
+from lowc.tools.tune.on_gpu import cases, prepare
+
+pytestmark = pytest.mark.slow
+
+
+def few(form, m, n, k, bits, group, **rest):
+    floats = form == "a16"
+    whole = floats or group >= k
+    tile = few_rows_gpu.choose(m, n, k, bits, group, whole=whole, floats=floats)
+    return cases.few(form, m, n, k, bits, group, tile, **rest)
+
+
+def tiled(m, n, k, bits, group, *, symmetric=True, **rest):
+    tile = integer_tiles_gpu.choose(m, n, k, bits, group, symmetric=symmetric)
+    return cases.tiles(m, n, k, bits, group, tile, symmetric=symmetric, **rest)
+
+
+MMA = "mma.sync.aligned.m16n8k32.row.col.s32.s8."
+CASES = {
+    # name: (case, what its code has, how often)
+    "dp4a, signed": (few("a8", 1, 4096, 4096, 4, 128), {"dp4a.s32.s32": 8, "ld.global.nc.v4": 3}),
+    "dp4a, unsigned": (few("a8", 1, 512, 512, 4, 16, symmetric=False), {"dp4a.u32.s32": 8}),
+    "dp4a, 8 bits": (few("a8", 4, 96, 384, 8, 384, per_group=False), {"dp4a.s32.s32": 16}),
+    "dp4a, odd": (
+        cases.few("a8", 2, 301, 384, 8, 128, FewTile(2, 2, 2, 8), symmetric=False),
+        {"dp4a.u32.s32": 8},
+    ),
+    "f32": (few("a16", 1, 4096, 4096, 4, 128), {"lop3.b32": 64, "fma.rn.f32": 64, "shfl.sync": 5}),
+    "f32, zero points": (few("a16", 1, 512, 512, 4, 16, symmetric=False), {"lop3.b32": 32}),
+    "f32, four rows": (few("a16", 4, 512, 8192, 4, 32), {"fma.rn.f32": 256}),
+    "f32, 8 bits": (few("a16", 8, 96, 384, 8, 128, symmetric=False), {"lop3.b32": 16}),
+    "mma": (tiled(4096, 4096, 4096, 8, 4096), {MMA + "s8.s32": 64, "cp.async.cg": 16}),
+    "mma, groups of 32": (tiled(512, 512, 512, 4, 32, per_group=True), {MMA + "s8.s32": 24}),
+    "mma, groups of 128": (tiled(512, 512, 512, 4, 128, per_group=True), {MMA + "s8.s32": 24}),
+    "mma, long groups": (tiled(70, 96, 512, 4, 256, per_group=True), {MMA + "s8.s32": 16}),
+    "mma, zero points": (tiled(300, 300, 256, 4, 128, symmetric=False), {MMA + "s8.s32": 16}),
+    "mma, unsigned": (tiled(9, 37, 200, 8, 200, symmetric=False), {MMA + "u8.s32": 4}),
+    "rounding by rows": (cases.rounding(4, 4096, 4096, per_group=False), {"cvt.rni.s32.f32": 4}),
+    "rounding by groups": (
+        cases.rounding(4, 300, 32, per_group=True, has_sums=True),
+        {"cvt.rni.s32.f32": 4, "shfl.sync.bfly": 6, "div.rn.f32": 2},
+    ),
+    "L-Mul": (
+        cases.added(256, 256, 256, additive_tiles_gpu.choose("ptx", 256, 256, 256)),
+        {"add.rn.f32": 1024, "ld.shared.v4": 64, "bar.sync": 2},
+    ),
+    "L-Mul, odd": (cases.added(33, 70, 37, SharedTile(8, 2, 8, 8, 8)), {"add.rn.f32": 512}),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """The PTX of all kernels; they are linked into one text."""
+    folder = tmp_path_factory.mktemp("ptx")
+    source = folder / "kernels.mlir"
+    source.write_text(prepare.checks_text([case for case, _ in CASES.values()]))
+    target = load_target("cuda:sm_80")
+    flags = (*target.flags, f"--iree-hal-dump-executable-binaries-to={folder}")
+    backend.compile_module(source, folder / "kernels.vmfb", target.with_flags(flags))
+    (path,) = folder.glob("*.ptx")
+    return path
+
+
+@pytest.fixture(scope="module")
+def entries(compiled):
+    """The PTX of each kernel, by its symbol."""
+    parts = re.split(r"^\.visible \.entry (\w+)\(", compiled.read_text(), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_code_has_its_instructions(entries, name):
+    case, wanted = CASES[name]
+    text = entries[case.kernel.name]
+    for instruction, least in wanted.items():
+        assert text.count(instruction) >= least, (instruction, text.count(instruction))
+    assert ".local" not in text
+
+
+def test_sums_of_added_products_are_not_fused(entries):
+    added = [text for name, text in entries.items() if name.startswith("add_")]
+    assert added and not any("fma." in text or "mul." in text.partition("{")[0] for text in added)
+
+
+@pytest.mark.parametrize("chip", ["sm_80", "sm_86", "sm_89", "sm_90"])
+def test_ptxas_takes_it_and_spills_nothing(compiled, chip, tmp_path):
+    ptxas = shutil.which("ptxas")
+    if ptxas is None:
+        pytest.skip("ptxas, of CUDA's toolkit, is not on the PATH")
+    run = subprocess.run(
+        [ptxas, f"-arch={chip}", "-v", str(compiled), "-o", str(tmp_path / "kernels.cubin")],
+        capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-2000:]
+    spilled = re.findall(r"(\d+) bytes spill (?:stores|loads)", run.stderr)
+    assert len(spilled) >= 2 * len(CASES)
+    assert set(spilled) == {"0"}, run.stderr[-4000:]
+
+
+def test_kernels_that_differ_have_different_names():
+    kernels = [case.kernel for case, _ in CASES.values()]
+    kernels += [case.rows for case, _ in CASES.values() if case.rows is not None]
+    for kernel in list(kernels):
+        for field in dataclasses.fields(kernel):
+            value = getattr(kernel, field.name)
+            if isinstance(value, bool) and field.name != "b_batch":
+                kernels.append(dataclasses.replace(kernel, **{field.name: not value}))
+            elif field.name in ("n", "k", "bits", "group") and isinstance(value, int):
+                kernels.append(dataclasses.replace(kernel, **{field.name: value * 2}))
+    names = {kernel.name: kernel for kernel in kernels}
+    assert all(names[kernel.name] == kernel for kernel in kernels)
+
+
+def test_tiles_that_spill_nothing_read_themselves():
+    from lowc.passes.tiling import families, tilings
+
+    for case, _ in CASES.values():
+        if hasattr(case.kernel, "tile"):
+            tiling = families.tiling_of(case.kernel)
+            assert tilings.parse(tiling.text) == tiling
+            problem = families.problem_of(case.kernel, "ptx")
+            assert families.kernel_of(problem, tiling) == case.kernel
+            assert families.with_tiling(case.kernel, tiling) == case.kernel
+            assert not isinstance(tiling.tile, MmaTile) or "r" in tiling.text
