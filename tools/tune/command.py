@@ -49,6 +49,10 @@ def default_store() -> str:
     "--lowering", type=click.Choice(("kernel", "linalg")), default="kernel", show_default=True,
     help="lowc's kernels, or IREE's code generation (f32, lmul).",
 )  # fmt: skip
+@click.option(
+    "--cost-model", default="learned", show_default=True, metavar="M",
+    help="What it thinks best is a fifth of the tiles: none, learned, roofline …",
+)  # fmt: skip
 @click.option("--quick", is_flag=True, help="What fits ten minutes, and a model of it.")
 @click.option("--seconds", type=click.FloatRange(min=0), help="Begin nothing after so long.")
 @click.option("--work", metavar="DIR", help="Keep compiled tiles there until they are measured.")
@@ -79,9 +83,9 @@ def default_store() -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print what is in the store as JSON.")
 def tune_command(
     store: str | None, forms: tuple[str, ...], shapes: tuple[str, ...], tiles: int, size: int,
-    target: str, lowering: Lowering, quick: bool, seconds: float | None, work: str | None,
-    stage: str, executor: str, fitted: str | None, corpus: Path | None, kernels: int,
-    exported: str | None, imported: str | None, as_json: bool,
+    target: str, lowering: Lowering, cost_model: str, quick: bool, seconds: float | None,
+    work: str | None, stage: str, executor: str, fitted: str | None, corpus: Path | None,
+    kernels: int, exported: str | None, imported: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure tiles of products on this machine, and keep every measurement.
 
@@ -113,7 +117,10 @@ def tune_command(
                 job = _job(
                     opened, target, place, time.monotonic() + limit, measures=stage != "prepare"
                 )
-                _tune(job, _rounds(job, forms, shapes, lowering, tiles, size), stage, executor)
+                found: list[Round] = []
+                if stage != "measure":
+                    found = _rounds(job, forms, shapes, lowering, tiles, size, cost_model)
+                _tune(job, found, stage, executor)
             if quick and stage != "prepare":
                 _fit_quick(opened)
         counts = opened.count()
@@ -203,15 +210,21 @@ def _rounds(
     lowering: Lowering,
     tiles: int,
     size: int,
+    cost_model: str,
 ) -> list[Round]:
+    from ...passes.tiling import rankers
     from . import plan
 
+    ranker = rankers.ranker(cost_model, job.machine)
+    if isinstance(ranker, rankers.Unable):
+        ranker = None
     unit = job.machine.unit
     usual = plan.STANDARD if lowering == "kernel" else ("lmul",)
     chosen = plan.problems(forms or usual, unit, shapes, lowering)
     if unit == "portable":
         chosen = [one for one in chosen if one.form != "shift-add"]
-    return list(plan.rounds(chosen, tiles, job.store.measured(job.machine.key), size))
+    measured = job.store.measured(job.machine.key)
+    return list(plan.rounds(chosen, tiles, measured, size, ranker))
 
 
 def _tune(job: Job, rounds: list[Round], stage: str, executor: str) -> None:

@@ -87,7 +87,7 @@ def _table(records: Sequence[Record]) -> Table:
             )
         for text, same in one.items():
             times[text] += [record.seconds * factor for record in same]
-            noise[text] += [record.spread for record in same]
+            noise[text] += [record.error for record in same]
     problem, machine = records[0].problem, records[0].machine
     order = {tiling.text: place for place, tiling in enumerate(space.candidates(problem))}
     texts = sorted(times, key=lambda text: (order.get(text, len(order)), text))
