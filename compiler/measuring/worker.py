@@ -39,7 +39,9 @@ from ...runtime.devices import Device, open_device
 from ...runtime.scheduling import without_preemption
 from .data import Data, difference
 from .modules import function_name, operands
+from .others import Others
 
+DISTURBED = 0.15  # of the cores' time that others had: such turns do not count
 _DTYPES = {"f32": "float32", "i32": "int32", "i8": "int8"}
 
 
@@ -57,7 +59,7 @@ class Effort:
     least, most : int
         Blocks.
     error : float
-        How well the median shall be known.
+        How well the lower quartile shall be known.
     seconds : float
         After so many no block of a tile is begun, once there are two.
     """
@@ -148,16 +150,33 @@ def measure(spec: dict[str, Any], write: Callable[[dict[str, Any]], None]) -> No
         else:
             running.append(tile)
     with _steady(session.device):
-        _take_turns(running, effort, write)
+        _take_turns(running, effort, Others(session.device.cores), write)
 
 
 def _take_turns(
-    running: list[_Tile], effort: Effort, write: Callable[[dict[str, Any]], None]
+    running: list[_Tile], effort: Effort, others: Others, write: Callable[[dict[str, Any]], None]
 ) -> None:
-    for start in range(effort.most):
-        for tile in running[start % len(running) :] + running[: start % len(running)]:
+    """Time blocks of the tiles in turns until each is known.
+
+    Turns while others had the cores are taken again, up to ``effort.most`` of them; `doubtful` are
+    those of which that is not known yet.
+    """
+    turns = disturbed = doubtful = 0
+    while turns < effort.most:
+        for tile in running[turns % len(running) :] + running[: turns % len(running)]:
             write({"begin": tile.number})
             _block(tile, effort.block_seconds)
+        turns, doubtful = turns + 1, doubtful + 1
+        share = others.share()
+        if share is not None:
+            if share > DISTURBED and disturbed < effort.most:
+                disturbed += doubtful
+                turns -= doubtful
+                for tile in running:
+                    del tile.blocks[-doubtful:]
+            doubtful = 0
+        if doubtful:
+            continue
         for tile in [tile for tile in running if tile.is_known(effort)]:
             running.remove(tile)
             write(_summary(tile))

@@ -44,6 +44,8 @@ def default_store() -> str:
 )
 @click.option("--tiles", default=24, show_default=True, help="Tiles of each product; 0 for all.")
 @click.option("--round", "size", default=24, show_default=True, help="Tiles that take turns.")
+@click.option("--passes", default=2, show_default=True, type=click.IntRange(min=1),
+              help="Processes that measure each tile; the fastest counts.")  # fmt: skip
 @click.option("--target", default="cpu", show_default=True, help="cpu, cpu:CHIP.")
 @click.option(
     "--lowering", type=click.Choice(("kernel", "linalg")), default="kernel", show_default=True,
@@ -83,9 +85,9 @@ def default_store() -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print what is in the store as JSON.")
 def tune_command(
     store: str | None, forms: tuple[str, ...], shapes: tuple[str, ...], tiles: int, size: int,
-    target: str, lowering: Lowering, cost_model: str, quick: bool, seconds: float | None,
-    work: str | None, stage: str, executor: str, fitted: str | None, corpus: Path | None,
-    kernels: int, exported: str | None, imported: str | None, as_json: bool,
+    passes: int, target: str, lowering: Lowering, cost_model: str, quick: bool,
+    seconds: float | None, work: str | None, stage: str, executor: str, fitted: str | None,
+    corpus: Path | None, kernels: int, exported: str | None, imported: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure tiles of products on this machine, and keep every measurement.
 
@@ -115,8 +117,9 @@ def tune_command(
                 tiles = min(tiles or QUICK_TILES, QUICK_TILES)
             with _folder(work) as place:
                 job = _job(
-                    opened, target, place, time.monotonic() + limit, measures=stage != "prepare"
-                )
+                    opened, target, place, time.monotonic() + limit, passes,
+                    measures=stage != "prepare",
+                )  # fmt: skip
                 found: list[Round] = []
                 if stage != "measure":
                     found = _rounds(job, forms, shapes, lowering, tiles, size, cost_model)
@@ -187,7 +190,9 @@ def _fit(opened: Store, place: str, corpus: Path | None) -> None:
     )
 
 
-def _job(opened: Store, target: str, place: Path, deadline: float, *, measures: bool) -> Job:
+def _job(
+    opened: Store, target: str, place: Path, deadline: float, passes: int, *, measures: bool
+) -> Job:
     from ...compiler.measuring.fingerprint import fingerprint
     from ...compiler.measuring.worker import Effort
     from ...compiler.target import load_target
@@ -200,7 +205,7 @@ def _job(opened: Store, target: str, place: Path, deadline: float, *, measures: 
     machine = fingerprint(goal)
     if measures:
         machine = with_rates(machine, opened)
-    return Job(opened, machine, target, place, Effort(), deadline)
+    return Job(opened, machine, target, place, Effort(), deadline, passes)
 
 
 def _rounds(
