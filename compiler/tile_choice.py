@@ -29,11 +29,15 @@ class TileChoice:
         ranks them without a model is ``roofline``.
     measured : mapping
         What was timed on this machine before: seconds by tile, by the key of the product.
+    tell : callable, optional
+        Called with a sentence when another measurement is waited for, and when the cost model was
+        fitted on another processor.
     """
 
     cost_model: str = rankers.NONE
     measure_top: int = 0
     measured: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    tell: Callable[[str], object] | None = None
 
     def __post_init__(self) -> None:
         """Raise a UserError, before anything takes long, if there is no such cost model."""
@@ -59,12 +63,16 @@ class TileChoice:
             machine=machine.to_json(),
             measured=top.to_text(self.measured),
         )
+        name = rankers.ROOFLINE if self.cost_model == rankers.NONE else self.cost_model
+        ranker = rankers.ranker(name, machine)
+        warning = rankers.warning(ranker)
+        if warning and self.tell is not None:
+            self.tell(warning)
         if self.measure_top < 1:
             return chosen
         top.check(target)
-        name = rankers.ROOFLINE if self.cost_model == rankers.NONE else self.cost_model
         module = before(chosen)
         with module.context:
             problems = top.problems_of(module, chosen.unit, kernels=kernels)
-        found = top.measure_top(problems, rankers.ranker(name, machine), self.measure_top, target)
+        found = top.measure_top(problems, ranker, self.measure_top, target, self.tell)
         return dataclasses.replace(chosen, measured=top.to_text({**self.measured, **found}))

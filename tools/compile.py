@@ -111,7 +111,7 @@ def _tiles(cost_model: str, measure_top: int, store: str | None, target: str) ->
     from ..compiler.tile_choice import TileChoice
 
     if store is None:
-        return TileChoice(cost_model, measure_top)
+        return TileChoice(cost_model, measure_top, tell=output.remark)
     from ..compiler.measuring.fingerprint import fingerprint
     from ..compiler.target import load_target
     from .tune import packages
@@ -122,7 +122,7 @@ def _tiles(cost_model: str, measure_top: int, store: str | None, target: str) ->
 
     with Store(store, must_exist=True) as opened:
         known = relative_times(opened.records(fingerprint(load_target(target)).key))
-    return TileChoice(cost_model, measure_top, known)
+    return TileChoice(cost_model, measure_top, known, output.remark)
 
 
 def _say_energy(energy: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from iree.compiler import ir
@@ -48,8 +48,12 @@ def measure_top(
     ranker: Ranker | None,
     top: int,
     target: Target,
+    tell: Callable[[str], object] | None = None,
 ) -> Measured:
-    """Time the `top` tiles that `ranker` puts first, and the default one, of each product."""
+    """Time the `top` tiles that `ranker` puts first, and the default one, of each product.
+
+    `tell` is called with a sentence when another measurement is waited for.
+    """
     measured: Measured = {}
     with tempfile.TemporaryDirectory(prefix="lowc-top-") as name:
         for problem in problems:
@@ -58,7 +62,7 @@ def measure_top(
             if len(usual) < 2:
                 continue
             prepared = prepare(problem.key, problem, usual, target, Path(name) / problem.key)
-            with device_lock():
+            with device_lock(tell=tell):
                 measured[problem.key] = times_of(measure(prepared, Effort()))
     return measured
 

@@ -18,23 +18,21 @@ from ..kernels.additive_matmul_gpu import SIDE, ThreadTile
 from ..kernels.additive_tiles_gpu import SharedTile
 from ..kernels.few_rows_gpu import FewTile
 from ..kernels.integer_tiles_gpu import MmaTile
-from ..kernels.work_split import PORTION
-from . import families
+from . import families, work
 from .problem import Problem
 from .record import Machine
 from .tilings import KernelTiling, LinalgTiling, ThreadTiling, Tiling
 
 Floats = NDArray[np.float64]
 
-VERSION = 1  # changes with the meaning of any feature
+VERSION = 2  # changes with the meaning of any feature
 # Where nothing was measured: bytes and multiply-adds per second, and caches, of a usual core.
 BANDWIDTH, MULTIPLY_RATE, CACHES = 15e9, 60e9, (32 << 10, 1 << 20, 16 << 20)
-START = 8e-6  # seconds of a call, before any work
-GROUP_START = 1.5e-7  # of a workgroup
-KEPT = 0.7  # of the third cache that holds what the last call read
 # Multiply-adds that a product costs, by form: two additions, a quarter of a dot product …
 _COSTS = {"f32": 1.0, "lmul": 1.7, "pam": 1.7}
 _INTEGER_COSTS = {"vnni": 0.27, "bytes": 0.4, "shorts": 0.65, "lanes": 2.0}
+# Registers of a vector of sums, and of a vector of codes with the words they come from.
+_INTEGER_REGISTERS = {"vnni": (1, 2), "bytes": (2, 3), "shorts": (1, 4), "lanes": (1, 4)}
 _TABLE_COST = 0.16  # of one plane
 _DEQUANT_COST = 1.1
 
@@ -43,24 +41,21 @@ NAMES = (
     "is_dequant", "is_linalg", "is_stock", "is_gpu", "weight_bits", "log_group", "planes",
     "table_bits", "packs", "prepares", "symmetric", "per_group", "own_batch",
     "lanes", "registers", "threads", "log_bandwidth", "log_rate", "log_l1", "log_l2", "log_l3",
-    "rows", "vectors", "sums", "register_share", "log_k_block", "k_blocks", "panels", "log_panels",
+    "rows", "vectors", "sums", "pressure", "log_k_block", "k_blocks", "panels", "log_panels",
     "row_blocks_of_chunk", "log_row_chunk", "copies",
     "loads_per_product", "in_flight", "column_waste", "column_tail", "row_tail", "height_share",
-    "log_workgroups", "waves", "portions", "imbalance", "column_groups", "row_chunks",
+    "log_workgroups", "waves", "share", "column_groups", "row_chunks", "conflicts",
     "log_item_products", "panel_in_l1", "group_in_l1", "group_in_l2", "group_in_l3", "rows_in_l1",
-    "chunk_in_l2", "result_in_l2", "weight_in_l2", "weight_in_l3", "all_in_l3",
+    "chunk_in_l2", "result_in_l1", "result_in_l2", "weight_in_l2", "weight_in_l3", "all_in_l3",
     "log_reads_of_left", "log_reads_of_right", "log_reads_of_result", "intensity", "k_modulo_page",
-    "log_compute", "log_stepped", "log_memory", "log_far", "log_left", "log_right", "log_near",
-    "log_result", "log_overhead", "bound", "log_alpha_flops", "log_estimate",
+    "log_memory", "bound", "log_alpha_flops", *(f"part_{name}" for name in work.NAMES),
+    "log_estimate",
 )  # fmt: skip
 ESTIMATE = NAMES.index("log_estimate")
-WAVES = NAMES.index("waves")
 # Logarithms (base 2) of seconds that the formula of a form adds up, each times a number of its own.
-PARTS = tuple(
-    NAMES.index(f"log_{name}")
-    for name in ("compute", "stepped", "memory", "far", "left", "right", "near", "result")
-)
-COMPONENTS = 2 + len(PARTS)
+PARTS = tuple(NAMES.index(f"part_{name}") for name in work.NAMES)
+COMPONENTS = len(PARTS)
+LEAST_PART = 1e-12  # seconds: a part that there is not
 
 
 def matrix(problem: Problem, tilings: Sequence[Tiling], machine: Machine) -> Floats:
@@ -77,11 +72,8 @@ def matrix(problem: Problem, tilings: Sequence[Tiling], machine: Machine) -> Flo
 
 
 def components(rows: Floats) -> Floats:
-    """Return ``[tiles, COMPONENTS]``, seconds: of a call, of workgroups, and of :data:`PARTS`."""
-    found = np.empty((len(rows), COMPONENTS))
-    found[:, 0] = START
-    found[:, 1] = GROUP_START * np.maximum(rows[:, WAVES], 1)
-    found[:, 2:] = np.exp2(rows[:, PARTS])
+    """Return ``[tiles, COMPONENTS]``, seconds of :data:`PARTS`."""
+    found: Floats = np.exp2(rows[:, PARTS])
     return found
 
 
@@ -133,6 +125,12 @@ def is_record(problem: Problem) -> bool:
     )
 
 
+def row_bytes(problem: Problem) -> float:
+    """Return about how many bytes a kernel reads of an element of a row."""
+    is_bytes = problem.lowering == "kernel" and families.is_integer(problem.form)
+    return 1.1 if is_bytes else 4.0
+
+
 def weight_bits(problem: Problem) -> float:
     """Return about how many bits an element of the right operand takes."""
     if problem.form in families.TABLES:
@@ -146,15 +144,28 @@ def cost(problem: Problem) -> float:
     if problem.form in families.TABLES:
         return _TABLE_COST * max(problem.planes, 1)
     if families.is_integer(problem.form):
-        unit = problem.unit if problem.unit in tiles.ISAS else "portable"
-        isa = tiles.ISAS[unit]
-        strategy = "vnni" if isa.vnni else "lanes" if unit == "portable" else "bytes"
-        return _INTEGER_COSTS[
-            "shorts" if strategy == "bytes" and problem.weight == "i8" else strategy
-        ]
+        return _INTEGER_COSTS[_strategy(problem)]
     if families.is_dequant(problem.form):
         return _DEQUANT_COST
     return _COSTS.get(problem.form, 1.0)
+
+
+def pressure(problem: Problem, rows: Floats, vectors: Floats) -> Floats:
+    """Return about how many vector registers the inner loop of a tile needs."""
+    if problem.lowering == "kernel" and problem.form in families.TABLES:
+        return rows * (vectors * max(problem.planes, 1) + 2) + 8
+    if problem.lowering == "kernel" and families.is_integer(problem.form):
+        of_sum, of_codes = _INTEGER_REGISTERS[_strategy(problem)]
+        return of_sum * rows * vectors + of_codes * vectors + 1
+    others = 2.0 if problem.form in families.ADDED else 1.0
+    return rows * vectors + vectors + others
+
+
+def _strategy(problem: Problem) -> str:
+    """Return how small integers are multiplied (:class:`..kernels.integer_dot.IntegerDot`)."""
+    unit = problem.unit if problem.unit in tiles.ISAS else "portable"
+    strategy = "vnni" if tiles.ISAS[unit].vnni else "lanes" if unit == "portable" else "bytes"
+    return "shorts" if strategy == "bytes" and problem.weight == "i8" else strategy
 
 
 def _lanes(problem: Problem) -> int:
@@ -181,30 +192,31 @@ def _columns(problem: Problem, numbers: Floats, machine: Machine) -> dict[str, F
     k_blocks = np.ceil(k / k_block)
     panel_bytes = k_block * width * bits / 8
     group_bytes = panel_bytes * np.minimum(panels, count)
-    left, right, result = 4.0 * m * k * batch, n * k * bits / 8, 4.0 * m * n * batch
+    left, right, result = row_bytes(problem) * m * k * batch, n * k * bits / 8, 4.0 * m * n * batch
     right *= batch if problem.own_batch else 1
     products = float(m) * n * k * batch
     in_flight = rows * vectors
     # Vectors that are loaded, or broadcast, for one product of vectors.
     loads = (rows + vectors) / in_flight
-    waves = items / threads
-    portion = np.where(items < PORTION * threads, 1.0, float(PORTION))
-    portions = np.ceil(items / portion)
-    imbalance = np.ceil(portions / threads) * threads / portions
-    step = np.maximum(np.maximum(1.0, loads * 1.0), 8.0 / in_flight)
+    rounds = families.is_integer(problem.form) and tiles.rounds_rows(problem.m, k, _strategy(problem))
+    always = rounds or (problem.form in families.ADDED and problem.prepares)
+    prepares = np.ones_like(rows) if always else np.zeros_like(rows) + copies
+    cut = work.Cut(
+        batch, m, n, k, rows, vectors, k_block, np.minimum(panels, count), chunk, lanes, threads,
+        right, left, result, is_record(problem) and not rounds, prepares, problem.own_batch,
+        (l1, l2, l3), not is_record(problem),
+        pressure(problem, rows, vectors) / registers,
+    )  # fmt: skip
+    parts = {
+        f"part_{name}": np.log2(np.maximum(seconds, LEAST_PART))
+        for name, seconds in work.parts(cut).items()
+    }
+    share = work.share(cut)
     padded = heights * rows * count * width * float(k) * batch
-    compute = padded * cost(problem) / rate * imbalance
-    stepped = compute * step
-    read_left = groups * left * imbalance / bandwidth
-    read_right = right * np.where(group_bytes < l2, chunks, heights) * imbalance / bandwidth
-    # The panels of a group come from the second cache, or the first, for every block of rows.
-    near = right * heights * imbalance / bandwidth
-    stored = result * (2 * k_blocks - 1) / bandwidth
-    moved = left + right + result
-    memory = moved / bandwidth
-    far = max(moved - KEPT * l3, 1e-9 * moved) / bandwidth
-    overhead = START + GROUP_START * waves
-    estimate = overhead + np.maximum(stepped, memory) + 0.1 * (read_left + read_right + stored)
+    compute = padded * cost(problem) / rate * share * threads
+    stepped = compute * np.maximum(np.maximum(1.0, loads), 8.0 / in_flight)
+    memory = (left + right + result) / bandwidth
+    estimate = work.CALL + work.WORKGROUP * items / threads + np.maximum(stepped, memory)
     log2 = np.log2
 
     def inside(size: Floats | float, room: float) -> Floats:
@@ -224,29 +236,28 @@ def _columns(problem: Problem, numbers: Floats, machine: Machine) -> dict[str, F
         "log_bandwidth": math.log2(bandwidth), "log_rate": math.log2(rate),
         "log_l1": math.log2(l1), "log_l2": math.log2(l2), "log_l3": math.log2(l3),
         "rows": rows, "vectors": vectors, "sums": in_flight,
-        "register_share": in_flight / registers,
+        "pressure": cut.pressure * 32,
         "log_k_block": log2(k_block), "k_blocks": k_blocks, "panels": panels,
         "log_panels": log2(panels), "row_blocks_of_chunk": chunk / rows,
         "log_row_chunk": log2(chunk),
         "copies": copies, "loads_per_product": loads, "in_flight": np.minimum(in_flight, 16),
         "column_waste": count * width / n, "column_tail": (n % width) / width,
         "row_tail": (np.minimum(m, chunk) % rows) / rows, "height_share": heights * rows / m,
-        "log_workgroups": log2(items), "waves": waves, "portions": portions, "imbalance": imbalance,
+        "log_workgroups": log2(items), "waves": items / threads, "share": share * threads,
         "column_groups": groups, "row_chunks": chunks,
+        "conflicts": np.minimum(work.conflicts(cut), 4.0),
         "log_item_products": log2(products / items), "panel_in_l1": inside(panel_bytes, l1),
         "group_in_l1": inside(group_bytes, l1), "group_in_l2": inside(group_bytes, l2),
         "group_in_l3": inside(group_bytes, l3), "rows_in_l1": inside(4 * rows * k_block, l1),
         "chunk_in_l2": inside(4 * chunk * k, l2),
+        "result_in_l1": inside(4 * chunk * panels * width, l1),
         "result_in_l2": inside(4 * chunk * panels * width, l2),
         "weight_in_l2": inside(right, l2), "weight_in_l3": inside(right, l3),
         "all_in_l3": inside(left + right + result, l3), "log_reads_of_left": log2(groups),
         "log_reads_of_right": log2(np.maximum(heights, 1)), "log_reads_of_result": log2(k_blocks),
         "intensity": products / (left + right + result), "k_modulo_page": float(k % 1024 == 0),
-        "log_compute": log2(compute), "log_stepped": log2(stepped),
-        "log_memory": math.log2(memory), "log_far": math.log2(far), "log_left": log2(read_left),
-        "log_right": log2(read_right), "log_near": log2(near), "log_result": log2(stored),
-        "log_overhead": log2(overhead), "bound": log2(stepped / memory),
-        "log_alpha_flops": math.log2(alpha_flops(m * batch, n, k)),
+        "log_memory": math.log2(memory), "bound": log2(stepped / memory),
+        "log_alpha_flops": math.log2(alpha_flops(m * batch, n, k)), **parts,
         "log_estimate": np.log(estimate),
     }  # fmt: skip
 

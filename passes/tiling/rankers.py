@@ -63,6 +63,11 @@ def ranker(name: str, machine: Machine) -> Ranker | None:
     return _first_usable(folders, machine)
 
 
+def warning(ranker: Ranker | None) -> str:
+    """Return what a user has to know of a ranker: that it was fitted elsewhere; "" if nothing."""
+    return str(getattr(ranker, "warning", ""))
+
+
 def check(name: str) -> None:
     """Raise a UserError unless :func:`ranker` knows `name`."""
     if name in (NONE, ROOFLINE, LEARNED) or Path(name).exists():

@@ -90,6 +90,14 @@ class Machine:
         return found
 
 
+def standard_error(spread: float, blocks: int) -> float:
+    """Return how far a time may be off, as a fraction, that is the lower quartile of blocks.
+
+    Of a normal distribution it is 1.36 sigma by the root of their number; `spread` is 0.67 sigma.
+    """
+    return 2.03 * spread / max(blocks, 1) ** 0.5
+
+
 def _three(values: Any) -> tuple[int, int, int]:
     first, second, third = map(int, values)
     return first, second, third
@@ -106,9 +114,10 @@ class Record:
     outcome : str
         ``ok``; ``crash`` of compiler or code; ``timeout``; ``wrong``, its result was another one.
     seconds, p10, p90 : float
-        Of a call: the median of the blocks' medians, and of all calls; 0 unless ``ok``.
+        Of a call: the lower quartile of the blocks' 10th percentiles, and of all calls; 0 unless
+        ``ok``.
     spread : float
-        How far the blocks' medians differ: half the distance of their quartiles by the median.
+        How far blocks differ: half the distance of their quartiles by the median.
     blocks, calls : int
         Blocks of calls, each timed apart from the others, and calls in all.
     round : str
@@ -140,3 +149,8 @@ class Record:
     def is_ok(self) -> bool:
         """Whether there is a time."""
         return self.outcome == "ok"
+
+    @property
+    def error(self) -> float:
+        """How far the time may be off, as a fraction."""
+        return standard_error(self.spread, self.blocks)

@@ -2,6 +2,9 @@
 
 The default is what lowc, or for ``linalg`` IREE, takes without a model; it is always a candidate.
 Each family of kernels has a file of its own, with ``default``, ``candidates`` and ``illegal``.
+
+Tiles are chosen from ``candidates``, where obvious waste is left out; ``every`` has that too, and
+is what measurements are drawn from.
 """
 
 from __future__ import annotations
@@ -9,9 +12,11 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from . import blocked_space, families, gpu_space, linalg_space, record_space
+from . import blocked_space, families, gpu_space, linalg_space, record_space, wide_space
 from .problem import Problem
 from .tilings import KernelTiling, LinalgTiling, ThreadTiling, Tiling
+
+_OF_KERNELS = (blocked_space, record_space)
 
 
 def _family(problem: Problem) -> Any:
@@ -28,6 +33,14 @@ def candidates(problem: Problem) -> tuple[Tiling, ...]:
     """Return every tile that `problem` can have, each once: the default, then the others."""
     family = _family(problem)
     return tuple(dict.fromkeys((family.default(problem), *family.candidates(problem))))
+
+
+@functools.lru_cache(maxsize=64)
+def every(problem: Problem) -> tuple[Tiling, ...]:
+    """Return the candidates, and behind them the rest of the grid of legal tiles, each once."""
+    family = _family(problem)
+    rest = wide_space.candidates(problem, family) if family in _OF_KERNELS else ()
+    return tuple(dict.fromkeys((*candidates(problem), *rest)))
 
 
 def default(problem: Problem) -> Tiling:

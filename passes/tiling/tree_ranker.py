@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from . import features, model_files, trees
+from . import features, model_files, trees, work
 from .choice import Prediction
 from .model_files import ModelFiles, Numbers
 from .problem import Problem
@@ -103,8 +103,9 @@ def combine(
     logs = members.mean(axis=0) + base
     apart = (logs - logs.mean()) * numbers.time_slope
     if len(ranks):
-        score = np.mean(ranks, axis=0)
-        apart = apart - (score - score.mean()) * numbers.rank_slope
+        # Scores have a say in the order; the times are those that were predicted, in that order.
+        order = np.argsort(apart - np.mean(ranks, axis=0) * numbers.rank_slope, kind="stable")
+        apart[order] = np.sort(apart)
     differ = members - members[:, :1]
     disagree = differ.std(axis=0) if len(members) > 1 else np.zeros(len(rows))
     spread = np.hypot(numbers.spread_floor, numbers.spread_factor * disagree) * factor
@@ -115,7 +116,7 @@ def base_of(rows: Floats, formula: Sequence[float] | None) -> Floats:
     """Return logarithms of the formula's seconds; without one, of the estimate of features."""
     if formula is None:
         return rows[:, features.ESTIMATE]
-    found: Floats = np.log(features.components(rows) @ np.asarray(formula) + 1e-9)
+    found: Floats = np.log(work.total(features.components(rows), formula) + 1e-9)
     return found
 
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from ...passes.tiling import features
 from ...passes.tiling.tree_ranker import base_of, form_key
+from .formulas import fit_formulas
 from .measured import Table
-from .trees import fit_formulas, rows_of
+from .trees import rows_of
 
 Floats = NDArray[np.float64]
 Predictor = Callable[[Table], Floats]

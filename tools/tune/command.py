@@ -45,10 +45,16 @@ def default_store() -> str:
 )
 @click.option("--tiles", default=24, show_default=True, help="Tiles of each product; 0 for all.")
 @click.option("--round", "size", default=24, show_default=True, help="Tiles that take turns.")
+@click.option("--passes", default=2, show_default=True, type=click.IntRange(min=1),
+              help="Processes that measure each tile; the fastest counts.")  # fmt: skip
 @click.option("--target", default="cpu", show_default=True, help="cpu, cpu:CHIP.")
 @click.option(
     "--lowering", type=click.Choice(("kernel", "linalg")), default="kernel", show_default=True,
     help="lowc's kernels, or IREE's code generation (f32, lmul).",
+)  # fmt: skip
+@click.option(
+    "--cost-model", default="learned", show_default=True, metavar="M",
+    help="What it thinks best is a fifth of the tiles: none, learned, roofline …",
 )  # fmt: skip
 @click.option("--quick", is_flag=True, help="What fits ten minutes, and a model of it.")
 @click.option("--seconds", type=Seconds(), help="Begin nothing after so long.")
@@ -80,9 +86,9 @@ def default_store() -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print what is in the store as JSON.")
 def tune_command(
     store: str | None, forms: tuple[str, ...], shapes: tuple[str, ...], tiles: int, size: int,
-    target: str, lowering: Lowering, quick: bool, seconds: float | None, work: str | None,
-    stage: str, executor: str, fitted: str | None, corpus: Path | None, kernels: int,
-    exported: str | None, imported: str | None, as_json: bool,
+    passes: int, target: str, lowering: Lowering, cost_model: str, quick: bool,
+    seconds: float | None, work: str | None, stage: str, executor: str, fitted: str | None,
+    corpus: Path | None, kernels: int, exported: str | None, imported: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure tiles of products on this machine, and keep every measurement.
 
@@ -112,9 +118,13 @@ def tune_command(
                 tiles = min(tiles or QUICK_TILES, QUICK_TILES)
             with _folder(work) as place:
                 job = _job(
-                    opened, target, place, time.monotonic() + limit, measures=stage != "prepare"
-                )
-                _tune(job, _rounds(job, forms, shapes, lowering, tiles, size), stage, executor)
+                    opened, target, place, time.monotonic() + limit, passes,
+                    measures=stage != "prepare",
+                )  # fmt: skip
+                found: list[Round] = []
+                if stage != "measure":
+                    found = _rounds(job, forms, shapes, lowering, tiles, size, cost_model)
+                _tune(job, found, stage, executor)
             if quick and stage != "prepare":
                 _fit_quick(opened)
         counts = opened.count()
@@ -181,7 +191,9 @@ def _fit(opened: Store, place: str, corpus: Path | None) -> None:
     )
 
 
-def _job(opened: Store, target: str, place: Path, deadline: float, *, measures: bool) -> Job:
+def _job(
+    opened: Store, target: str, place: Path, deadline: float, passes: int, *, measures: bool
+) -> Job:
     from ...compiler.measuring.fingerprint import fingerprint
     from ...compiler.measuring.worker import Effort
     from ...compiler.target import load_target
@@ -194,7 +206,7 @@ def _job(opened: Store, target: str, place: Path, deadline: float, *, measures: 
     machine = fingerprint(goal)
     if measures:
         machine = with_rates(machine, opened)
-    return Job(opened, machine, target, place, Effort(), deadline)
+    return Job(opened, machine, target, place, Effort(), deadline, passes)
 
 
 def _rounds(
@@ -204,15 +216,21 @@ def _rounds(
     lowering: Lowering,
     tiles: int,
     size: int,
+    cost_model: str,
 ) -> list[Round]:
+    from ...passes.tiling import rankers
     from . import plan
 
+    ranker = rankers.ranker(cost_model, job.machine)
+    if isinstance(ranker, rankers.Unable):
+        ranker = None
     unit = job.machine.unit
     usual = plan.STANDARD if lowering == "kernel" else ("lmul",)
     chosen = plan.problems(forms or usual, unit, shapes, lowering)
     if unit == "portable":
         chosen = [one for one in chosen if one.form != "shift-add"]
-    return list(plan.rounds(chosen, tiles, job.store.measured(job.machine.key), size))
+    measured = job.store.measured(job.machine.key)
+    return list(plan.rounds(chosen, tiles, measured, size, ranker))
 
 
 def _tune(job: Job, rounds: list[Round], stage: str, executor: str) -> None:

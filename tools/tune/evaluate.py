@@ -24,7 +24,9 @@ from .trees import fold_of, rows_of
 
 Floats = NDArray[np.float64]
 FOLDS = 5
-MEDIAN_OF_SQUARES = 0.455  # of a normal distribution of variance 1
+SLOPES = (0.0, 0.01, 0.02, 0.03, 0.05, 0.08)  # logarithms of time that a score can count
+ORDER_COUNTS = 0.1  # of Kendall's tau, beside a regret
+FACTORS = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0)  # of the models' disagreement
 Tell = Callable[[str], object]
 
 
@@ -101,43 +103,52 @@ def cross_validate(
 
 
 def _slopes(tables: Sequence[Table], said: Sequence[_Said]) -> Numbers:
-    """Return how much times and scores count, for the least squares of differences of times."""
-    from scipy.optimize import nnls
+    """Return how much scores count: what the least regret is had with, then the best order."""
 
-    by_time, by_rank, goals = [], [], []
-    for table, one in zip(tables, said, strict=True):
-        weight = 1 / np.sqrt(len(table.seconds))
-        logs, score = one.members.mean(axis=0) + one.base, np.mean(one.ranks, axis=0)
-        by_time.append((logs - logs.mean()) * weight)
-        by_rank.append((score.mean() - score) * weight)
-        goals.append((np.log(table.seconds) - np.log(table.seconds).mean()) * weight)
-    both = np.column_stack([np.concatenate(by_time), np.concatenate(by_rank)])
-    (time_slope, rank_slope), _ = nnls(both, np.concatenate(goals))
-    return Numbers(float(time_slope), float(rank_slope))
+    def worth(numbers: Numbers) -> float:
+        total = 0.0
+        for table, one in zip(tables, said, strict=True):
+            seconds = one.combined(numbers).seconds
+            regret = table.seconds[np.argmin(seconds)] / table.best - 1
+            total += regret - ORDER_COUNTS * metrics.kendall(seconds, table.seconds)
+        return total
+
+    return min((Numbers(1.0, slope) for slope in SLOPES), key=worth)
 
 
 def _with_spread(tables: Sequence[Table], said: Sequence[_Said], numbers: Numbers) -> Numbers:
-    """Make the models' disagreement about a gain the error of that gain.
+    """Return how sure a gain must be: so that no held-out product got slower outside the noise.
 
-    From the tile that each held-out product would be given; medians, and without what the noise of
-    both measurements explains, so that a few products that were measured badly count for nothing.
+    A conformal margin: at least the largest gain that was predicted for a tile that was measured to
+    be slower than the default.  Part of it is a number, part the models' disagreement, in the
+    proportion that leaves the least regret.
     """
-    squares, apart = [], []
+    gains = []  # predicted, by how much models disagree, regrets of both tiles, whether slower
     for table, one in zip(tables, said, strict=True):
-        found = one.combined(numbers)
+        found = one.combined(replace(numbers, spread_factor=1.0, spread_floor=0.0))
         first, usual = int(np.argmin(found.seconds)), table.default
         if usual < 0 or first == usual:
             continue
-        predicted = np.log(found.seconds[usual] / found.seconds[first])
-        error = predicted - np.log(table.seconds[usual] / table.seconds[first])
-        noise = np.hypot(table.noise[usual], table.noise[first])
-        squares.append(max(0.0, error**2 - noise**2))
-        apart.append((one.members[:, first] - one.members[:, usual]).std())
-    if not squares:
+        gain = float(np.log(found.seconds[usual] / found.seconds[first]))
+        regrets = table.seconds[[first, usual]] / table.best - 1
+        gains.append((gain, found.spread[first], *regrets, metrics.is_slower(table, first)))
+    if not gains:
         return numbers
-    rest = np.median(squares) / MEDIAN_OF_SQUARES
-    factor = np.clip(np.sqrt(rest / max(float(np.median(np.square(apart))), 1e-8)), 0.5, 10.0)
-    return replace(numbers, spread_factor=float(factor))
+    gain, apart, moved, stayed, slower = np.array(gains, float).T
+    best, least = numbers, np.inf
+    for factor in FACTORS:
+        floor = _floor(gain[slower > 0], factor * apart[slower > 0])
+        asked = np.hypot(floor, factor * apart)
+        regret = float(np.where(gain >= asked, moved, stayed).mean())
+        if regret < least:
+            best, least = replace(numbers, spread_factor=factor, spread_floor=floor), regret
+    return best
+
+
+def _floor(gain: Floats, apart: Floats) -> float:
+    """Return the least number which with `apart`, as a hypotenuse, is more than each gain."""
+    lacks = np.sqrt(np.maximum(gain**2 - apart**2, 0.0))
+    return max(choice.LEAST_GAIN, 1.01 * float(lacks.max(initial=0.0)))
 
 
 def cross_validate_baseline(name: str, tables: Sequence[Table], folds: int = FOLDS) -> list[Score]:

@@ -1,8 +1,9 @@
 """Measured times as tables: one for each product, of all its tiles on one machine.
 
-A tile that was measured several times has the median of its times.  Measurements of one round took
-turns and drift together, so times of other rounds are first brought to the level of the largest
-one, by the tiles that both have.
+A tile that was measured several times has the least of its times: what comes between only makes a
+call longer.  Measurements of one round took turns and drift together, so a tile that was in other
+rounds only is brought to the level of the largest one (of several, the fastest), by the tiles that
+both have.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ...passes.tiling.record import Machine, Record
 from ...passes.tiling.tilings import Tiling, parse
 
 Floats = NDArray[np.float64]
+NORMAL_QUARTILE = 0.674  # standard deviations
 LEAST_TILES = 4  # of a product: fewer say nothing about a choice
 
 
@@ -36,7 +38,8 @@ class Table:
     tilings : tuple of Tiling
         Each once, in the order of the space, those that are no candidates any more behind them.
     seconds, noise : array
-        Of a call; and how far a time may be off, as a fraction.
+        Of a call; and how far a time may be off, as a fraction: by its blocks, and by what two
+        processes say where two measured it.
     default : int
         Number of the default tile; -1 where it was not measured.
     """
@@ -71,33 +74,49 @@ def tables(records: Iterable[Record], least: int = LEAST_TILES) -> list[Table]:
 
 
 def _table(records: Sequence[Record]) -> Table:
-    by_round: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
-    for record in records:
-        by_round[record.round][record.tiling].append(record)
-    rounds = sorted(by_round.values(), key=len, reverse=True)
-    level = {text: statistics.median(r.seconds for r in same) for text, same in rounds[0].items()}
-    times: dict[str, list[float]] = defaultdict(list)
-    noise: dict[str, list[float]] = defaultdict(list)
+    by_round: dict[str, dict[str, Record]] = defaultdict(dict)
+    for record in sorted(records, key=lambda record: -record.seconds):
+        by_round[record.round][record.tiling] = record  # the least one stays
+    rounds = sorted(by_round.values(), key=lambda one: (-len(one), _middle(one)))
+    level = rounds[0]
+    found: dict[str, tuple[float, float]] = {}
     for one in rounds:
         shared = [text for text in one if text in level]
         factor = 1.0
-        if shared and one is not rounds[0]:
-            factor = statistics.median(
-                level[text] / statistics.median(r.seconds for r in one[text]) for text in shared
-            )
-        for text, same in one.items():
-            times[text] += [record.seconds * factor for record in same]
-            noise[text] += [record.spread for record in same]
+        if shared:
+            factor = statistics.median(level[t].seconds / one[t].seconds for t in shared)
+        for text, record in one.items():
+            seconds = record.seconds * (1.0 if text in level else factor)
+            if text not in found or seconds < found[text][0]:
+                found[text] = (seconds, record.error)
+    between = _between(rounds)
     problem, machine = records[0].problem, records[0].machine
     order = {tiling.text: place for place, tiling in enumerate(space.candidates(problem))}
-    texts = sorted(times, key=lambda text: (order.get(text, len(order)), text))
+    texts = sorted(found, key=lambda text: (order.get(text, len(order)), text))
     usual = space.default(problem).text
     return Table(
         problem, machine, tuple(parse(text) for text in texts),
-        np.array([statistics.median(times[text]) for text in texts]),
-        np.array([statistics.median(noise[text]) for text in texts]),
+        np.array([found[text][0] for text in texts]),
+        np.array([max(between, found[text][1]) for text in texts]),
         texts.index(usual) if usual in texts else -1,
     )  # fmt: skip
+
+
+def _between(rounds: Sequence[dict[str, Record]]) -> float:
+    """Return how far times of two processes differ, but for their level; 0 for one process."""
+    if len(rounds) < 2:
+        return 0.0
+    first, second = rounds[:2]
+    shared = [text for text in first if text in second]
+    if len(shared) < LEAST_TILES:
+        return 0.0
+    apart = np.log([first[text].seconds / second[text].seconds for text in shared])
+    low, high = np.percentile(apart, [25, 75])
+    return float((high - low) / 2 / NORMAL_QUARTILE / np.sqrt(2))
+
+
+def _middle(one: dict[str, Record]) -> float:
+    return statistics.median(record.seconds for record in one.values())
 
 
 def data_hash(found: Sequence[Table]) -> str:

@@ -1,13 +1,15 @@
 """What is measured: products of each form, and which of their tiles, in which order.
 
 All tiles of all products would take days.  Of each product there is the default and a sample of the
-others, drawn by the product's own name: a larger sample has the smaller one in it, so that what was
+others: in turn from those that can be chosen, from all legal ones, and of what a model thinks best.
+It is drawn by the product's own name: a larger sample has the smaller one in it, so that what was
 measured stays of use, and a stopped run goes on where it was.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import tomllib
 from collections.abc import Collection, Iterator, Sequence
@@ -16,10 +18,12 @@ from importlib import resources
 
 from ...errors import UserError, nearest
 from ...passes.forms import cut_binary, round_up_group
-from ...passes.tiling import space
+from ...passes.tiling import choice, space
+from ...passes.tiling.choice import Ranker
 from ...passes.tiling.problem import Lowering, Problem
 from ...passes.tiling.tilings import Tiling
 
+TURNS = (0, 1, 0, 1, 2)  # candidates, other legal tiles, what a model thinks best
 _SHAPE = re.compile(r"(\d+)x(\d+)x(\d+)x(\d+)")
 MOST_SIZE = 1 << 20
 FORMS = ("f32", "lmul", "w4a8", "w8a8", "shift-add", "w4a16")
@@ -127,12 +131,28 @@ def problems(
     return found
 
 
-def sample(problem: Problem, count: int) -> tuple[Tiling, ...]:
-    """Return the default and ``count - 1`` others, all if there are fewer or `count` is 0."""
-    first, *others = space.candidates(problem)
+def sample(problem: Problem, count: int, best: Sequence[Tiling] = ()) -> tuple[Tiling, ...]:
+    """Return the default and ``count - 1`` others, all if there are fewer or `count` is 0.
+
+    Of five others, two are drawn from the candidates, two from the rest of the legal tiles, and one
+    is the next of `best`; what one has no more of, the others give.
+    """
+    chosen = space.candidates(problem)
+    first = chosen[0]
+    rest = space.every(problem)[len(chosen) :]
+    if not count:
+        return space.every(problem)
     # By hashes, not by the random module: the same on every version of Python.
-    others.sort(key=lambda tiling: _hash(problem, tiling))
-    return (first, *(others[: max(0, count - 1)] if count else others))
+    drawn = [sorted(some, key=lambda tiling: _hash(problem, tiling)) for some in (chosen[1:], rest)]
+    places = [iter(some) for some in (*drawn, best)]
+    found: dict[Tiling, None] = {first: None}
+    for turn in itertools.cycle(TURNS):
+        order = [places[turn], *places]
+        one = next((tiling for place in order for tiling in place if tiling not in found), None)
+        if one is None or len(found) >= count:
+            break
+        found[one] = None
+    return tuple(found)
 
 
 def _hash(problem: Problem, tiling: Tiling) -> str:
@@ -140,14 +160,20 @@ def _hash(problem: Problem, tiling: Tiling) -> str:
 
 
 def rounds(
-    chosen: Sequence[Problem], count: int, measured: Collection[tuple[str, str]], size: int
+    chosen: Sequence[Problem],
+    count: int,
+    measured: Collection[tuple[str, str]],
+    size: int,
+    ranker: Ranker | None = None,
 ) -> Iterator[Round]:
     """Yield what is to be measured yet, in rounds of up to `size` tiles.
 
-    `measured` are (problem, tile).  Every round has the default, which ties them together.
+    `measured` are (problem, tile).  Every round has the default, which ties them together; what
+    `ranker` thinks best is part of the sample.
     """
     for problem in chosen:
-        first, *others = sample(problem, count)
+        best = choice.choose(problem, ranker, count).best if ranker is not None else ()
+        first, *others = sample(problem, count, best)
         rest = [one for one in others if (problem.key, one.text) not in measured]
         if not rest and (problem.key, first.text) not in measured:
             yield Round(problem, (first,))

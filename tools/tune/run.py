@@ -19,6 +19,7 @@ from .. import output
 from .plan import Round
 from .store import Store
 
+MEASURED = "measured-"  # and a number: a file for each time
 # Called with how many rounds are done, and what was done last.
 Progress = Callable[[int, str], object]
 
@@ -33,6 +34,8 @@ class Job:
         The folder for prepared rounds.
     deadline : float
         ``time.monotonic()`` after which no round is begun.
+    passes : int
+        Processes that measure a round: in one of ten all tiles took up to twice as long.
     """
 
     store: Store
@@ -41,6 +44,7 @@ class Job:
     work: Path
     effort: Effort
     deadline: float
+    passes: int = 1
 
     @property
     def is_over(self) -> bool:
@@ -72,32 +76,47 @@ def measure_all(job: Job, rounds: Sequence[Round], progress: Progress) -> int:
             folder = job.work / one.name
             if not (folder / FILE).exists():
                 prepare(one.name, one.problem, one.tilings, job.target, folder)
-            kept += _measure(job, Prepared.read(folder))
-            shutil.rmtree(folder)
+            while folder.exists():
+                kept += _measure(job, folder)
             progress(done + 1, str(one.problem))
     return kept
 
 
 def measure_ready(job: Job, progress: Progress) -> int:
-    """Measure the rounds that are prepared in the folder; return how many records there are."""
-    ready = sorted(path.parent for path in job.work.glob(f"*/{FILE}"))
-    kept = 0
+    """Measure the rounds that are prepared in the folder; return how many records there are.
+
+    All of them once before any a second time: what disturbs a pass has gone by the next one.
+    """
+    kept = done = 0
     with device_lock(tell=output.remark):
-        for done, folder in enumerate(ready):
-            if job.is_over:
-                break
-            prepared = Prepared.read(folder)
-            kept += _measure(job, prepared)
-            shutil.rmtree(folder)
-            progress(done + 1, str(prepared.problem))
+        while ready := sorted(path.parent for path in job.work.glob(f"*/{FILE}")):
+            least = min(_passes(folder) for folder in ready)
+            for folder in (one for one in ready if _passes(one) == least):
+                if job.is_over:
+                    return kept
+                name = str(Prepared.read(folder).problem)
+                kept += _measure(job, folder)
+                done += 1
+                progress(done, name)
     return kept
 
 
-def _measure(job: Job, prepared: Prepared) -> int:
+def _passes(folder: Path) -> int:
+    """Return how often a prepared round was measured."""
+    return len(list(folder.glob(f"{MEASURED}*")))
+
+
+def _measure(job: Job, folder: Path) -> int:
+    """Measure a prepared round once more, and remove it after the last time."""
+    prepared = Prepared.read(folder)
     mark = f"{prepared.name}-{time.time_ns():x}"
     kept = 0
     for finding in measure(prepared, job.effort):
         kept += job.store.add([record_of(finding, prepared.problem, job.machine, mark)])
+    count = _passes(folder) + 1
+    (folder / f"{MEASURED}{count}").touch()
+    if count >= job.passes:
+        shutil.rmtree(folder)
     return kept
 
 

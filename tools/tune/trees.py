@@ -15,16 +15,18 @@ from ...passes.tiling import features
 from ...passes.tiling.choice import Prediction
 from ...passes.tiling.model_files import Numbers
 from ...passes.tiling.tree_ranker import base_of, combine, form_key
+from .formulas import fit_formulas
 from .measured import Table
 
 Floats = NDArray[np.float64]
 MEMBERS = 3  # models of times
-LEVELS = 16  # of what ranks are learnt from
-ROUNDS = 120
+LEVELS, LEVEL_STEP = 30, 0.015  # of what ranks are learnt from, and logarithms of time of one
+ROUNDS = 150
+LEVEL_ROUNDS, LEVEL_RATE = 60, 0.025  # few and slow: formulas leave little that shapes explain
 USUAL_NOISE = 0.03  # of a time, as a fraction: tiles with much more count less
 HUBER = 0.1  # differences of logarithms beyond it are no squares any more
-SHARED = {
-    "learning_rate": 0.05, "num_leaves": 15, "min_data_in_leaf": 12, "feature_fraction": 0.4,
+SHARED: dict[str, Any] = {
+    "learning_rate": 0.06, "num_leaves": 31, "min_data_in_leaf": 12, "feature_fraction": 0.4,
     "bagging_fraction": 0.8, "bagging_freq": 1, "lambda_l2": 3.0, "max_bin": 127, "verbosity": -1,
     "deterministic": True, "force_row_wise": True, "seed": 1, "num_threads": 1,
 }  # fmt: skip
@@ -106,29 +108,8 @@ def train(tables: Sequence[Table], members: int = MEMBERS, rounds: int = ROUNDS)
         kept = [i for i, of in enumerate(folds) if of != fold]
         some = ([tables[i] for i in kept], [rows[i] for i in kept], [apart[i] for i in kept])
         time.append(_train_time(*some, rounds))
-    levels = (_train_time(tables, rows, level, rounds),)
+    levels = (_train_time(tables, rows, level, LEVEL_ROUNDS, LEVEL_RATE),)
     return Trees(tuple(time), levels, (_train_rank(tables, rows, rounds),), formulas)
-
-
-def fit_formulas(tables: Sequence[Table], rows: Sequence[Floats]) -> dict[str, tuple[float, ...]]:
-    """Return for each form what each component counts, none less than 0.
-
-    With the least squares of relative errors, every product counting the same.
-    """
-    from scipy.optimize import nnls
-
-    found = {}
-    for form in sorted({form_key(table.problem) for table in tables}):
-        same = [i for i, table in enumerate(tables) if form_key(table.problem) == form]
-        parts, goals = [], []
-        for i in same:
-            weight = 1 / tables[i].seconds / np.sqrt(len(rows[i]))
-            parts.append(features.components(rows[i]) * weight[:, None])
-            goals.append(tables[i].seconds * weight)
-        counts, _ = nnls(np.concatenate(parts), np.concatenate(goals))
-        if counts.any():
-            found[form] = tuple(float(count) for count in counts)
-    return found
 
 
 def _weights(tables: Sequence[Table]) -> Floats:
@@ -139,7 +120,11 @@ def _weights(tables: Sequence[Table]) -> Floats:
 
 
 def _train_time(
-    tables: Sequence[Table], rows: Sequence[Floats], goals: Sequence[Floats], rounds: int
+    tables: Sequence[Table],
+    rows: Sequence[Floats],
+    goals: Sequence[Floats],
+    rounds: int,
+    rate: float = SHARED["learning_rate"],
 ) -> Any:
     import lightgbm
 
@@ -150,7 +135,8 @@ def _train_time(
         feature_name=list(features.NAMES),
         free_raw_data=False,
     )
-    return lightgbm.train({**SHARED, "objective": "huber", "alpha": HUBER}, data, rounds)
+    settings = {**SHARED, "learning_rate": rate, "objective": "huber", "alpha": HUBER}
+    return lightgbm.train(settings, data, rounds)
 
 
 def _train_rank(tables: Sequence[Table], rows: Sequence[Floats], rounds: int) -> Any:
@@ -162,13 +148,13 @@ def _train_rank(tables: Sequence[Table], rows: Sequence[Floats], rounds: int) ->
         feature_name=list(features.NAMES), free_raw_data=False,
     )  # fmt: skip
     settings = {
-        **SHARED, "objective": "lambdarank", "label_gain": [1.5**i - 1 for i in range(LEVELS + 1)],
+        **SHARED, "objective": "lambdarank", "label_gain": [1.2**i - 1 for i in range(LEVELS + 1)],
         "lambdarank_truncation_level": 30,
     }  # fmt: skip
     return lightgbm.train(settings, data, rounds)
 
 
 def _relevance(table: Table) -> NDArray[np.int64]:
-    """Return :data:`LEVELS` for the best tile, less for each 3 % that a tile takes longer."""
-    over = np.log(table.seconds / table.best) / 0.03
+    """Return :data:`LEVELS` for the best tile, one less for each step that a tile takes longer."""
+    over = np.log(table.seconds / table.best) / LEVEL_STEP
     return np.clip(LEVELS - np.floor(over), 0, LEVELS).astype(np.int64)

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from lowc.compiler.backend import vector_unit
-from lowc.compiler.measuring import rounds
+from lowc.compiler.measuring import rounds, worker
 from lowc.compiler.measuring.data import difference
 from lowc.compiler.measuring.rounds import Prepared, measure, prepare
 from lowc.compiler.measuring.worker import Effort
@@ -148,3 +148,16 @@ def test_modules_of_the_current_folder_are_not_run(one, tmp_path, monkeypatch):
     with pytest.raises(InternalError, match="failed before it began"):
         list(measure(Prepared("r", one, (part,), ()), SHORT))
     assert not (tmp_path / "ran").exists()
+
+
+def test_the_time_of_a_tile_is_the_lower_quartile_of_its_blocks():
+    tile = worker._Tile(3, lambda: None)
+    for seconds in (1.0, 1.1, 1.2, 9.0, 1.0):
+        tile.blocks.append(seconds)
+        tile.calls += [seconds] * 4
+    summary = worker._summary(tile)
+    assert (summary["time"], summary["seconds"], summary["blocks"]) == (3, 1.0, 5)
+    assert summary["spread"] == pytest.approx((1.2 - 1.0) / 2 / 1.1)
+    assert not tile.is_known(worker.Effort(seconds=100.0, least=5, error=0.01))
+    assert tile.is_known(worker.Effort(seconds=100.0, least=5, error=0.1))
+    assert tile.is_known(worker.Effort(seconds=50.0))  # it has had its time

@@ -49,6 +49,24 @@ def test_counts():
     assert len(space.candidates(linalg("lmul", "avx512vnni", 1, 128, 384, 384))) == 133
 
 
+@pytest.mark.parametrize("shape", [(1, 128, 384, 384), (1, 3, 100, 64)], ids=str)
+def test_every_legal_tile_on_the_grid(shape):
+    """Bad ones too, each once, behind those that are chosen from; and each is a kernel."""
+    for one in every("avx512vnni", shape):
+        chosen, found = space.candidates(one), space.every(one)
+        assert found[: len(chosen)] == chosen
+        assert len(set(found)) == len(found)
+        for tiling in found[len(chosen) :: 50]:
+            assert not space.illegal(one, tiling)
+            kernel = families.kernel_of(one, tiling)
+            assert families.problem_of(kernel, "avx512vnni") == one
+    wide = space.every(problem("lmul", "avx512vnni", 1, 128, 384, 384))
+    assert {tiling.tile.rows for tiling in wide} >= {1, 2, 4, 8}
+    assert any(tiling.tile.row_chunk < 8 and tiling.tile.panels == 1 for tiling in wide)
+    of_gpu = Problem("lmul", "kernel", "spirv", 1, 128, 384, 384, prepares=False)
+    assert space.every(of_gpu) == space.candidates(of_gpu)
+
+
 def test_defaults_are_those_of_the_kernels():
     isa = tiles.ISAS["avx512vnni"]
     one = problem("f32", "avx512vnni", 1, 128, 384, 1536)
