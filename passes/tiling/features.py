@@ -198,7 +198,8 @@ def _columns(problem: Problem, numbers: Floats, machine: Machine) -> dict[str, F
     in_flight = rows * vectors
     # Vectors that are loaded, or broadcast, for one product of vectors.
     loads = (rows + vectors) / in_flight
-    rounds = families.is_integer(problem.form) and tiles.rounds_rows(problem.m, k, _strategy(problem))
+    is_integer = families.is_integer(problem.form)
+    rounds = is_integer and tiles.rounds_rows(problem.m, k, _strategy(problem))
     always = rounds or (problem.form in families.ADDED and problem.prepares)
     prepares = np.ones_like(rows) if always else np.zeros_like(rows) + copies
     cut = work.Cut(
@@ -225,7 +226,7 @@ def _columns(problem: Problem, numbers: Floats, machine: Machine) -> dict[str, F
     return {
         "log_m": log2(m), "log_n": log2(n), "log_k": log2(k), "log_batch": log2(batch),
         "log_products": log2(products), "is_added": problem.form in families.ADDED,
-        "is_integer": families.is_integer(problem.form),
+        "is_integer": is_integer,
         "is_table": problem.form in families.TABLES,
         "is_dequant": families.is_dequant(problem.form), "is_linalg": problem.lowering == "linalg",
         "is_stock": stock, "is_gpu": problem.backend != "cpu", "weight_bits": bits,
