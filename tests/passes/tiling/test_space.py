@@ -144,11 +144,11 @@ def test_why_no_copies_and_no_other_kind():
     )
 
 
-@pytest.mark.parametrize("unit", ["spirv", "ptx"])
-def test_gpus(unit):
+@pytest.mark.parametrize(("unit", "usual"), [("spirv", "t8x8"), ("ptx", "b8x8w8x16k16")])
+def test_gpus(unit, usual):
     one = Problem("lmul", "kernel", unit, 1, 128, 384, 384, prepares=False)
     found = space.candidates(one)
-    assert found[0].text == "t8x8"
+    assert found[0].text == usual
     assert len(found) > 10
     for tiling in found:
         kernel = families.kernel_of(one, tiling)
@@ -157,6 +157,58 @@ def test_gpus(unit):
     many = dataclasses.replace(one, m=600_000)
     assert {tiling.tile.rows for tiling in space.candidates(many)} - {1}
     assert all(tiling.tile.rows > 1 for tiling in space.candidates(many))
+
+
+def on_gpu(form, m, group, **facts):
+    weight = f"i{form[1]}"
+    return Problem(
+        form, "kernel", "ptx", 1, m, 384, 512, own_batch=True, weight=weight, group=group, **facts
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "kind"),
+    [
+        (on_gpu("w4a8", 1, 32), "f"),
+        (on_gpu("w4a8", 4, 16, symmetric=False), "f"),
+        (on_gpu("w8a8", 2, 512, per_group=False), "f"),
+        (on_gpu("w4a16", 8, 128), "f"),
+        (on_gpu("w8a16", 1, 512, symmetric=False), "f"),
+        (on_gpu("w4a8", 70, 32), "m"),
+        (on_gpu("w4a8", None, 128, symmetric=False), "m"),
+        (on_gpu("w8a8", 300, 512, per_group=False), "m"),
+    ],
+    ids=str,
+)
+def test_weights_in_few_bits_on_gpus(one, kind):
+    found = space.candidates(one)
+    assert len(found) > 5
+    for tiling in found:
+        assert tiling.text.startswith(kind) and parse(tiling.text) == tiling
+        kernel = families.kernel_of(one, tiling)
+        assert families.problem_of(kernel, "ptx") == one
+        assert families.tiling_of(kernel) == tiling
+        assert not space.illegal(one, tiling)
+
+
+@pytest.mark.parametrize(
+    ("one", "text", "why"),
+    [
+        (on_gpu("w4a8", 1, 32), "m2x4w2x2k128s3r8", "there are only 1 rows"),
+        (on_gpu("w4a8", 70, 32), "f2a2w1l16", "it is for at most 4 rows"),
+        (on_gpu("w4a16", 1, 32), "m2x4w2x2k128s3r8", "it is for 8-bit activations"),
+        (on_gpu("w4a16", 1, 32), "f2a2w1l32", "32 threads do not share a row of 512"),
+        (on_gpu("w4a8", 1, 32), "f2a8w2l16", "a workgroup has at most 8 warps"),
+        (on_gpu("w4a8", 4, 32), "f8a1w1l16", "a thread has at most 16 sums"),
+        (on_gpu("w4a8", 1, 32), "f1a4w1l16", "4 warps have no share of 512 each"),
+        (on_gpu("w4a8", 70, 32), "m2x4w2x2k128s3r16", "groups of 32 are no whole parts of 64"),
+        (on_gpu("w4a8", 70, 32), "m4x8w2x2k128s3r8", "a thread has at most 128 sums"),
+        (on_gpu("w4a8", 70, 32), "t8x8", "it is for another kind of kernel"),
+        (on_gpu("w8a8", 70, 512), "m1x4w1x2k96s3r8", "K is no whole number of blocks of 96"),
+    ],
+)
+def test_why_not_on_gpus(one, text, why):
+    assert space.illegal(one, parse(text)) == why
 
 
 def test_linalg():
