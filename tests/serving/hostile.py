@@ -309,8 +309,8 @@ class Standstill:
                 status = ask()
             except TimeoutError:
                 status = -1
-            time.sleep(0 if 400 <= status < 500 else 0.5)  # until the watcher is awake
-            if 400 <= status < 500 or self.count == before:
+            time.sleep(0 if 400 <= status < 500 or not status else 3)  # until the watcher is awake
+            if 400 <= status < 500 or not status or self.count == before:
                 return status
 
 

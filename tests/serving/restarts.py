@@ -33,8 +33,8 @@ from serving import trained
 
 _MAIN = "import sys; from lowc.tools.cli import main; sys.exit(main())"
 _MODEL = "times"
-_TRIES = 200
-_FOR_EVER = 120.0
+_TRIES = 10_000
+_FOR_EVER = 1800.0
 
 
 @dataclass
