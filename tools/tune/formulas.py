@@ -45,7 +45,7 @@ def _fit(parts: Floats, seconds: Floats, weights: Floats) -> Floats:
     logs = np.log(seconds)
 
     def off(asked: Floats) -> Floats:
-        found = np.log(work.total(parts, np.exp(asked)) + 1e-12)
+        found = np.log(work.total(parts, np.exp(asked).tolist()) + 1e-12)
         return np.concatenate([(found - logs) * weights, NEAR * (asked - start)])
 
     fitted = least_squares(off, start, loss="soft_l1", f_scale=BEYOND, max_nfev=EVALUATIONS)
