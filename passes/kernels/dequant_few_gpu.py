@@ -1,11 +1,10 @@
 """A product of few rows of f32 activations and a weight of 4 or 8 bits for GPUs.
 
 A code becomes an f32 by one logic instruction and one subtraction: its bits, where they stand in a
-word, in the mantissa of 2^23.  So codes at bit 4 p are 16^p times as large, and so are their zero
-points; activations that meet them are divided by 16^p, which is exact::
+word, in the mantissa of a power of two whose bit 4 p is worth 1::
 
-    f = bitcast(word & 15 << 4 p | 0x4b000000) - (2^23 + zero * 16^p)
-    part[row, m] += f * (x[m] * 16^-p)            // of a group
+    f = bitcast(word & 15 << 4 p | pattern of 2^(23 - 4 p)) - (2^(23 - 4 p) + zero)
+    part[row, m] += f * x[m]                      // of a group
     sum[row, m] += part[row, m] * scale
 
 Only bits below 2^20 can stand so: a shift by 12 brings the last three codes of a word there.
@@ -115,7 +114,7 @@ class _Body(FewBody):
             parts = [start] * len(found)
             for j in range(number * of_group, (number + 1) * of_group):
                 place = _place(j) if kernel.bits == 4 else 0
-                x = [self._activations(unit, m, j, place) for m in range(kernel.m)]
+                x = [self._activations(unit, m, j) for m in range(kernel.m)]
                 for r in range(rows):
                     own = [words, shifted][j > 4][r] if kernel.bits == 4 else words[r]
                     base = self._base(zeros[r][number] if zeros else None, place)
@@ -130,40 +129,32 @@ class _Body(FewBody):
         return found
 
     def _raised(self, words: Sequence[ir.Value], j: int, i: int, place: int) -> ir.Value:
-        """Return code i of quad j, at bit 4 * `place` of a mantissa, plus 2^23."""
+        """Return code i of quad j, which stands at bit 4 * `place`, plus 2^(23 - 4 * `place`)."""
         if self.kernel.bits == 4:
-            bits = gpu.masked_or(words[i], 15 << 4 * place, MAGIC)
+            bits = gpu.masked_or(words[i], 15 << 4 * place, MAGIC - (4 * place << 23))
         else:
             moved = arith.shrui(words[j], gpu.word(8 * i)) if i else words[j]
             bits = gpu.masked_or(moved, 255, MAGIC)
         return arith.bitcast(self.f32, bits)
 
     def _base(self, zero: ir.Value | None, place: int) -> ir.Value:
-        """Return 2^23 and the zero point at bit 4 * `place`."""
-        power = 16.0**place
+        """Return 2^(23 - 4 * `place`) and the zero point: exact."""
+        power = 2.0 ** (23 - 4 * place)
         if zero is None:
-            middle = float(1 << self.kernel.bits - 1)
-            return arith.constant(self.f32, TWO23 + middle * power)
+            return arith.constant(self.f32, power + float(1 << self.kernel.bits - 1))
         bits = arith.ori(arith.extui(self.i32, zero), gpu.word(MAGIC))
         raised = arith.bitcast(self.f32, bits)
         if place == 0:
             return raised
-        factor, less = (arith.constant(self.f32, v) for v in (power, TWO23 * (1 - power)))
-        # One rounding, of a whole number below 2^24: exact.
-        fused: ir.Value = ir.Operation.create(
-            "math.fma", results=[self.f32], operands=[raised, factor, less]
-        ).result
-        return fused
+        return arith.addf(raised, arith.constant(self.f32, power - TWO23))
 
-    def _activations(self, unit: ir.Value, m: int, j: int, place: int) -> list[ir.Value]:
-        """Load quad j of the activations that meet this thread's piece, divided by 16^place."""
+    def _activations(self, unit: ir.Value, m: int, j: int) -> list[ir.Value]:
+        """Load quad j of the activations that meet this thread's piece."""
         span = self.kernel.span
         piece = self.piece(unit, 0)
         block, own = (op(piece, emit.index(span)) for op in (arith.divui, arith.remui))
         at = gpu.add(arith.addi(gpu.scaled(block, span * self.quads), own), span * j)
         loaded = memref.load(self.x, [self.item, emit.index(m), at])
-        if place:
-            loaded = arith.mulf(loaded, emit.splat(4, self.f32, 16.0**-place))
         return gpu.lanes_of(loaded)
 
     def _flat(self, values: Sequence[ir.Value]) -> list[ir.Value]:

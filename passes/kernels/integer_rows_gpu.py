@@ -6,9 +6,10 @@ A row becomes a record of words of 32 bits, which one dispatch writes and the ne
     scales, f32: one for the row, or one for each group                            1, or groups
     sums of the codes of each group, negated, i32, if weights have zero points     groups, or 0
 
-The definition is :func:`..formats.activations.quantize`.  A workgroup makes one row.  A warp takes
-128 neighbouring elements at a time, in which it finds the maxima of whole groups by shuffles, or
-one group that is longer; what all of a row share goes through workgroup memory.
+The definition is :func:`..formats.activations.quantize`.  A workgroup makes a row, or a part of one
+whose groups have their own scales.  A warp takes 128 neighbouring elements at a time, in which it
+finds the maxima of whole groups by shuffles, or one group that is longer; what all of a row share
+goes through workgroup memory.
 """
 
 from __future__ import annotations
@@ -84,9 +85,21 @@ class IntegerRowsGpu:
         return -(-(self.first_sum + self.groups * self.has_sums) // 16) * 16
 
     @property
+    def spans(self) -> int:
+        """How many parts of a row warps take, where these have scales of their own; else 0."""
+        if not self.per_group or self.groups == 1:
+            return 0
+        return self.padded // max(STEP, self.group)
+
+    @property
     def warps(self) -> int:
         """Warps of a workgroup."""
-        return min(16, -(-self.padded // STEP))
+        return min(4, self.spans) if self.spans else min(16, -(-self.padded // STEP))
+
+    @property
+    def parts(self) -> int:
+        """How many workgroups make a row: several, where they need not wait for each other."""
+        return -(-self.spans // self.warps) if self.spans else 1
 
     @property
     def threads(self) -> tuple[int, int, int]:
@@ -112,7 +125,7 @@ class IntegerRowsGpu:
 
     def grid(self, m: ir.Value) -> list[ir.Value]:
         """Return the workgroups along x, y and z."""
-        return [m, emit.index(1), emit.index(1)]
+        return [m, emit.index(self.parts), emit.index(1)]
 
     def emit(self, interface: Interface) -> None:
         """Build the kernel's function at the current place."""
@@ -130,7 +143,7 @@ class _Body:
         self.record = gpu.buffer(
             interface, 1, [kernel.m, kernel.words], self.i32, opened, is_input=False
         )
-        self.row = interface.workgroup(0)
+        self.row, self.part = interface.workgroup(0), interface.workgroup(1)
         self.thread = gpu.thread("x")
         self.lane = arith.remui(self.thread, emit.index(gpu.WARP))
         self.warp = arith.divui(self.thread, emit.index(gpu.WARP))
@@ -192,7 +205,8 @@ class _Body:
         span = max(STEP, kernel.group)
         spans = kernel.padded // span
         emit.each(
-            self.warp, emit.index(spans), self.warps,
+            arith.addi(gpu.scaled(self.part, self.warps), self.warp),
+            emit.index(spans), self.warps * kernel.parts,
             lambda number: self._span(number, span // STEP, reciprocal),
         )  # fmt: skip
 

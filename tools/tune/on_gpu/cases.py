@@ -171,7 +171,7 @@ def added(m: int, n: int, k: int, tile: SharedTile | ThreadTile, dialect: str = 
 def grid_of(kernel: Any) -> tuple[int, ...]:
     """Return the workgroups of a kernel of known sizes."""
     if isinstance(kernel, IntegerRowsGpu):
-        return (kernel.m or 1, 1, 1)
+        return (kernel.m or 1, kernel.parts, 1)
     known: tuple[int, ...] = kernel.known_grid
     return known
 
