@@ -31,6 +31,7 @@ MOST_SUMS = 16  # of a thread
 UNROLLED = 16  # pieces that a thread loads at once, at most
 LARGE = 8192  # columns from which on there are more warps than run at once
 LONGEST = 8  # steps of a unit
+SHORT = 16  # steps along K
 
 
 @dataclass(frozen=True)
@@ -324,6 +325,6 @@ def choose(
     if not lanes:
         return None
     steps = pieces // lanes
-    rows = 4 if floats and m == 1 and n >= LARGE else 2 if m <= 4 else 1
+    rows = 4 if floats and m == 1 and n >= LARGE and steps <= SHORT else 2 if m <= 4 else 1
     along = next(count for count in (4, 2, 1) if count <= max(1, steps // 2))
     return FewTile(rows, along, 1, lanes)
