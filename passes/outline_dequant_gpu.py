@@ -18,7 +18,7 @@ from .fuse_dequant import Dequantised
 from .kernels import dequant_few_gpu, few_rows_gpu
 from .kernels.dequant_few_gpu import DequantFewGpu
 from .matrices import Matrices, as_matrices, to_matrices
-from .outline_integer_gpu import parts_of
+from .outline_integer_gpu import TOO_MANY, parts_of
 
 
 @dataclass(frozen=True)
@@ -39,28 +39,33 @@ def match(op: Any, found: Dequantised, form: Form) -> PlanGpu | Refusal:
     matrices = as_matrices(op, 1 - found.activation)
     if isinstance(matrices, Refusal):
         return matrices
-    batch, m, n, k = matrices.batch, matrices.m, matrices.n, matrices.k
-    if 0 in (batch, m, n, k):
-        return Refusal("one of its sizes is 0")
     order = (*matrices.batch_loops, *matrices.columns, *matrices.summed)
     if dims_of(matrices.maps["columns"]) != order:
         return Refusal("its weight is stored in another order than that of the result")
+    group = build.shape_of(found.inputs[0])[-1]
+    kernel = _kernel(matrices, group, form)
+    return kernel if isinstance(kernel, Refusal) else PlanGpu(op, found, matrices, kernel)
+
+
+def _kernel(matrices: Matrices, group: int, form: Form) -> DequantFewGpu | Refusal:
+    """Return the kernel for a product of such sizes, or say why there is none."""
+    batch, m, n, k = matrices.batch, matrices.m, matrices.n, matrices.k
+    if 0 in (batch, m, n, k):
+        return Refusal("one of its sizes is 0")
     if n is None or k is None or batch is None:
         return Refusal("its weight has a dynamic size")
     if m is None:
         return Refusal("kernels for GPUs know the number of rows; it is dynamic")
-    if m > dequant_few_gpu.MOST_ROWS:
-        most = dequant_few_gpu.MOST_ROWS
+    most = dequant_few_gpu.MOST_ROWS
+    if m > most:
         return Refusal(f"{m} rows are more than {most}, the most that kernels for GPUs take")
-    group = build.shape_of(found.inputs[0])[-1]
-    why = gpu_rows.misfit(k, group)
+    why = TOO_MANY if batch > few_rows_gpu.MAX_WORKGROUPS else gpu_rows.misfit(k, group)
     if not why and not gpu_rows.span_of(k, group, form.bits):
         why = f"groups of {group} do not fit rows of {k}"
     tile = None if why else few_rows_gpu.choose(m, n, k, form.bits, group, whole=True, floats=True)
-    if why or tile is None:
+    if tile is None:
         return Refusal(why)
-    kernel = DequantFewGpu(batch, m, n, k, form.bits, group, form.symmetric, tile)
-    return PlanGpu(op, found, matrices, kernel)
+    return DequantFewGpu(batch, m, n, k, form.bits, group, form.symmetric, tile)
 
 
 def _outside(found: Dequantised, form: Form) -> str:
@@ -85,7 +90,8 @@ def rewrite(module: ir.Module, plan: PlanGpu) -> None:
 
     def operands() -> list[ir.Value]:
         x = to_matrices(op.operands[plan.found.activation], plan.matrices, "rows")
-        return [build.pad_to_multiple(x, 2, gpu_rows.MULTIPLE), *_load(module, plan)]
+        whole = gpu_rows.padded(kernel.k, kernel.group)
+        return [build.pad_to_multiple(x, 2, whole), *_load(module, plan)]
 
     values = (32 if kernel.symmetric else 40) / kernel.group
     before: float = op.attributes[annotations.BITS].value

@@ -19,6 +19,7 @@ from .kernels.integer_few_gpu import IntegerFewGpu
 from .kernels.integer_tiles_gpu import IntegerTilesGpu
 
 Kernel = IntegerFewGpu | IntegerTilesGpu
+TOO_MANY = f"a GPU starts at most {few_rows_gpu.MAX_WORKGROUPS} workgroups along an axis"
 _LONGEST = 1 << 17  # products of a group: 16 times their sum fits 32 bits
 
 
@@ -33,6 +34,8 @@ def kernel_for(product: IntegerProduct) -> Kernel | Refusal:
         return Refusal(why)
     if group > _LONGEST:
         return Refusal(f"a sum of {group} products may not fit 32 bits")
+    if batch > few_rows_gpu.MAX_WORKGROUPS:
+        return Refusal(TOO_MANY)
     per_group = not product.per_row
     if m is not None and m <= integer_few_gpu.MOST_ROWS:
         few = few_rows_gpu.choose(m, n, k, bits, group, whole=group >= k)
@@ -46,9 +49,7 @@ def kernel_for(product: IntegerProduct) -> Kernel | Refusal:
     kernel = IntegerTilesGpu(batch, m, n, k, bits, group, product.symmetric, per_group, tile)
     down = kernel.known_grid[1]
     if down is not None and down > few_rows_gpu.MAX_WORKGROUPS:
-        return Refusal(
-            f"a GPU starts at most {few_rows_gpu.MAX_WORKGROUPS} workgroups along an axis"
-        )
+        return Refusal(TOO_MANY)
     return kernel
 
 
