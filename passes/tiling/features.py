@@ -111,6 +111,13 @@ def is_record(problem: Problem) -> bool:
     )
 
 
+def rounds_itself(problem: Problem, k: int) -> bool:
+    """Whether workgroups make the records of their rows, each for itself."""
+    if problem.form in families.TABLES:
+        return tiles.makes_tables(problem.m, k)
+    return tiles.rounds_rows(problem.m, k, _strategy(problem))
+
+
 def row_bytes(problem: Problem) -> float:
     """Return about how many bytes a kernel reads of an element of a row."""
     is_bytes = problem.lowering == "kernel" and families.is_integer(problem.form)
@@ -184,7 +191,7 @@ def _columns(problem: Problem, numbers: Floats, machine: Machine) -> dict[str, F
     in_flight = rows * vectors
     # Vectors that are loaded, or broadcast, for one product of vectors.
     loads = (rows + vectors) / in_flight
-    rounds = families.is_integer(problem.form) and tiles.rounds_rows(problem.m, k)
+    rounds = is_record(problem) and rounds_itself(problem, k)
     always = rounds or (problem.form in families.ADDED and problem.prepares)
     prepares = np.ones_like(rows) if always else np.zeros_like(rows) + copies
     cut = work.Cut(
