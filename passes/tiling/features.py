@@ -125,6 +125,13 @@ def is_record(problem: Problem) -> bool:
     )
 
 
+def rounds_itself(problem: Problem, k: int) -> bool:
+    """Whether workgroups make the records of their rows, each for itself."""
+    if problem.form in families.TABLES:
+        return tiles.makes_tables(problem.m, k)
+    return tiles.rounds_rows(problem.m, k, _strategy(problem))
+
+
 def row_bytes(problem: Problem) -> float:
     """Return about how many bytes a kernel reads of an element of a row."""
     is_bytes = problem.lowering == "kernel" and families.is_integer(problem.form)
@@ -198,8 +205,7 @@ def _columns(problem: Problem, numbers: Floats, machine: Machine) -> dict[str, F
     in_flight = rows * vectors
     # Vectors that are loaded, or broadcast, for one product of vectors.
     loads = (rows + vectors) / in_flight
-    is_integer = families.is_integer(problem.form)
-    rounds = is_integer and tiles.rounds_rows(problem.m, k, _strategy(problem))
+    rounds = is_record(problem) and rounds_itself(problem, k)
     always = rounds or (problem.form in families.ADDED and problem.prepares)
     prepares = np.ones_like(rows) if always else np.zeros_like(rows) + copies
     cut = work.Cut(
@@ -226,7 +232,7 @@ def _columns(problem: Problem, numbers: Floats, machine: Machine) -> dict[str, F
     return {
         "log_m": log2(m), "log_n": log2(n), "log_k": log2(k), "log_batch": log2(batch),
         "log_products": log2(products), "is_added": problem.form in families.ADDED,
-        "is_integer": is_integer,
+        "is_integer": families.is_integer(problem.form),
         "is_table": problem.form in families.TABLES,
         "is_dequant": families.is_dequant(problem.form), "is_linalg": problem.lowering == "linalg",
         "is_stock": stock, "is_gpu": problem.backend != "cpu", "weight_bits": bits,

@@ -51,8 +51,8 @@ def test_what_is_cut_off_is_counted():
     assert column(rows, "waves") == 3 and column(rows, "row_chunks") == 2
     assert column(rows, "column_waste") == pytest.approx(1.44)
     assert column(rows, "k_blocks") == 1
-    # Three workgroups of 1 and three of 44/56: one thread has 2 and 44/56, the other 1 and 88/56.
-    assert column(rows, "share") == pytest.approx((2 + 44 / 56) / (3 * (1 + 44 / 56) / 2))
+    # Three workgroups of 56 rows, three of 44: 56 + 56 + 44 of 300 are the larger half.
+    assert column(rows, "share") == pytest.approx(2 * 156 / 300)
     # 7 full blocks of rows, then 5 and a half (44 rows).
     assert column(rows, "height_share") == pytest.approx(8 * (7 + 5 + 0.5) / 100)
 

@@ -4,7 +4,17 @@ import dataclasses
 
 import numpy as np
 import pytest
-from lowc.passes.tiling import choice, model_files, rankers, space, tree_ranker
+from lowc.compiler.measuring.modules import module_text
+from lowc.passes.tiling import (
+    choice,
+    model_files,
+    rankers,
+    space,
+    text_model,
+    tilings,
+    tokens,
+    tree_ranker,
+)
 from lowc.passes.tiling.problem import Problem
 from lowc.passes.tiling.record import Machine
 
@@ -60,3 +70,19 @@ def test_elsewhere_its_reasons_name_its_processor(manifest, tmp_path, monkeypatc
     other = dataclasses.replace(Machine("Other", "avx512"), threads=2)
     found = rankers.ranker("learned", other)
     assert f"fitted on {manifest.machine.name}, another processor" in found.name
+
+
+def test_its_text_model_reads_a_kernel():
+    pytest.importorskip("safetensors")
+    found = model_files.read(tree_ranker.packaged("avx512vnni"))
+    manifest = found.manifest
+    model = text_model.from_bytes(found.files[manifest.text], manifest.vocabulary, manifest.text)
+    one = Problem("f32", "kernel", "avx512vnni", 1, 16, 64, 64)
+
+    def said(tiling):
+        return model.predict(tokens.tokenize(module_text(one, [tiling]), one.unit))
+
+    small, large = (tilings.parse(text) for text in ("t2x1v16k64g1c2", "t8x3v16k64g1c8"))
+    assert 20 < said(small).instructions < said(large).instructions < 2000
+    assert 0 <= said(small).vector_registers < said(large).vector_registers <= 32
+    assert said(small).has_spills < 0.5
