@@ -9,8 +9,9 @@ import iree.runtime as rt
 import numpy as np
 
 from ..errors import InternalError
-from .devices import Device
+from .devices import CPU, CPU_SYNC, CUDA, Device
 from .dtypes import data_type
+from .fences import Done
 
 # A small result is copied, because the results of a call can share one allocation, which even the
 # smallest would keep alive.
@@ -18,10 +19,15 @@ COPY_BELOW = 1 << 16
 
 _DEVICE_LOCAL, _USAGE = int(rt.MemoryType.DEVICE_LOCAL), int(rt.BufferUsage.DEFAULT)
 _BYTE = np.dtype(np.uint8)
+# DLPack's numbers of devices.
+_DLPACK = {CPU: 1, CPU_SYNC: 1, CUDA: 2}
 
 
 class DeviceArray:
     """An array that lies on a device; pass it to a module to save the copy at every call.
+
+    It may be still to come: ``numpy.asarray`` and :meth:`wait` wait for it, passing it to a module
+    on the same device does not.
 
     Attributes
     ----------
@@ -29,14 +35,15 @@ class DeviceArray:
     dtype : str
         Name of the element type, as in :mod:`lowc.runtime.dtypes`.
     device : Device
-    view : iree.runtime.HalBufferView
     """
 
     # No dataclass: a short call spends a tenth of its time on making one for its result.
-    __slots__ = ("__weakref__", "device", "dtype", "view")
+    # Slots are emptied in the order of their names: memory of a GPU, and fences, must go before it.
+    __slots__ = ("__weakref__", "_done", "_view", "device", "dtype")
 
-    def __init__(self, view: Any, dtype: str, device: Device) -> None:
-        self.view = view
+    def __init__(self, view: Any, dtype: str, device: Device, done: Done | None = None) -> None:
+        self._view = view
+        self._done = done
         self.dtype = dtype
         self.device = device
 
@@ -44,12 +51,49 @@ class DeviceArray:
         return f"DeviceArray(shape={self.shape}, dtype={self.dtype!r}, device={self.device!r})"
 
     @property
+    def view(self) -> Any:
+        """IREE's ``HalBufferView``."""
+        return self._view
+
+    @property
+    def done(self) -> Done | None:
+        """The call that makes the array, if it was not waited for."""
+        return self._done if self._done is not None and self._done.is_open else None
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Size along each dimension."""
-        return tuple(self.view.shape)
+        return tuple(self._view.shape)
+
+    def wait(self) -> None:
+        """Return when the array is there.
+
+        Raises
+        ------
+        InternalError
+            When the call that makes it failed.
+        """
+        done = self.done
+        if done is None:
+            return
+        try:
+            done.wait()
+        except RuntimeError as error:
+            raise InternalError("running the module failed", detail=str(error)[:400]) from error
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        if self.device.kind not in _DLPACK:
+            raise BufferError(f"arrays on the device '{self.device.name}' have no DLPack form")
+        return (_DLPACK[self.device.kind], 0)
+
+    def __dlpack__(self, *, stream: Any = None, **_options: Any) -> Any:
+        kind, number = self.__dlpack_device__()
+        self.wait()
+        return self.device.hal.create_dlpack_capsule(self._view, kind, number)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        array = download(self.view, self.dtype, self.device)
+        self.wait()
+        array = download(self._view, self.dtype, self.device)
         return array if dtype is None else array.astype(dtype)
 
 

@@ -20,6 +20,7 @@ from .convert import array_of, check_bound, to_array
 from .devices import AUTO, CPU, CPU_SYNC, CUDA, VULKAN, Device, check_threads, fitting, open_device
 from .dtypes import data_type, name_of
 from .failures import IREE_ERRORS, short, start_error, wrong_device
+from .fences import Done, Timeline, takes_fences
 from .manifest import RESET_POINT, Leaf, Manifest
 from .parameters import check_archive, parameters_module
 from .pool_calls import PoolCalls
@@ -109,14 +110,17 @@ class Module:
     def __init__(
         self, path: Path, manifest: Manifest, device: Device, context: Any, vm_module: Any
     ) -> None:
+        entry = _function(path, vm_module, manifest.entry_point)
+        # Attributes go in the order in which they came: what belongs to a GPU before it.
+        self._timeline = Timeline(device.hal) if takes_fences(entry) else None
         self.path = path
         self.manifest = manifest
         self.device = device
         self.signature = Signature.of(manifest)
         self._context = context
         self._vm_module = vm_module
-        self._entry = self._function(manifest.entry_point)
-        self._reset = self._function(RESET_POINT) if manifest.has_state else None
+        self._entry = entry
+        self._reset = _function(path, vm_module, RESET_POINT) if manifest.has_state else None
         self._binder = Binder(manifest)
         self._tensors_out = [leaf for leaf in manifest.outputs if not leaf.literal]
         self._guard, self._lock = _Guard(path), threading.Lock()
@@ -149,7 +153,9 @@ class Module:
         """
         values = self._checked(args, kwargs)
         with self._guard, self._lock:
-            results = self._run(_arguments(self._views(values)))
+            results, done = self._run(self._views(values), _pending(values))
+            if done is not None:
+                done.wait()
             # A result may be the state's own memory, which the next call changes.
             arrays = iter(
                 [
@@ -157,6 +163,27 @@ class Module:
                     for view, leaf in zip(results, self._tensors_out, strict=True)
                 ]
             )
+        leaves = (leaf.value if leaf.literal else next(arrays) for leaf in self.manifest.outputs)
+        return trees.unflatten(self.manifest.out_tree, leaves)
+
+    def start(self, *args: Any, **kwargs: Any) -> Any:
+        """Start the model, and return its results as arrays on the device that are still to come.
+
+        They are nested as those of a call.  Calls of a module run one after another, and a result
+        can be passed on, to this module or to another one on the same device, without waiting for
+        it; ``numpy.asarray`` waits.  A CPU's calls are done when this returns.  If the model has
+        state, a result may be the state's own memory, which the next call changes.
+
+        Raises
+        ------
+        UserError, InternalError
+            As calling the module does; what fails on a GPU is raised where the result is waited
+            for.
+        """
+        values = self._checked(args, kwargs)
+        with self._guard, self._lock:
+            results, done = self._run(self._views(values), _pending(values))
+        arrays = iter(self._on_device(results, done))
         leaves = (leaf.value if leaf.literal else next(arrays) for leaf in self.manifest.outputs)
         return trees.unflatten(self.manifest.out_tree, leaves)
 
@@ -184,7 +211,10 @@ class Module:
 
     def _bound(self, values: list[tuple[Leaf, Any]]) -> Callable[[], list[DeviceArray]]:
         with self._guard, self._lock:
-            arguments = _arguments(self._views(values))
+            views = self._views(values)
+        if self.device.is_gpu:
+            return _OnGpu(views, _pending(values), self)
+        arguments = _arguments(views)
 
         # Of the shortest calls all this takes a quarter, since weights drive it out of the caches.
         invoke, function, lock, guard = self._invoke, self._entry, self._lock, self._guard
@@ -214,7 +244,9 @@ class Module:
         """Put the model's state back to what it was when loaded; without state, do nothing."""
         if self._reset is not None:
             with self._guard, self._lock:
-                self._invoke(self._reset, _arguments([]), rt.VmVariantList(0))
+                done = self._call(self._reset, [], rt.VmVariantList(0))
+                if done is not None:
+                    done.wait()
 
     def to_device(self, array: Any) -> DeviceArray:
         """Copy an array to the module's device, to pass it to many calls without a copy each."""
@@ -224,17 +256,15 @@ class Module:
             view = upload(converted, name, self.device)
         return DeviceArray(view, name, self.device)
 
-    # -- inside ------------------------------------------------------------------------------------
+    def run_views(self, views: list[Any], pending: list[Done]) -> list[DeviceArray]:
+        """Run the model on buffer views of the device that were checked, and wait for it."""
+        with self._guard, self._lock:
+            results, done = self._run(views, pending)
+            if done is not None:
+                done.wait()
+        return self._on_device(results)
 
-    def _function(self, name: str) -> Any:
-        function = self._vm_module.lookup_function(name)
-        if function is None:
-            raise UserError(
-                f"the module has no function '{name}', which its manifest names",
-                where=str(self.path),
-                hint="compile the model again",
-            )
-        return function
+    # -- inside ------------------------------------------------------------------------------------
 
     def _checked(self, args: Any, kwargs: Any) -> list[tuple[Leaf, Any]]:
         """Return the inputs in order, each an array that fits or already on the device."""
@@ -255,13 +285,32 @@ class Module:
             for leaf, value in values
         ]
 
-    def _run(self, arguments: Any) -> list[Any]:
-        """Run the model on a ``VmVariantList``; return the results' buffer views."""
+    def _run(self, views: list[Any], pending: list[Done]) -> tuple[list[Any], Done | None]:
+        """Run the model, or start it; return the results' buffer views, and when they are there."""
         results = rt.VmVariantList(len(self._tensors_out))
-        self._invoke(self._entry, arguments, results)
+        done = self._call(self._entry, views, results, pending)
         if results.size != len(self._tensors_out):
             raise self._miscounted(results)
-        return [results.get_as_object(i, _VIEW) for i in range(results.size)]
+        return [results.get_as_object(i, _VIEW) for i in range(results.size)], done
+
+    def _call(
+        self, function: Any, views: list[Any], results: Any, pending: Sequence[Done] = ()
+    ) -> Done | None:
+        arguments = _arguments(views)
+        if self._timeline is None:
+            for done in pending:
+                done.wait()
+            self._invoke(function, arguments, results)
+            return None
+        return self._timeline.invoke(
+            lambda given: self._invoke(function, given, results), arguments, pending
+        )
+
+    def _on_device(self, views: list[Any], done: Done | None = None) -> list[DeviceArray]:
+        return [
+            DeviceArray(view, leaf.dtype, self.device, done)
+            for view, leaf in zip(views, self._tensors_out, strict=True)
+        ]
 
     def _input(self, leaf: Leaf, value: Any) -> Any:
         where = f"input '{leaf.name}'"
@@ -276,6 +325,17 @@ class Module:
             f"the module gave {results.size} results, its manifest names {len(self._tensors_out)}",
             where=str(self.path),
         )
+
+
+def _function(path: Path, vm_module: Any, name: str) -> Any:
+    function = vm_module.lookup_function(name)
+    if function is None:
+        raise UserError(
+            f"the module has no function '{name}', which its manifest names",
+            where=str(path),
+            hint="compile the model again",
+        )
+    return function
 
 
 class _Guard:
@@ -310,6 +370,26 @@ class _Guard:
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, IREE_ERRORS):
             raise self.failure(error) from error
+
+
+class _OnGpu:
+    """What :meth:`Module.bound` gives for a GPU."""
+
+    # Slots are emptied in the order of their names: memory of a GPU, and fences, must go before it.
+    __slots__ = ("_pending", "_views", "module")
+
+    def __init__(self, views: list[Any], pending: list[Done], module: Module) -> None:
+        self._views, self._pending, self.module = views, pending, module
+
+    def __call__(self) -> list[DeviceArray]:
+        """Run the model, and wait for it."""
+        return self.module.run_views(self._views, self._pending)
+
+
+def _pending(values: list[tuple[Leaf, Any]]) -> list[Done]:
+    """Return what has to be done before inputs that lie on the device are there."""
+    found = [value.done for _, value in values if isinstance(value, DeviceArray)]
+    return [done for done in found if done is not None]
 
 
 def _arguments(views: list[Any]) -> Any:

@@ -22,6 +22,8 @@ TARGETS = {
     "cuda": ["--iree-hal-target-device=cuda", "--iree-cuda-target=sm_80"],
     "vulkan": ["--iree-hal-target-device=vulkan", "--iree-vulkan-target=vp_android_baseline_2022"],
 }
+# As lowc compiles for GPUs: calls take fences.
+TARGETS["vulkan-fences"] = [*TARGETS["vulkan"], "--iree-execution-model=async-external"]
 
 
 def iree_compile() -> str:
