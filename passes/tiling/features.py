@@ -18,6 +18,7 @@ from ..kernels.additive_matmul_gpu import SIDE, ThreadTile
 from ..kernels.additive_tiles_gpu import SharedTile
 from ..kernels.few_rows_gpu import FewTile
 from ..kernels.integer_tiles_gpu import MmaTile
+from ..kernels.table_matmul import makes_tables
 from . import families, work
 from .problem import Problem
 from .record import Machine
@@ -128,7 +129,7 @@ def is_record(problem: Problem) -> bool:
 def rounds_itself(problem: Problem, k: int) -> bool:
     """Whether workgroups make the records of their rows, each for itself."""
     if problem.form in families.TABLES:
-        return tiles.makes_tables(problem.m, k)
+        return makes_tables(families.table_rows(problem), problem.m)
     return tiles.rounds_rows(problem.m, k, _strategy(problem))
 
 
