@@ -31,8 +31,9 @@ CASES = {
     "w8a8, groups and a scale per row": (9, 64, 256, integers("i8", 64, False, "row"), "mma"),
     "w4a16, one row": (1, 96, 256, floats("i4", 16, False), "dequantising kernel for GPUs"),
     "w4a16, odd sizes": (3, 95, 300, floats("i4", 32), "dequantising kernel for GPUs"),
+    "w4a16, a short last group": (2, 32, 300, floats("i4", 256), "dequantising kernel for GPUs"),
     "w8a16": (2, 64, 128, floats("i8", 0, False), "dequantising kernel for GPUs"),
-    "lmul": (64, 128, 64, Form("lmul"), "128 x 128 a workgroup"),
+    "lmul": (64, 128, 64, Form("lmul"), "64 x 128 a workgroup"),
     "pam, few rows": (5, 40, 32, Form("pam"), "sums a thread"),
     # What stays with IREE's code, and why.
     "w4a16, many rows": (70, 64, 128, floats("i4", 32), "70 rows are more than 8"),

@@ -66,17 +66,21 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """The PTX of all kernels; they are linked into one text."""
-    folder = tmp_path_factory.mktemp("ptx")
+def ptx_of(names, target_name, folder):
+    """Compile kernels for a target; return their PTX, which is one text."""
     source = folder / "kernels.mlir"
-    source.write_text(prepare.checks_text([case for case, _ in CASES.values()]))
-    target = load_target("cuda:sm_80")
+    source.write_text(prepare.checks_text([CASES[name][0] for name in names]))
+    target = load_target(target_name)
     flags = (*target.flags, f"--iree-hal-dump-executable-binaries-to={folder}")
     backend.compile_module(source, folder / "kernels.vmfb", target.with_flags(flags))
     (path,) = folder.glob("*.ptx")
     return path
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """The PTX of all kernels."""
+    return ptx_of(CASES, "cuda:sm_80", tmp_path_factory.mktemp("ptx"))
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +117,17 @@ def test_ptxas_takes_it_and_spills_nothing(compiled, chip, tmp_path):
     spilled = re.findall(r"(\d+) bytes spill (?:stores|loads)", run.stderr)
     assert len(spilled) >= 2 * len(CASES)
     assert set(spilled) == {"0"}, run.stderr[-4000:]
+
+
+@pytest.mark.parametrize("chip", ["sm_86", "sm_89", "sm_90"])
+def test_other_targets(chip, tmp_path):
+    path = ptx_of(["dp4a, signed", "f32, zero points", "mma"], f"cuda:{chip}", tmp_path)
+    known = "sm_89" if chip == "sm_90" else chip
+    assert f".target {known}" in path.read_text()
+    ptxas = shutil.which("ptxas")
+    if ptxas is not None:
+        command = [ptxas, f"-arch={chip}", str(path), "-o", str(tmp_path / "kernels.cubin")]
+        subprocess.run(command, check=True, timeout=600)
 
 
 def test_kernels_that_differ_have_different_names():
