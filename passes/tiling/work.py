@@ -224,7 +224,7 @@ def parts(cut: Cut) -> dict[str, Any]:
     }
 
 
-def total(parts: Floats, counts: Sequence[float]) -> Floats:
+def total(parts: Floats, counts: Sequence[float] | Floats) -> Floats:
     """Return seconds of ``[tiles, NAMES]``, with what each part counts for."""
     counted = parts * np.asarray(counts)
     beside: Floats = np.zeros(len(parts))

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...passes.tiling import choice, features
+from ...passes.tiling import choice, features, work
 from ...passes.tiling.choice import Prediction
 from ...passes.tiling.model_files import Numbers
-from ...passes.tiling.tree_ranker import combine
+from ...passes.tiling.tree_ranker import combine, form_key
 from . import baselines, metrics, trees
+from .formulas import fit_counts
 from .measured import Table
 from .metrics import Score
 from .trees import fold_of, rows_of
@@ -185,7 +186,8 @@ def gpperf_split(tables: Sequence[Table]) -> dict[str, float]:
     train, test = train_test_split(np.arange(len(y)), test_size=0.2, random_state=42)
     forest = baselines.forest().fit(columns[train], y[train, None])
     by_forest = np.asarray(forest.predict(columns[test]), float).reshape(-1)
-    by_trees = _trees_on_rows(x[train], y[train], x[test])
+    forms = np.concatenate([[form_key(t.problem)] * len(t.seconds) for t in tables])
+    by_trees = _trees_on_rows(x, y, forms, train, test)
     return {
         "random forest (GPPerf)": metrics.r_squared(y[test], by_forest),
         "trees": metrics.r_squared(y[test], by_trees),
@@ -194,14 +196,26 @@ def gpperf_split(tables: Sequence[Table]) -> dict[str, float]:
     }
 
 
-def _trees_on_rows(x: Floats, y: Floats, asked: Floats) -> Floats:
+def _trees_on_rows(
+    x: Floats, y: Floats, forms: NDArray[Any], train: NDArray[Any], test: NDArray[Any]
+) -> Floats:
+    """Return seconds of the rows `test`, by formulas and trees that saw the rows `train`."""
     import lightgbm
 
-    rest = np.log(y) - x[:, features.ESTIMATE]
+    base = np.zeros(len(y))
+    for form in np.unique(forms):
+        seen = train[forms[train] == form]
+        if len(seen):
+            parts = features.components(x)
+            counts = fit_counts(parts[seen], y[seen], np.ones(len(seen)))
+            rows = forms == form
+            base[rows] = np.log(work.total(parts[rows], counts) + 1e-9)
     booster: Any = lightgbm.train(
-        {**trees.SHARED, "objective": "regression"}, lightgbm.Dataset(x, rest), trees.ROUNDS
+        {**trees.SHARED, "objective": "regression"},
+        lightgbm.Dataset(x[train], np.log(y[train]) - base[train]),
+        2 * trees.ROUNDS,
     )
-    return np.exp(booster.predict(asked) + asked[:, features.ESTIMATE])
+    return np.exp(booster.predict(x[test]) + base[test])
 
 
 def learning_curve(

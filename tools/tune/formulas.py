@@ -30,13 +30,14 @@ def fit_formulas(tables: Sequence[Table], rows: Sequence[Floats]) -> dict[str, t
         parts = np.concatenate([features.components(rows[i]) for i in same])
         seconds = np.concatenate([tables[i].seconds for i in same])
         weights = np.concatenate([np.full(len(rows[i]), len(rows[i]) ** -0.5) for i in same])
-        counts = _fit(parts, seconds, weights)
+        counts = fit_counts(parts, seconds, weights)
         if counts.any():
             found[form] = tuple(float(count) for count in counts)
     return found
 
 
-def _fit(parts: Floats, seconds: Floats, weights: Floats) -> Floats:
+def fit_counts(parts: Floats, seconds: Floats, weights: Floats) -> Floats:
+    """Return what each part of ``[tiles, parts]`` counts, for tiles of one form."""
     from scipy.optimize import least_squares, nnls
 
     relative = weights / seconds
