@@ -17,9 +17,10 @@ class ReadingClient:
 
     def __init__(self, settings: Settings) -> None:
         self._path = settings.parser_socket
-        # The process itself stops what takes too long, and says so.
-        self._seconds = settings.parse_seconds + 5
-        rest = settings.request_seconds - self._seconds
+        # The process itself stops what takes too long, and says so; here is time for it to be
+        # loaded too, which it is some seconds after the workers are.
+        self._seconds = max(settings.parse_seconds + 5, settings.request_seconds - 1)
+        rest = settings.request_seconds - settings.parse_seconds - 5
         wait = max(0.1, min(settings.parse_seconds, rest))
         self._places = Places(settings.parsers, 8 * settings.parsers, wait, "texts")
 
