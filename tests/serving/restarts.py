@@ -34,6 +34,9 @@ from serving import trained
 _MAIN = "import sys; from lowc.tools.cli import main; sys.exit(main())"
 _MODEL = "times"
 _TRIES = 10_000
+_PASSING = (
+    grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED,
+)  # fmt: skip
 _FOR_EVER = 1800.0
 
 
@@ -136,7 +139,7 @@ def _by_http(port: int) -> Callable[[np.ndarray], float]:
             "data": row.tolist(),
         }
         status, found = _http(port, "POST", f"/v2/models/{_MODEL}/infer", {"inputs": [tensor]})
-        if status in (429, 503):
+        if status in (408, 429, 503, 504):
             raise OSError(status)
         if status != 200:
             raise ValueError(f"{status}: {found}")
@@ -164,7 +167,7 @@ def _by_grpc(port: int) -> Callable[[np.ndarray], float]:
                 )
                 found = call(method.request(model_name=_MODEL, inputs=[tensor]), timeout=10)
         except grpc.RpcError as error:
-            if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+            if error.code() not in _PASSING:
                 raise ValueError(f"{error.code()}: {error.details()}") from None
             raise OSError(error.details()) from None
         return float(found.outputs[0].contents.fp64_contents[0])

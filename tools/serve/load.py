@@ -201,7 +201,10 @@ def main(
             askers = [made[i % len(made)] for i in range(connections)]
         else:
             askers = [HttpConnection(host, port, goal).ask for _ in range(connections)]
-        await asyncio.gather(*(ask(0) for ask in set(askers)))
+        try:
+            await asyncio.gather(*(ask(0) for ask in set(askers)))
+        except Exception as error:
+            raise click.ClickException(f"{host}:{port} gives no answer: {error}") from error
         gc.disable()  # a pause of the client would be the server's
         if rate is None:
             return await saturate(askers, seconds)
