@@ -16,11 +16,12 @@ NAMES = sorted(registry.PASSES)
 # What stands in passes/ beside the passes themselves, and the families of kernels.
 SUPPORT = {
     "__init__", "add_elementwise", "add_operands", "add_products", "additive", "annotations",
-    "base", "binary_weights", "bipolar_products", "build", "code_values", "contraction", "digit_products", "dispatch_matmul",
-    "dispatch_records", "epilogues", "forms", "instruments", "integer_products", "integer_tables",
-    "matrices", "more_results", "options", "parameters", "registry", "runner", "shift_add", "shift_add_weights",
-    "shift_products", "signed_sums",
-    "table_products", "trit_tables", "weight_rows",
+    "base", "binary_weights", "bipolar_products", "build", "code_values", "contraction",
+    "digit_products", "dispatch_matmul", "dispatch_records", "epilogues", "forms", "gpus",
+    "instruments", "integer_products", "integer_tables", "matrices", "more_results", "options",
+    "outline_dequant_gpu", "outline_integer_gpu", "outline_threads", "parameters", "registry",
+    "runner", "shift_add", "shift_add_weights", "shift_products", "signed_sums", "table_products",
+    "trit_tables", "weight_rows",
 }  # fmt: skip
 
 
