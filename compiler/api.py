@@ -191,8 +191,8 @@ class _Road:
             self.selection = self._select(imported)
             said, timing = self._passes(imported, moments)
             forms = _summed_by_iree(imported.module)
-            # Integers have no order, but to GPUs their bodies ask for the loop's number.
-            if forms & _ORDERED or ("dequant" in forms and self.target.gpu):
+            # Integers have no order, but on GPUs their bodies ask for the loop's number.
+            if forms & _ORDERED or (forms & {"dequant", "signed-digits"} and self.target.gpu):
                 self.target = self.target.with_sums_in_order()
             else:
                 self.target = self.target.with_sums_in_any_order()

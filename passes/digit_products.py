@@ -50,7 +50,12 @@ def match(op: Any) -> Plan | Refusal:
         scaling.append(defining(op.operands[0]))
     dots = defining(scaling[-1].operands[0])
     body = [inner.operation for inner in dots.regions[0].blocks[0].operations]
-    (multiplication,) = (inner for inner in body if inner.name == "arith.muli")
+    # Where codes stand in words, the number of a loop is multiplied too: that is an index.
+    (multiplication,) = (
+        inner
+        for inner in body
+        if inner.name == "arith.muli" and inner.results[0].type != ir.IndexType.get()
+    )
     return Plan(op, dots, multiplication, tuple(scaling), facts["bits"])
 
 

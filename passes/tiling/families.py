@@ -23,6 +23,7 @@ from ..kernels.additive_matmul_gpu import AdditiveMatmulGpu
 from ..kernels.additive_tiles_gpu import AdditiveTilesGpu, SharedTile
 from ..kernels.dequant_few_gpu import DequantFewGpu
 from ..kernels.dequant_matmul import DequantMatmul
+from ..kernels.dequant_threads import DequantThreads
 from ..kernels.few_rows_gpu import FewRowsGpu, FewTile
 from ..kernels.float_matmul import FloatMatmul
 from ..kernels.integer_dot import IntegerDot
@@ -62,6 +63,12 @@ def problem_of(kernel: Any, unit: str) -> Problem:
         return _problem_of_records(kernel, unit)
     if isinstance(kernel, (FewRowsGpu, IntegerTilesGpu)):
         return _problem_of_rows(kernel, unit)
+    if isinstance(kernel, DequantThreads):
+        return Problem(
+            f"w{kernel.bits}a{16 if kernel.scaled == 'none' else 8}", "kernel", unit, *kernel.sizes,
+            own_batch=kernel.b_batch, weight=f"i{kernel.bits}", group=kernel.group,
+            symmetric=kernel.symmetric, per_group=kernel.scaled != "row",
+        )  # fmt: skip
     facts: dict[str, Any] = {"own_batch": kernel.b_batch, "packs": kernel.packs}
     if isinstance(kernel, (AdditiveMatmul, AdditiveMatmulGpu, AdditiveTilesGpu)):
         product = kernel.product

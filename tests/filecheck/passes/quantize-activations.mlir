@@ -1,12 +1,12 @@
 // RUN: lowc opt %s --split-input-file --verify-diagnostics --pass-pipeline='builtin.module(lowc-name-matmuls,lowc-assign-forms{rules="[{\"match\":\"float*\",\"form\":\"dequant\",\"weights\":\"i4\",\"group\":16},{\"match\":\"row*\",\"form\":\"dequant\",\"weights\":\"i3\",\"group\":16,\"symmetric\":false,\"activations\":\"i8\"},{\"match\":\"long*\",\"form\":\"dequant\",\"weights\":\"i8\",\"group\":0,\"activations\":\"i8\"},{\"match\":\"*\",\"form\":\"dequant\",\"weights\":\"i4\",\"group\":16,\"activations\":\"i8\",\"activation-scale\":\"group\"}]"},lowc-quantize-weights,lowc-quantize-activations,canonicalize,cse)' | filecheck %s
 // RUN: lowc opt %s --split-input-file --pass-pipeline='builtin.module(lowc-name-matmuls,lowc-assign-forms{rules="[{\"match\":\"float*\",\"form\":\"dequant\",\"weights\":\"i4\",\"group\":16},{\"match\":\"row*\",\"form\":\"dequant\",\"weights\":\"i3\",\"group\":16,\"symmetric\":false,\"activations\":\"i8\"},{\"match\":\"long*\",\"form\":\"dequant\",\"weights\":\"i8\",\"group\":0,\"activations\":\"i8\"},{\"match\":\"*\",\"form\":\"dequant\",\"weights\":\"i4\",\"group\":16,\"activations\":\"i8\",\"activation-scale\":\"group\"}]"},lowc-quantize-weights{packing=words},lowc-quantize-activations,canonicalize,cse)' | filecheck %s --check-prefix=WORDS
 
-// Codes in words: the activation's are cut once more, and a code is a byte before it is multiplied.
+// Codes in words: the activation's are words too, and cut once more.
 // WORDS-LABEL: func.func @linear
-// WORDS: tensor.expand_shape %{{.*}} {{\[\[}}0], [1], [2, 3]] output_shape [2, 2, 2, 8] : tensor<2x2x16xi8> into tensor<2x2x2x8xi8>
-// WORDS: linalg.generic {{.*}} ins(%{{.*}}, %{{.*}} : tensor<2x2x2x8xi8>, tensor<8x2x2xi32>) outs(%{{.*}} : tensor<2x8x2xi32>)
+// WORDS: tensor.expand_shape %{{.*}} {{\[\[}}0], [1], [2, 3]] output_shape [2, 2, 2, 8] : tensor<2x2x16xi32> into tensor<2x2x2x8xi32>
+// WORDS: linalg.generic {{.*}} ins(%{{.*}}, %{{.*}} : tensor<2x2x2x8xi32>, tensor<8x2x2xi32>) outs(%{{.*}} : tensor<2x8x2xi32>)
 // WORDS: arith.shrsi
-// WORDS: arith.trunci %{{.*}} : i32 to i8
+// WORDS-NOT: i8
 // WORDS: arith.muli
 
 // A scale per group: magnitudes, scales and reciprocals, codes, sums of each group, scaled sums.

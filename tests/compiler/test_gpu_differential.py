@@ -1,0 +1,60 @@
+"""Random products under random forms: the CPU, Vulkan and the NumPy reference against each other."""
+
+from __future__ import annotations
+
+import lowc
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from lowc.passes.formats import lmul
+from lowc.passes.forms import Form
+from products.linear import compile_linear, integer_product, stored_weight, tolerance
+
+INTEGERS = st.builds(
+    lambda bits, group, symmetric, scale: Form(
+        "dequant", f"i{bits}", group, symmetric, activations="i8", activation_scale=scale
+    ),
+    st.integers(2, 8), st.sampled_from([0, 32, 64]), st.booleans(),
+    st.sampled_from(["group", "row"]),
+)  # fmt: skip
+FLOATS = st.builds(
+    lambda bits, group, symmetric: Form("dequant", f"i{bits}", group, symmetric),
+    st.integers(2, 8), st.sampled_from([0, 32, 64]), st.booleans(),
+)  # fmt: skip
+ADDED = st.builds(lambda bits: Form("lmul", mantissa_bits=bits), st.sampled_from([3, 4, 23]))
+SIZES = st.tuples(
+    st.one_of(st.none(), st.integers(1, 20)), st.integers(1, 70), st.integers(34, 150)
+)
+
+
+def expected(
+    x: np.ndarray, weight: np.ndarray, form: Form
+) -> tuple[np.ndarray, np.ndarray | float]:
+    """What the definition says, and how far from it the result may be."""
+    if form.form == "lmul":
+        return lmul.matmul(x, weight.T.copy(), form.mantissa_bits, "finite"), 0.0
+    if form.activations == "i8":
+        return integer_product(x, weight, form)
+    stored = stored_weight(weight, form)
+    return x.astype(np.float64) @ stored.T, tolerance(x, stored)
+
+
+@pytest.mark.vulkan
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.one_of(INTEGERS, FLOATS, ADDED), SIZES, st.integers(0, 2**32 - 1))
+def test_products(tmp_path_factory, form, sizes, seed):
+    m, n, k = sizes
+    generator = np.random.default_rng(seed)
+    weight = generator.standard_normal((n, k)).astype(np.float32)
+    x = generator.standard_normal((m or 5, k)).astype(np.float32)
+    x[0, : k // 2] = 0
+    wanted, bound = expected(x, weight, form)
+    for target in ("cpu", "vulkan"):
+        folder = tmp_path_factory.mktemp("product")
+        artifact = compile_linear(folder, weight, form, m, target)
+        (row,) = artifact.report["matmuls"]
+        assert "kernel" in row["lowering"] and "no kernel" not in row["lowering"], row
+        found = lowc.load(artifact)(x)
+        assert found.shape == wanted.shape
+        assert (np.abs(found - wanted) <= bound).all(), (target, np.abs(found - wanted).max())
