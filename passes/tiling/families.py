@@ -64,8 +64,9 @@ def problem_of(kernel: Any, unit: str) -> Problem:
     if isinstance(kernel, (FewRowsGpu, IntegerTilesGpu)):
         return _problem_of_rows(kernel, unit)
     if isinstance(kernel, DequantThreads):
+        form = f"w{kernel.bits}a{16 if kernel.scaled == 'none' else 8}"
         return Problem(
-            f"w{kernel.bits}a{16 if kernel.scaled == 'none' else 8}", "kernel", unit, *kernel.sizes,
+            form, "kernel", unit, kernel.batch, kernel.m, kernel.n, kernel.k,
             own_batch=kernel.b_batch, weight=f"i{kernel.bits}", group=kernel.group,
             symmetric=kernel.symmetric, per_group=kernel.scaled != "row",
         )  # fmt: skip
