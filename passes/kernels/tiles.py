@@ -328,7 +328,7 @@ TABLE_VECTORS = 4  # a register of bytes becomes four of f32
 
 # Strategy → about how many cycles a vector of products of four takes.
 _DOT_CYCLES = {"vnni": 1.2, "bytes": 1.5, "shorts": 2.5, "lanes": 8.0}
-# Strategy → bytes that the code of an activation takes.
+# Strategy → bytes that the code of an activation takes, and words that a quad of them does.
 CODE_BYTES = {"vnni": 1, "bytes": 1, "shorts": 2, "lanes": 4}
 # Strategy → (rows, vectors) of 16 registers and of 32.
 _INTEGER_TILES = {
