@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from threading import get_ident
 from time import perf_counter
 from typing import Any
 
@@ -27,7 +26,7 @@ class PoolCalls:
         self.choice = wakefulness.choose(device.cores)
         keeper = self.choice.keeper
         self._awake = None if keeper is None else wakefulness.shared(keeper)
-        self._kept = {} if self._awake is None else self._awake.keeping.threads
+        self._is_kept = _never if self._awake is None else self._awake.keeping.has
         # A spinning thread is on the core of each worker: it matters which one the caller is on.
         self._workers = device.workers if isinstance(keeper, Spinners) else ()
         self._core: int | None = None
@@ -38,7 +37,7 @@ class PoolCalls:
         began = perf_counter()
         if self._core is not None and self._is_short:
             placement.move_to(self._core)
-        if get_ident() in self._kept:
+        if self._is_kept():
             self._invoke(function, arguments, results)
             ended = perf_counter()
             if ended - began < SHORT and self._awake is not None:
@@ -58,3 +57,7 @@ class PoolCalls:
             self._core, self._workers = placement.core_of_first(self._workers), ()
         if self._awake is not None:
             self._awake.after_call(began, ended)
+
+
+def _never() -> bool:
+    return False

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -75,17 +76,41 @@ def _enter() -> bool:
     return True
 
 
+class _Stay:
+    """That a thread stays under the policy.  The thread's own: gone when the thread is."""
+
+    __slots__ = ("__weakref__", "is_on", "thread")
+
+    def __init__(self) -> None:
+        self.is_on = True
+        self.thread = threading.get_native_id()
+
+
+class _Own(threading.local):
+    """A thread's last stay."""
+
+    stay: _Stay | None = None
+
+
 class Keeping:
     """Threads that stay under the policy from call to call, until all are let go at once.
 
-    Attributes
-    ----------
-    threads : dict
-        Those that do: Python's number of each, and the system's.
+    Numbers of threads are given again, Python's at once: so each thread has a mark of its own, and
+    nothing is kept of one that has ended.
     """
 
     def __init__(self) -> None:
-        self.threads: dict[int, int] = {}
+        self._own = _Own()
+        self._stays: weakref.WeakSet[_Stay] = weakref.WeakSet()
+
+    def has(self) -> bool:
+        """Return whether the calling thread stays."""
+        stay = self._own.stay
+        return stay is not None and stay.is_on
+
+    def __len__(self) -> int:
+        """Return how many threads stay."""
+        return len(self._stays)
 
     def keep(self, is_wanted: Callable[[], bool]) -> None:
         """Keep the calling thread, unless it has another policy than the normal one.
@@ -94,22 +119,30 @@ class Keeping:
         """
         if _PARAMETERS is None:
             return
-        with contextlib.suppress(OSError):
+        stay = _Stay()
+        try:
             if os.sched_getscheduler(0) != _NORMAL:
                 return
             # Kept before it is done: what comes between can only be let go for nothing.
-            self.threads[threading.get_ident()] = threading.get_native_id()
+            self._own.stay = stay
+            self._stays.add(stay)
             os.sched_setscheduler(0, _BATCH, _PARAMETERS)
-        if not is_wanted():
+        except OSError:
+            stay.is_on = False
+            self._stays.discard(stay)
+            return
+        if not (stay.is_on and is_wanted()):
+            self._stays.add(stay)  # perhaps it was let go before it was done
             self.let_go()
 
     def let_go(self) -> None:
         """Give every thread its policy back that has not ended, nor been given another one."""
-        while self.threads:
+        while True:
             try:
-                _, thread = self.threads.popitem()
-            except KeyError:  # another thread was faster
+                stay = self._stays.pop()
+            except KeyError:  # none is left
                 return
+            stay.is_on = False
             with contextlib.suppress(OSError):
-                if os.sched_getscheduler(thread) == _BATCH:
-                    os.sched_setscheduler(thread, _NORMAL, _PARAMETERS)
+                if os.sched_getscheduler(stay.thread) == _BATCH:
+                    os.sched_setscheduler(stay.thread, _NORMAL, _PARAMETERS)

@@ -138,7 +138,7 @@ class Wakefulness:
             return
         if not self._wanted.is_set():
             self._want()
-        if self._is_watched and threading.get_ident() not in self.keeping.threads:
+        if self._is_watched and not self.keeping.has():
             self.keeping.keep(lambda: self._is_watched)
 
     def stop(self) -> None:

@@ -38,7 +38,7 @@ from iree.compiler.dialects import arith, vector
 from ..formats import panels
 from ..formats.activations import LARGEST, longest_group
 from . import emit
-from .tiles import Isa
+from .tiles import CODE_BYTES, Isa
 
 # Gives a word of one chunk and vector of columns by its number, planes in order.
 Words = Callable[[int], ir.Value]
@@ -74,7 +74,7 @@ class IntegerDot:
     @property
     def stride(self) -> int:
         """Words of 32 bits that a quad of activations takes."""
-        return {"lanes": 4, "shorts": 2}.get(self.strategy, 1)
+        return CODE_BYTES[self.strategy]
 
     @property
     def pairs(self) -> int:

@@ -107,18 +107,24 @@ class RecordMatmul(ABC):
         return -(-self.n // self.tile.columns)
 
     @property
+    def portion(self) -> int:
+        """Panels that stay together when they are shared out among workgroups."""
+        return 1 if self.reads_once else self.tile.panels
+
+    @property
     def portions(self) -> int:
-        """Portions of the panels, of :attr:`Tile.panels` each."""
-        return -(-self.panels // self.tile.panels)
+        """Portions of the panels, of :attr:`portion` each."""
+        return -(-self.panels // self.portion)
 
     @property
     def reads_once(self) -> bool:
         """Whether there is one block of rows, so that each weight is read once.
 
-        Then there are :attr:`shares` workgroups for each thread of the device that runs it, each
-        with as many portions of the panels.  They are handed out in order, so that nearly always
-        the same core reads the same weights at each call: those that another core read last come
-        slower from the third cache (Zen 4, 16.7 MB, two cores: 0.110 instead of 0.088 ms).
+        Then there are :attr:`shares` workgroups for each thread of the device that runs it, whose
+        shares differ by a panel at most; of the tile's panels only how many are read side by side
+        counts.  They are handed out in order, so that nearly always the same core reads the same
+        weights at each call: those that another core read last come slower from the third cache
+        (Zen 4, 16.7 MB, two cores: 0.110 instead of 0.088 ms).
         """
         return self.m is not None and self.m <= self.tile.rows
 
@@ -133,6 +139,8 @@ class RecordMatmul(ABC):
 
     def is_whole(self, panels: int) -> bool:
         """Whether every workgroup has a multiple of `panels`."""
+        if self.reads_once:
+            return panels == 1
         return self.tile.panels % panels == 0 and self.panels % panels == 0
 
     @property
@@ -161,9 +169,29 @@ class RecordMatmul(ABC):
         chunks = arith.ceildivui(m, emit.index(self.tile.row_chunk))
         groups = emit.index(self.portions)
         if self.reads_once:
-            wanted = arith.muli(threads(THREADS), emit.index(self.shares))
-            groups = arith.minui(groups, arith.ceildivui(wanted, emit.index(self.batch)))
+            groups = self.groups_for(threads(THREADS))
         return [groups, arith.muli(chunks, emit.index(self.batch)), emit.index(1)]
+
+    def groups_for(self, count: ir.Value) -> ir.Value:
+        """Return the workgroups along x where weights are read once, by so many threads.
+
+        A device that says it has none has one.
+        """
+        wanted = arith.muli(arith.maxui(count, emit.index(1)), emit.index(self.shares))
+        each = arith.ceildivui(wanted, emit.index(self.batch))
+        return arith.minui(emit.index(self.portions), each)
+
+    def first_panel(self, group: ir.Value, groups: ir.Value) -> ir.Value:
+        """Return where the panels of workgroup `group` of `groups` along x begin.
+
+        That of the one after the last may lie behind the last panel.  Where weights are read once,
+        the first ones get what is left.
+        """
+        if self.reads_once:
+            portions = emit.index(self.portions)
+            each, over = arith.divui(portions, groups), arith.remui(portions, groups)
+            group = arith.addi(arith.muli(group, each), arith.minui(group, over))
+        return arith.muli(group, emit.index(self.portion))
 
 
 class RecordBody(ABC):
@@ -255,7 +283,8 @@ class RecordBody(ABC):
     def emit(self) -> None:
         """Build the loops at the current place."""
         next_group = arith.addi(self.group, emit.index(1))
-        first, last = self._first_panel(self.group), self._first_panel(next_group)
+        first = self.shape.first_panel(self.group, self.groups)
+        last = self.shape.first_panel(next_group, self.groups)
         last = arith.minui(last, emit.index(self.shape.panels))
         start, stop = self.own_rows()
         if self.shape.rounds:
@@ -266,14 +295,6 @@ class RecordBody(ABC):
             end = arith.addi(start, full)
             emit.each(start, end, rows, self._row_block(rows, first, last))
             start = end
-
-    def _first_panel(self, group: ir.Value) -> ir.Value:
-        """Return where the panels of workgroup `group` begin; the first ones get what is left."""
-        if self.shape.reads_once:
-            portions = emit.index(self.shape.portions)
-            each, over = arith.divui(portions, self.groups), arith.remui(portions, self.groups)
-            group = arith.addi(arith.muli(group, each), arith.minui(group, over))
-        return arith.muli(group, emit.index(self.tile.panels))
 
     def own_rows(self) -> tuple[ir.Value, ir.Value]:
         """Return the first of this workgroup's rows of its batch, and the one after the last."""

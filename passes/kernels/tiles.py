@@ -76,7 +76,10 @@ class Tile:
     k_block : int
         How much of K one pass takes; a multiple of `lanes`.
     panels, row_chunk : int
-        Panels (of ``vectors * lanes`` columns) and rows of one workgroup.
+        Panels (of ``vectors * lanes`` columns) and rows of one workgroup.  Products that read each
+        weight once (:attr:`.record_matmul.RecordMatmul.reads_once`) have as many workgroups as the
+        device has threads, or twice as many: of them `panels` only bounds how many are read side
+        by side.
     """
 
     lanes: int
@@ -188,7 +191,7 @@ def choose_integer(
     units = -(-panels // beside)
     group, chunk = split(batch, m, units, rows, costs, max(1, fitting // beside))
     if is_once:
-        group = 1  # they are shared out among the threads that there are
+        group = 1  # panels are shared out among the threads that there are
     return Tile(isa.lanes, rows, vectors, words, min(panels, group * beside), chunk)
 
 
@@ -325,7 +328,7 @@ TABLE_VECTORS = 4  # a register of bytes becomes four of f32
 
 # Strategy → about how many cycles a vector of products of four takes.
 _DOT_CYCLES = {"vnni": 1.2, "bytes": 1.5, "shorts": 2.5, "lanes": 8.0}
-# Strategy → bytes that the code of an activation takes.
+# Strategy → bytes that the code of an activation takes, and words that a quad of them does.
 CODE_BYTES = {"vnni": 1, "bytes": 1, "shorts": 2, "lanes": 4}
 # Strategy → (rows, vectors) of 16 registers and of 32.
 _INTEGER_TILES = {

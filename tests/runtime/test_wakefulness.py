@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from lowc.errors import UserError
 from lowc.runtime import latency_request, spinners, wakefulness
+from lowc.runtime.scheduling import Keeping
 from lowc.runtime.wakefulness import SHORT, VARIABLE, WINDOW, Wakefulness, choose
 
 CORES = sorted(os.sched_getaffinity(0))
@@ -153,9 +154,9 @@ def test_a_caller_keeps_the_policy_until_calls_cease() -> None:
 
     def work() -> tuple[int, bool]:
         assert until(call)
-        assert threading.get_ident() in awake.keeping.threads
+        assert awake.keeping.has()
         assert until(lambda: os.sched_getscheduler(0) == os.SCHED_OTHER)
-        assert threading.get_ident() not in awake.keeping.threads
+        assert not awake.keeping.has()
         assert until(call)
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         awake.stop()
@@ -167,13 +168,68 @@ def test_a_caller_keeps_the_policy_until_calls_cease() -> None:
     assert not is_kept
 
 
+def test_a_thread_is_not_taken_for_one_that_ended() -> None:
+    if os.sched_getscheduler(0) != os.SCHED_OTHER:
+        pytest.skip("the tests run under another policy")
+    keeping, found, numbers = Keeping(), [], set()
+
+    def work() -> None:
+        numbers.add(threading.get_ident())
+        before = keeping.has(), os.sched_getscheduler(0), len(keeping)
+        keeping.keep(lambda: True)
+        found.append((*before, keeping.has(), os.sched_getscheduler(0), len(keeping)))
+
+    for _ in range(200):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert len(numbers) < 200  # given again, so that the test means something
+    assert set(found) == {(False, os.SCHED_OTHER, 0, True, os.SCHED_BATCH, 1)}
+    assert len(keeping) == 0
+
+
+def test_all_that_are_kept_are_let_go() -> None:
+    if os.sched_getscheduler(0) != os.SCHED_OTHER:
+        pytest.skip("the tests run under another policy")
+    keeping, all_kept, go = Keeping(), threading.Barrier(4), threading.Event()
+
+    def work() -> tuple[int, bool, int]:
+        keeping.keep(lambda: True)
+        first = os.sched_getscheduler(0)
+        all_kept.wait()
+        go.wait()
+        return first, keeping.has(), os.sched_getscheduler(0)
+
+    with ThreadPoolExecutor(3) as pool:
+        made = [pool.submit(work) for _ in range(3)]
+        all_kept.wait()
+        assert len(keeping) == 3
+        keeping.let_go()
+        go.set()
+        assert {one.result() for one in made} == {(os.SCHED_BATCH, False, os.SCHED_OTHER)}
+
+
+def test_a_thread_that_is_let_go_as_it_is_kept_does_not_stay() -> None:
+    if os.sched_getscheduler(0) != os.SCHED_OTHER:
+        pytest.skip("the tests run under another policy")
+    keeping = Keeping()
+
+    def is_wanted() -> bool:
+        keeping.let_go()  # by another thread, which makes it false before
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # as if that were before this
+        return False
+
+    keeping.keep(is_wanted)
+    assert (keeping.has(), os.sched_getscheduler(0)) == (False, os.SCHED_OTHER)
+
+
 def test_a_caller_is_not_kept_where_nobody_lets_it_go() -> None:
     awake = Wakefulness(Recorder())
     awake._wanted.set()  # as an interrupt leaves it that ends the thread as it starts
     for _ in range(3):
         now = time.perf_counter()
         awake.after_call(now, now)
-    assert threading.get_ident() not in awake.keeping.threads
+    assert not awake.keeping.has()
 
 
 # -- how -------------------------------------------------------------------------------------------

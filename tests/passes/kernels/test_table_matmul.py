@@ -323,7 +323,8 @@ def test_four_quads_at_once_need_permutations_and_whole_words():
 
 def test_panels_are_read_side_by_side_where_rows_are_few():
     one, many = (kernel("avx512", (m, 4096, 4096), 2, 128) for m in (1, 64))
-    assert one.together(1) == 2 and one.is_whole(2)
+    assert one.together(1) == 2
+    assert not one.is_whole(2)  # a thread's share may be any number of panels
     assert many.together(many.tile.rows) == 1
 
 
