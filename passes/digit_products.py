@@ -50,7 +50,11 @@ def match(op: Any) -> Plan | Refusal:
         scaling.append(defining(op.operands[0]))
     dots = defining(scaling[-1].operands[0])
     body = [inner.operation for inner in dots.regions[0].blocks[0].operations]
-    (multiplication,) = (inner for inner in body if inner.name == "arith.muli")
+    # Codes that are stored in words have a multiplication of an index too, of their place.
+    (multiplication,) = (
+        inner for inner in body
+        if inner.name == "arith.muli" and not isinstance(inner.results[0].type, ir.IndexType)
+    )  # fmt: skip
     return Plan(op, dots, multiplication, tuple(scaling), facts["bits"])
 
 
