@@ -19,6 +19,7 @@ from ..passes import annotations, instruments
 from ..passes.assign_forms import form_of
 from ..passes.base import Pass, RemarkKind
 from ..passes.count_operations import count
+from ..passes.forms import Form
 from ..passes.runner import PassFailure, Runner, format_pipeline
 from ..passes.select_tiles import SelectTiles
 from ..passes.strip_annotations import StripAnnotations
@@ -191,8 +192,9 @@ class _Road:
             self.selection = self._select(imported)
             said, timing = self._passes(imported, moments)
             forms = _summed_by_iree(imported.module)
-            # Integers have no order, but on GPUs their bodies ask for the loop's number.
-            if forms & _ORDERED or (forms & {"dequant", "signed-digits"} and self.target.gpu):
+            # Sums of codes have no order, but on GPUs their bodies ask for the loop's number.
+            takes_apart = any(form.stores_codes for form in forms) and self.target.gpu
+            if takes_apart or any(form.form in _ORDERED for form in forms):
                 self.target = self.target.with_sums_in_order()
             else:
                 self.target = self.target.with_sums_in_any_order()
@@ -368,13 +370,13 @@ def _has_float64(model: Model) -> bool:
 _ORDERED = {"lmul", "pam", "binary", "ternary", "shift", "lut", "bipolar"}
 
 
-def _summed_by_iree(module: ir.Module) -> set[str]:
+def _summed_by_iree(module: ir.Module) -> set[Form]:
     """Return the forms of rewritten products whose sums IREE generates.
 
     lowc's kernels add in the order of their form whatever IREE is told.
     """
     return {
-        form_of(op).form
+        form_of(op)
         for op in annotations.matmuls(module)
         # A product that was refused its form is as the model has it.
         if op.name.startswith("linalg.") and annotations.PRODUCT in op.attributes

@@ -5,10 +5,11 @@ import dataclasses
 import lowc
 import numpy as np
 import pytest
+import torch
 from lowc.compiler.recipe import load_recipe
 from lowc.errors import UserError
 from lowc.passes.forms import Form, Rule
-from products.linear import compile_linear
+from products.linear import compile_linear, integer_product
 
 DIGITS = Rule.from_dict({"match": "*", "form": "signed-digits"}, "test").form
 
@@ -55,6 +56,31 @@ def test_results_are_those_of_the_multiplication_to_the_bit(tmp_path, weights, g
     assert products >= 33 * 150 and "muli.i8" not in counted
     assert counted["mulf.f32"] == before["mulf.f32"]
     assert counted["addi.i32"] + counted["subi.i32"] == products * (2 * form.bits + 2)
+
+
+@pytest.mark.vulkan
+@pytest.mark.parametrize(
+    ("weights", "group", "scale"), [("i8", 0, "row"), ("i4", 32, "group"), ("i3", 32, "row")]
+)
+def test_vulkan(tmp_path, weights, group, scale):
+    form = dataclasses.replace(DIGITS, weights=weights, group=group, activation_scale=scale)
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((24, 70)).astype(np.float32)
+    x = rng.standard_normal((5, 70)).astype(np.float32)
+    artifact, found = run(tmp_path / "digits", weight, form, x, target="vulkan")
+    (row,) = artifact.report["matmuls"]
+    assert "canonical signed digits" in row["lowering"], row
+    expected, bound = integer_product(x, weight, multiplied(form))
+    assert (np.abs(found - expected) <= bound).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["vulkan", "vulkan:rdna3", "cuda"])
+def test_gpus_compile_the_recipe(tmp_path, target):
+    program = torch.export.export(torch.nn.Linear(64, 24).eval(), (torch.ones(3, 64),))
+    artifact = lowc.compile(program, "signed-digits", target, output=tmp_path / "m.vmfb")
+    (row,) = artifact.report["matmuls"]
+    assert row["form"] == "signed-digits" and "canonical signed digits" in row["lowering"], row
 
 
 def test_a_recipe_has_the_numbers_of_w8a8():

@@ -1,4 +1,5 @@
 // RUN: lowc opt %s --split-input-file --pass-pipeline='builtin.module(lowc-name-matmuls,lowc-assign-forms{rules="[{\"match\":\"*\",\"form\":\"signed-digits\",\"group\":64,\"activation-scale\":\"group\"}]"},lowc-quantize-weights,lowc-quantize-activations,lowc-lower-shift-add,lowc-verify-no-multiplication,lowc-outline-kernels{unit=avx512})' 2>&1 | filecheck %s
+// RUN: lowc opt %s --split-input-file --pass-pipeline='builtin.module(lowc-name-matmuls,lowc-assign-forms{rules="[{\"match\":\"*\",\"form\":\"signed-digits\",\"weights\":\"i4\",\"group\":64}]"},lowc-quantize-weights{packing=words},lowc-quantize-activations,lowc-lower-shift-add,lowc-verify-no-multiplication)' 2>&1 | filecheck %s --check-prefix=WORDS
 
 // The one multiplication of a product of integers becomes shifts and additions; scales stay behind it,
 // counted for the matmul.  The kernels of integer products do not take it.
@@ -30,6 +31,14 @@ func.func @linear(%x: tensor<2x128xf32>, %init: tensor<2x8xf32>) -> tensor<2x8xf
   // CHECK: arith.shli %[[X]], %{{.*}} : i32
   // CHECK: %[[ALL:.*]] = arith.addi %[[SUM]], %{{.*}} : i32
   // CHECK: linalg.yield %[[ALL]]
+  // The place of a code in its word is multiplied by its bits: an index, and no data.
+  // WORDS-LABEL: func.func @linear
+  // WORDS: linalg.index 4
+  // WORDS: arith.muli %{{.*}}, %{{.*}} : index
+  // WORDS: arith.index_cast %{{.*}} : index to i32
+  // WORDS-NOT: arith.muli {{.*}} : i32
+  // WORDS: arith.xori
+  // WORDS: linalg.generic {{.*}}lowc.after = "fc"
   // CHECK: linalg.generic {{.*}} ins(%[[D]], %{{.*}}, %{{.*}} : tensor<2x8x2xi32>, {{.*}} attrs = {lowc.after = "fc"}
   // CHECK: arith.mulf
   %w = util.global.load @fc.weight : tensor<8x128xf32>
