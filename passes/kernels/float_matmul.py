@@ -20,7 +20,7 @@ from .float_tiles import stays_near
 from .tiles import AHEAD_BYTES
 
 ROW_PADDING = 16  # f32 between copied rows: they begin in different sets of the cache
-NEAR_BYTES = 1536  # how far ahead the second cache is asked
+CACHED_AHEAD_BYTES = 1536  # how far ahead the second cache is asked
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class FloatBody(Body):
             first = arith.muli(p, emit.index(self.tile.columns))
             at = [[self.b_item, row, arith.addi(first, lane)] for lane in lanes]
             return [emit.load(self.lanes, self.b, place) for place in at]
-        distance = AHEAD_BYTES if ahead else NEAR_BYTES
+        distance = AHEAD_BYTES if ahead else CACHED_AHEAD_BYTES
         later = arith.addi(row, emit.index(max(1, distance // (4 * self.tile.columns))))
         for lane in lanes:
             emit.prefetch(self.b, [self.b_item, p, later, lane])
