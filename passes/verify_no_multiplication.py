@@ -43,9 +43,9 @@ _MOVES = (
 _CONTROL = (
     "linalg.fill", "linalg.generic", "linalg.index", "linalg.yield", "flow.dispatch",
     "scf.for", "scf.if", "scf.yield", "cf.assert", "builtin.module", "func.func", "func.return",
-    "hal.executable.export", "hal.executable.source", "hal.executable.source_end", "hal.interface.binding.subspan",
-    "hal.interface.constant.load", "hal.interface.workgroup.count", "hal.interface.workgroup.id",
-    "hal.return",
+    "hal.executable.export", "hal.executable.source", "hal.executable.source_end",
+    "hal.interface.binding.subspan", "hal.interface.constant.load",
+    "hal.interface.workgroup.count", "hal.interface.workgroup.id", "hal.return",
 )  # fmt: skip
 _REDUCTIONS = tuple(
     f"#vector.kind<{kind}>"
