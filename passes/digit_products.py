@@ -5,6 +5,9 @@ activation and code.  Here it becomes shifts and additions by the canonical sign
 code (``formats/signed_digits.py``), which are found where it is used: nothing more is stored.  The
 sums are integers, so they are those of the multiplication, whatever is added first.
 
+What stands around the product multiplies still: before it, activations are rounded by a division
+for each scale and a multiplication for each activation; behind it, scales multiply the sums.
+
 For a code c and an activation x, with masks of all ones or zeros::
 
     h = c >> 1,  t = c + h,  e = t ^ h,  plus = e & t,  minus = e & h

@@ -17,7 +17,6 @@ from . import (
     trit_tables,
 )
 from .base import Pass
-from .count_operations import operations_of_body
 from .kernels.epilogue import PLACE
 
 _KINDS = (
@@ -25,22 +24,48 @@ _KINDS = (
     bipolar_products.KIND, digit_products.KIND,
 )  # fmt: skip
 _KERNELS = (signed_sums.KIND, shift_products.KIND)
-_MULTIPLIES = (
-    "mul", "div", "rem", "math.fma", "math.pow", "math.exp", "math.sqrt", "vector.fma",
-    "vector.contract", "vector.outerproduct",
+# What may stand in a body or a kernel; whatever is not here is taken for a multiplication.
+_SCALARS = frozenset((
+    "addf", "addi", "subf", "subi", "negf", "shli", "shrsi", "shrui", "andi", "ori", "xori",
+    "cmpf", "cmpi", "select", "maximumf", "maxnumf", "maxsi", "maxui", "minimumf", "minnumf",
+    "minsi", "minui", "constant", "bitcast", "extf", "extsi", "extui", "truncf", "trunci",
+    "sitofp", "uitofp", "fptosi", "fptoui", "index_cast", "index_castui",
+))  # fmt: skip
+_BITS = ("math.absf", "math.absi", "math.copysign", "math.ctpop", "math.floor", "math.roundeven")
+_MOVES = (
+    "vector.bitcast", "vector.broadcast", "vector.constant_mask", "vector.create_mask",
+    "vector.extract", "vector.extract_strided_slice", "vector.insert",
+    "vector.insert_strided_slice", "vector.load", "vector.maskedload", "vector.maskedstore",
+    "vector.shape_cast", "vector.shuffle", "vector.store",
+    "memref.alloca", "memref.load", "memref.prefetch", "memref.store",
+    "tensor.dim", "tensor.extract", "tensor.yield", "ub.poison",
 )  # fmt: skip
-_MULTIPLYING_INTRINSICS = ("dp", "madd", "mul", "fma")
+_CONTROL = (
+    "linalg.fill", "linalg.generic", "linalg.index", "linalg.yield", "flow.dispatch",
+    "scf.for", "scf.if", "scf.yield", "cf.assert", "builtin.module", "func.func", "func.return",
+    "hal.executable.export", "hal.executable.source", "hal.executable.source_end",
+    "hal.interface.binding.subspan", "hal.interface.constant.load",
+    "hal.interface.workgroup.count", "hal.interface.workgroup.id", "hal.return",
+)  # fmt: skip
+_REDUCTIONS = tuple(
+    f"#vector.kind<{kind}>"
+    for kind in ("add", "and", "or", "xor", "maxui", "maxsi", "minui", "minsi")
+)
+_ALLOWED = frozenset((*(f"arith.{name}" for name in _SCALARS), *_BITS, *_MOVES, *_CONTROL))
 
 
 @dataclass(frozen=True)
 class VerifyNoMultiplication(Pass):
-    """Fail where the body of a shift-add product multiplies or divides data.
+    """Fail where the body of a shift-add product has anything that may multiply or divide data.
+
+    That is every operation but those of a list: additions, shifts, logic, comparisons, casts,
+    loads and stores, loops, and whatever gives an index.
 
     Looked at are the operations that ``lowc-lower-shift-add``, ``lowc-lower-lut`` and
     ``lowc-lower-bipolar`` make: those that are counted for such a product, and those that prepare
     its tables.  What indices are multiplied by is no data; scales of ternary weights, of integers
     in signed digits and of bipolar rows come after their product, and the codes of bipolar rows
-    before it.
+    and the rounding of rows for signed digits before it.
 
     After ``lowc-outline-kernels`` the same holds for the kernels of products by powers of two and
     of signed sums: everything in them but their epilogues, which are other operations of the model.
@@ -85,10 +110,10 @@ def verify_no_multiplication(module: ir.Module) -> int:
         if not name:
             continue
         seen += 1
-        found = [kind for kind in operations_of_body(op) if kind.startswith(_MULTIPLIES)]
-        if found:
+        found = next((inner for inner in annotations.operations(op) if _multiplies(inner)), None)
+        if found is not None:
             raise InternalError(
-                f"the {op.name} of a shift-add product multiplies: {found[0]}", where=name
+                f"the {op.name} of a shift-add product multiplies: {found.name}", where=name
             )
     return seen
 
@@ -120,12 +145,13 @@ def verify_kernels(module: ir.Module) -> int:
 
 
 def _multiplies(op: Any) -> bool:
-    """Whether an operation of a kernel multiplies data: what is computed of indices is none."""
-    if any(isinstance(result.type, ir.IndexType) for result in op.results):
+    """Whether an operation may multiply data: what is computed of indices is none."""
+    if op.name in _ALLOWED:
         return False
-    if op.name == "llvm.call_intrinsic":
-        return any(part in annotations.text(op, "intrin") for part in _MULTIPLYING_INTRINSICS)
-    return op.name.removeprefix("arith.").startswith(_MULTIPLIES)
+    if op.name == "vector.reduction":
+        return str(op.attributes["kind"]) not in _REDUCTIONS
+    is_scalar = op.name.startswith(("arith.", "affine."))
+    return not (is_scalar and all(isinstance(result.type, ir.IndexType) for result in op.results))
 
 
 def _kind(op: Any) -> str:

@@ -265,5 +265,45 @@ def test_the_verifier_finds_a_multiplication(mark, where):
     model = parse_module(head + found + tail[:at] + extra + tail[at:], "test")
     with pytest.raises(InternalError, match=f"{where}: the linalg.generic of a shift-add product"):
         verify_no_multiplication(model)
-    with pytest.raises(PassFailure, match="multiplies: mul"):
+    with pytest.raises(PassFailure, match=r"multiplies: arith\.mul"):
         Runner(parse_pipeline("builtin.module(lowc-verify-no-multiplication)")).run(model)
+
+
+@pytest.mark.parametrize(
+    ("extra", "name"),
+    [
+        ("%bad = math.rsqrt %x : f32", "math.rsqrt"),
+        ("%bad = math.tanh %x : f32", "math.tanh"),
+        ("%bad = math.fma %x, %x, %x : f32", "math.fma"),
+        ("%i = arith.bitcast %x : f32 to i32\n%bad = math.ipowi %i, %i : i32", "math.ipowi"),
+        ("%i = arith.bitcast %x : f32 to i32\n%bad = arith.divui %i, %i : i32", "arith.divui"),
+        ("%bad = llvm.fmul %x, %x : f32", "llvm.fmul"),
+        ("%bad = llvm.intr.fmuladd(%x, %x, %x) : (f32, f32, f32) -> f32", "llvm.intr.fmuladd"),
+        (
+            "%v = vector.broadcast %x : f32 to vector<4xf32>\n"
+            "%bad = vector.reduction <mul>, %v : vector<4xf32> into f32",
+            "vector.reduction",
+        ),
+    ],
+)
+def test_the_verifier_takes_what_it_does_not_know_for_a_multiplication(extra, name):
+    text = lowered().operation.get_asm()
+    at = next(found.start() for found in re.finditer(r"linalg.yield %\w+ : f32", text))
+    value = re.match(r"linalg.yield (%\w+)", text[at:])[1]
+    head, tail = text[:at], text[at:]
+    model = parse_module(head + extra.replace("%x", value) + "\n" + tail, "test")
+    with pytest.raises(InternalError, match=f"multiplies: {re.escape(name)}"):
+        verify_no_multiplication(model)
+
+
+def test_the_verifier_lets_sums_of_vectors_and_places_pass():
+    text = lowered().operation.get_asm()
+    at = next(found.start() for found in re.finditer(r"linalg.yield %\w+ : f32", text))
+    value = re.match(r"linalg.yield (%\w+)", text[at:])[1]
+    extra = (
+        f"%v = vector.broadcast {value} : f32 to vector<4xf32>\n"
+        "%s = vector.reduction <add>, %v : vector<4xf32> into f32\n"
+        "%i = linalg.index 0 : index\n%j = arith.muli %i, %i : index\n"
+    )
+    model = parse_module(text[:at] + extra + text[at:], "test")
+    assert verify_no_multiplication(model) == 8

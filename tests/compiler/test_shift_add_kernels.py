@@ -14,6 +14,7 @@ from lowc.compiler.target import load_target
 from lowc.errors import InternalError
 from lowc.passes.annotations import LOWERING, matmuls, operations, text
 from lowc.passes.forms import Form, Rule
+from lowc.passes.kernels import emit
 from lowc.passes.kernels.epilogue import PLACE
 from lowc.passes.runner import PassFailure, Runner
 from lowc.passes.verify_no_multiplication import VerifyNoMultiplication, verify_kernels
@@ -115,6 +116,29 @@ def test_groups_that_end_within_a_byte_stay_with_stock_code(tmp_path):
     assert "stock code generation (a group of 4 is no multiple of 8)" in row["lowering"]
 
 
+def unary(name, operands=1):
+    return lambda x: ir.Operation.create(name, results=[x.type], operands=[x] * operands)
+
+
+def reduction(x):
+    kind = ir.Attribute.parse("#vector.kind<mul>", x.context)
+    element = ir.VectorType(x.type).element_type
+    return ir.Operation.create(
+        "vector.reduction", results=[element], operands=[x], attributes={"kind": kind}
+    )
+
+
+UNKNOWN = [
+    (unary("math.rsqrt"), "math.rsqrt"),
+    (unary("math.tanh"), "math.tanh"),
+    (unary("math.fma", 3), "math.fma"),
+    (unary("llvm.fmul", 2), "llvm.fmul"),
+    (unary("llvm.intr.fmuladd", 3), "llvm.intr.fmuladd"),
+    (reduction, "vector.reduction"),
+    (lambda x: emit.intrinsic("llvm.x86.fma", [x], x.type).owner, "llvm.call_intrinsic"),
+]
+
+
 @pytest.mark.parametrize("form", [SHIFT, form_of(2, 32)], ids=["shift", "signs"])
 def test_the_verifier_sees_kernels_and_what_follows_the_product(form):
     model = torch.nn.Sequential(torch.nn.Linear(64, 48), torch.nn.SiLU()).eval()
@@ -127,7 +151,13 @@ def test_the_verifier_sees_kernels_and_what_follows_the_product(form):
         # What follows the product multiplies, and is taken for it elsewhere.
         followers = [op for op in operations(imported.module) if PLACE in str(op.location)]
         found = next(op for op in followers if op.name == "arith.mulf")
+        x = found.operands[0]
         with ir.InsertionPoint(found), ir.Location.name("elsewhere", context=found.context):
+            for make, name in UNKNOWN:
+                op = make(x)
+                with pytest.raises(InternalError, match=f"has {name}"):
+                    verify_kernels(imported.module)
+                op.erase()
             arith.mulf(*found.operands)
         with pytest.raises(
             InternalError, match="0: the kernel of a shift-add product has arith.mulf"
