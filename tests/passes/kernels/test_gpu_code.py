@@ -12,10 +12,10 @@ import subprocess
 import pytest
 from lowc.compiler import backend
 from lowc.compiler.target import load_target
-from lowc.passes.kernels import additive_tiles_gpu, few_rows_gpu, integer_tiles_gpu
+from lowc.passes.kernels import additive_tiles_gpu, few_rows_gpu, mma_tile
 from lowc.passes.kernels.additive_tiles_gpu import SharedTile
 from lowc.passes.kernels.few_rows_gpu import FewTile
-from lowc.passes.kernels.integer_tiles_gpu import MmaTile
+from lowc.passes.kernels.mma_tile import MmaTile
 from lowc.tools.tune.on_gpu import cases, prepare
 
 pytestmark = pytest.mark.slow
@@ -29,7 +29,7 @@ def few(form, m, n, k, bits, group, **rest):
 
 
 def tiled(m, n, k, bits, group, *, symmetric=True, **rest):
-    tile = integer_tiles_gpu.choose(m, n, k, bits, group, symmetric=symmetric)
+    tile = mma_tile.choose(m, n, k, bits, group, symmetric=symmetric)
     return cases.tiles(m, n, k, bits, group, tile, symmetric=symmetric, **rest)
 
 

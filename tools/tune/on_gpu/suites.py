@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from ....passes.kernels import additive_tiles_gpu, few_rows_gpu, integer_tiles_gpu
+from ....passes.kernels import additive_tiles_gpu, few_rows_gpu, mma_tile
 from ....passes.kernels.additive_matmul_gpu import ThreadTile
 from ....passes.kernels.additive_tiles_gpu import SharedTile
 from ....passes.kernels.few_rows_gpu import FewTile
-from ....passes.kernels.integer_tiles_gpu import MmaTile
+from ....passes.kernels.mma_tile import MmaTile
 from .cases import ROWS, Case, added, few, few_tiles, rounding, tiles
 
 SQUARE = 4096
@@ -32,7 +32,7 @@ def figures() -> Iterator[Case]:
             yield few(form, 4, n, k, 4, 128, _few(form, n, k, 4, 128, m=4), checked=checked)
     yield rounding(SQUARE, SQUARE, SQUARE, per_group=False)
     for bits, group, per_group in ((8, SQUARE, False), (4, 128, True), (4, 32, True)):
-        tile = integer_tiles_gpu.choose(SQUARE, SQUARE, SQUARE, bits, group)
+        tile = mma_tile.choose(SQUARE, SQUARE, SQUARE, bits, group)
         if tile is not None:
             yield tiles(SQUARE, SQUARE, SQUARE, bits, group, tile, per_group=per_group)
     yield added(SQUARE, SQUARE, SQUARE, additive_tiles_gpu.choose("ptx", SQUARE, SQUARE, SQUARE))
