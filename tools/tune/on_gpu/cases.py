@@ -183,4 +183,5 @@ def few_tiles(k: int, bits: int) -> Iterator[FewTile]:
     lanes = few_rows_gpu.lanes_for(pieces, bits, k, whole=True)
     for rows in (1, 2, 4):
         for along, across in ((1, 4), (2, 2), (4, 1), (4, 2), (8, 1)):
-            yield FewTile(rows, along, across, lanes)
+            if along <= max(1, pieces // lanes):
+                yield FewTile(rows, along, across, lanes)
