@@ -16,6 +16,7 @@ from ..errors import UserError, nearest
 
 # NVIDIA's chips that IREE 3.13 generates no code for: drivers compile PTX of the newest for them.
 _NEWEST = 89
+_OLDEST = 80  # older ones lack instructions of kernels: cp.async, mma m16n8k32
 _NUMBERED = re.compile(r"sm_(\d+)[af]?")
 
 
@@ -128,6 +129,17 @@ def _of(name: str, entry: dict[str, Any]) -> Gpu:
     return Gpu(name, **{**entry, **lists})
 
 
+@cache
+def least(backend: str) -> tuple[int, int]:
+    """Return the threads and the bytes of memory that a workgroup has on every family's devices.
+
+    Tiles are held against these, not against those of one chip: which chip it will be is not part
+    of a product, and PTX of an older chip runs on newer ones.
+    """
+    known = families(backend).values()
+    return min(gpu.threads for gpu in known), min(gpu.memory for gpu in known)
+
+
 def find(backend: str, chip: str) -> tuple[Gpu, str]:
     """Return the family that `chip` is or belongs to, and what the user should know of that.
 
@@ -146,6 +158,12 @@ def find(backend: str, chip: str) -> tuple[Gpu, str]:
     if backend == "cuda" and number and int(number[1]) > _NEWEST:
         note = f"{chip} gets PTX of sm_{_NEWEST}, which the driver compiles for it when it loads"
         return known[f"sm_{_NEWEST}"], note
+    if backend == "cuda" and number and int(number[1]) < _OLDEST:
+        raise UserError(
+            f"{chip} is too old: kernels for CUDA need sm_{_OLDEST} (cp.async, mma m16n8k32)",
+            where=f"target '{backend}:{chip}'",
+            hint="compile for 'cpu', or for 'vulkan', which assumes less of a device",
+        )
     words = [*known, *(product for gpu in known.values() for product in gpu.products)]
     raise UserError(
         f"there is no chip '{chip}'", where=f"target '{backend}:{chip}'", hint=nearest(chip, words)

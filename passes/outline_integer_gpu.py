@@ -14,7 +14,8 @@ from . import dispatch_records
 from .base import Refusal
 from .formats import gpu_rows
 from .integer_products import IntegerProduct
-from .kernels import few_rows_gpu, integer_few_gpu, integer_tiles_gpu
+from .kernels import few_rows_gpu, mma_tile
+from .kernels.few_rows_gpu import FewTile
 from .kernels.integer_few_gpu import IntegerFewGpu
 from .kernels.integer_tiles_gpu import IntegerTilesGpu
 
@@ -37,15 +38,11 @@ def kernel_for(product: IntegerProduct) -> Kernel | Refusal:
     if batch > few_rows_gpu.MAX_WORKGROUPS:
         return Refusal(TOO_MANY)
     per_group = not product.per_row
-    if m is not None and m <= integer_few_gpu.MOST_ROWS:
-        few = few_rows_gpu.choose(m, n, k, bits, group, whole=group >= k)
-        if few is not None:
-            return IntegerFewGpu(
-                batch, m, n, k, bits, group, product.symmetric, few, per_group=per_group
-            )
-    tile = integer_tiles_gpu.choose(m, n, k, bits, group, symmetric=product.symmetric)
+    tile = mma_tile.few_or_many(m, n, k, bits, group, symmetric=product.symmetric)
     if tile is None:
         return Refusal(f"groups of {group} are too short for tensor cores")
+    if isinstance(tile, FewTile):
+        return IntegerFewGpu(batch, m or 1, n, k, bits, group, product.symmetric, tile, per_group)
     kernel = IntegerTilesGpu(batch, m, n, k, bits, group, product.symmetric, per_group, tile)
     down = kernel.known_grid[1]
     if down is not None and down > few_rows_gpu.MAX_WORKGROUPS:

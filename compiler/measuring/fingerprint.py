@@ -16,7 +16,12 @@ _PACKAGES = ("lowc", "iree-base-compiler", "iree-base-runtime")
 
 
 def fingerprint(target: Target, bandwidth: float = 0.0, multiply_rate: float = 0.0) -> Machine:
-    """Return this machine; `target` says for which vector unit code is generated."""
+    """Return this machine; `target` says for which vector unit code is generated.
+
+    Of a GPU only the target is known: this machine's cores and caches are not its own.
+    """
+    if target.backend != "cpu":
+        return Machine(target.gpu.name if target.gpu else target.name, vector_unit(target))
     cpuinfo = machine.read_text(Path("/proc/cpuinfo"))
     features = machine.cpu_features(cpuinfo, platform.machine())
     return Machine(

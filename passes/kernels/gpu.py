@@ -16,7 +16,6 @@ from .executable import Interface
 
 WARP = 32  # threads that run together, and shuffle
 MAX_WORKGROUPS = 65535  # along each axis: what Vulkan promises; CUDA has more along x
-MAX_SHARED = 163 * 1024  # bytes of workgroup memory that sm_80 has; sm_86 and sm_89 have 99 KiB
 PIPELINES = {
     "spirv": "#iree_gpu.spirv_pipeline<BaseLowering>",
     "ptx": "#iree_gpu.pipeline<BaseLowering>",

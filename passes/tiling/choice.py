@@ -24,7 +24,10 @@ TOO_UNSURE = 0.5  # standard deviation of the logarithm of a time: the ranker kn
 
 @dataclass(frozen=True)
 class Prediction:
-    """Seconds of a call for each tiling, and the standard deviation of their logarithms."""
+    """Seconds of a call for each tiling, and the standard deviation of their logarithms.
+
+    A deviation that is infinite says that nothing is known: the seconds mean nothing then.
+    """
 
     seconds: NDArray[np.float64]
     spread: NDArray[np.float64]
@@ -106,7 +109,9 @@ def choose(
     first = next((i for i in order if not _is_slower(tilings[i], usual, known)), 0)
     chosen, reason = _decide(found, first, len(tilings), ranker.name)
     tiling = tilings[chosen]
-    return Choice(tiling, chosen == 0, float(found.seconds[chosen]), reason, best, len(tilings))
+    # What nothing is known of has a number in its place, so that it has a rank.
+    seconds = float(found.seconds[chosen]) if np.isfinite(found.spread[chosen]) else None
+    return Choice(tiling, chosen == 0, seconds, reason, best, len(tilings))
 
 
 def default_first(problem: Problem, best: Sequence[Tiling]) -> tuple[Tiling, ...]:

@@ -30,7 +30,8 @@ from ..kernels.integer_dot import IntegerDot
 from ..kernels.integer_few_gpu import IntegerFewGpu
 from ..kernels.integer_matmul import IntegerMatmul
 from ..kernels.integer_rows import IntegerRows
-from ..kernels.integer_tiles_gpu import IntegerTilesGpu, MmaTile
+from ..kernels.integer_tiles_gpu import IntegerTilesGpu
+from ..kernels.mma_tile import MmaTile
 from ..kernels.packed_codes import PackedCodes, can_look_up
 from ..kernels.small_float_codes import SmallFloatCodes
 from ..kernels.table_matmul import Scaling, TableMatmul, looks_up_four, makes_tables

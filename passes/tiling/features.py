@@ -17,7 +17,7 @@ from ..kernels import tiles
 from ..kernels.additive_matmul_gpu import SIDE, ThreadTile
 from ..kernels.additive_tiles_gpu import SharedTile
 from ..kernels.few_rows_gpu import FewTile
-from ..kernels.integer_tiles_gpu import MmaTile
+from ..kernels.mma_tile import MmaTile
 from ..kernels.table_matmul import makes_tables
 from . import families, work
 from .problem import Problem

@@ -11,13 +11,13 @@ from ..kernels import (
     dequant_few_gpu,
     few_rows_gpu,
     integer_few_gpu,
-    integer_tiles_gpu,
+    mma_tile,
 )
 from ..kernels.additive_matmul_gpu import LANES, SIDE, ThreadTile
 from ..kernels.additive_tiles_gpu import SharedTile
 from ..kernels.few_rows_gpu import FewTile
 from ..kernels.gpu import MAX_WORKGROUPS
-from ..kernels.integer_tiles_gpu import MmaTile
+from ..kernels.mma_tile import MmaTile
 from . import families
 from .problem import Problem
 from .tilings import ThreadTiling
@@ -56,25 +56,19 @@ def default(problem: Problem) -> ThreadTiling:
         return ThreadTiling(
             additive_tiles_gpu.choose(problem.unit, problem.m, problem.n, problem.k)
         )
-    m, n, k = problem.m, problem.n or 0, problem.k or 0
-    bits = WEIGHT_BITS[problem.weight]
-    found: FewTile | MmaTile | None
-    if _is_few(problem):
-        whole = not families.is_integer(problem.form) or problem.group >= k
-        floats = not families.is_integer(problem.form)
-        found = few_rows_gpu.choose(m or 1, n, k, bits, problem.group, whole=whole, floats=floats)
-    else:
-        found = integer_tiles_gpu.choose(m, n, k, bits, problem.group, symmetric=problem.symmetric)
+    found = _weighted(problem)
     if found is None:
         raise ValueError(f"there is no kernel of {problem} for GPUs")
     return ThreadTiling(found)
 
 
-def _is_few(problem: Problem) -> bool:
-    """Whether a product of 4- or 8-bit weights has so few rows that each weight is read once."""
+def _weighted(problem: Problem) -> FewTile | MmaTile | None:
+    """Return the tile of a product with 4- or 8-bit weights; its kind is that of the kernel."""
+    m, n, k, group = problem.m, problem.n or 0, problem.k or 0, problem.group
+    bits = WEIGHT_BITS[problem.weight]
     if families.is_integer(problem.form):
-        return problem.m is not None and problem.m <= integer_few_gpu.MOST_ROWS
-    return True
+        return mma_tile.few_or_many(m, n, k, bits, group, symmetric=problem.symmetric)
+    return few_rows_gpu.choose(m or 1, n, k, bits, group, whole=True, floats=True)
 
 
 def candidates(problem: Problem) -> Iterator[ThreadTiling]:
@@ -82,12 +76,10 @@ def candidates(problem: Problem) -> Iterator[ThreadTiling]:
     tiles: Iterator[ThreadTile | SharedTile | FewTile | MmaTile]
     if problem.form in families.ADDED:
         tiles = iter([*(ThreadTile(r, v) for r in ROWS for v in VECTORS), *_SHARED])
-    elif _is_few(problem):
-        lanes = default(problem).tile
-        own = lanes.lanes if isinstance(lanes, FewTile) else 32
-        tiles = (FewTile(*sizes, own) for sizes in _FEW)
     else:
-        tiles = iter(_MMA)
+        usual = _weighted(problem)
+        lanes = usual.lanes if isinstance(usual, FewTile) else 0
+        tiles = (FewTile(*sizes, lanes) for sizes in _FEW) if lanes else iter(_MMA)
     for tile in tiles:
         found = ThreadTiling(tile)
         if not illegal(problem, found):
@@ -155,7 +147,8 @@ def _illegal_few(problem: Problem, tile: FewTile) -> str:
         return f"a workgroup has at most {few_rows_gpu.MOST_WARPS} warps"
     whole = not is_integer or problem.group >= k
     pieces = gpu_rows.padded(k, problem.group) // gpu_rows.per_piece(bits)
-    if tile.lanes != few_rows_gpu.lanes_for(pieces, bits, problem.group, whole=whole):
+    lanes = few_rows_gpu.lanes_for(pieces, bits, problem.group, whole=whole)
+    if not lanes or tile.lanes != lanes:
         return f"{tile.lanes} threads do not share a row of {k}"
     if tile.rows * m > few_rows_gpu.MOST_SUMS:
         return f"a thread has at most {few_rows_gpu.MOST_SUMS} sums"
@@ -167,15 +160,15 @@ def _illegal_few(problem: Problem, tile: FewTile) -> str:
 def _illegal_mma(problem: Problem, tile: MmaTile) -> str:
     if not families.is_integer(problem.form):
         return "it is for 8-bit activations"
-    if _is_few(problem):
+    if isinstance(_weighted(problem), FewTile):
         return f"there are only {problem.m} rows"
     if min(tile.tall, tile.wide, tile.down, tile.across, tile.depth) < 1 or tile.stages < 2:
         return "a part of it is too small"
     k, bits = problem.k or 0, WEIGHT_BITS[problem.weight]
     sums = tile.tall * tile.wide * 4 * (1 if problem.group >= k else 2)
-    if sums > integer_tiles_gpu.MOST_SUMS:
-        return f"a thread has at most {integer_tiles_gpu.MOST_SUMS} sums"
-    why = integer_tiles_gpu.misfit(k, bits, problem.group, tile)
+    if sums > mma_tile.MOST_SUMS:
+        return f"a thread has at most {mma_tile.MOST_SUMS} sums"
+    why = mma_tile.misfit(k, bits, problem.group, tile)
     return why or _too_many(problem, tile.rows, tile.columns)
 
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from ..kernels.additive_matmul_gpu import LANES, ThreadTile
 from ..kernels.additive_tiles_gpu import SharedTile
 from ..kernels.few_rows_gpu import FewTile
-from ..kernels.integer_tiles_gpu import MmaTile
+from ..kernels.mma_tile import MmaTile
 from ..kernels.tiles import Tile
 
 _KERNEL = re.compile(r"t(\d+)x(\d+)v(\d+)k(\d+)g(\d+)c(\d+)(s?)")

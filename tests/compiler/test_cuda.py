@@ -5,6 +5,10 @@ What the kernels calculate is checked on a GPU, by ``python -m lowc.tools.tune.o
 
 import numpy as np
 import pytest
+from lowc.compiler.measuring.fingerprint import fingerprint
+from lowc.compiler.target import load_target
+from lowc.compiler.tile_choice import TileChoice
+from lowc.passes.tiling.record import Machine
 from products.linear import Form, compile_linear
 
 pytestmark = pytest.mark.slow
@@ -54,3 +58,18 @@ def test_compiles(tmp_path, name):
     artifact = compile_linear(tmp_path, weight, form, m, "cuda")
     (row,) = artifact.report["matmuls"]
     assert said in row["lowering"], row["lowering"]
+
+
+def test_a_ranker_of_cpus_says_nothing_of_gpus(tmp_path):
+    """One row whose groups no threads share goes to tensor cores, also where tiles are ranked."""
+    weight = np.random.default_rng(0).standard_normal((16, 2304)).astype(np.float32)
+    choice = TileChoice(cost_model="roofline")
+    artifact = compile_linear(tmp_path, weight, integers("i8", 1152), 1, "cuda", tiles=choice)
+    (row,) = artifact.report["matmuls"]
+    assert "(mma m16n8k32)" in row["lowering"] and row["predicted_seconds"] is None
+    assert row["tile_reason"] == "roofline knows too little of this product: default tile"
+
+
+def test_a_gpu_has_no_facts_of_this_processor():
+    assert fingerprint(load_target("cuda:sm_89")) == Machine("cuda:sm_89", "ptx")
+    assert fingerprint(load_target("vulkan")) == Machine("vulkan:portable", "spirv")

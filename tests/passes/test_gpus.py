@@ -94,7 +94,6 @@ def test_newer_chips_get_ptx_of_the_newest_with_a_note(chip):
         ("vulkan:rdna33", "did you mean 'rdna3'?"),
         ("vulkan:lvmpipe", "did you mean 'llvmpipe'?"),
         ("cuda:sm_81", "did you mean 'sm_8"),
-        ("cuda:sm_50", "did you mean 'sm_8"),
         ("vulkan:xyz", "known: a100, ada, "),
     ],
 )
@@ -104,6 +103,13 @@ def test_an_unknown_chip_names_the_nearest(name, hint):
     assert caught.value.what == f"there is no chip '{name.partition(':')[2]}'"
     assert caught.value.where == f"target '{name}'"
     assert caught.value.hint.startswith(hint)
+
+
+@pytest.mark.parametrize("chip", ["sm_50", "sm_70", "sm_75"])
+def test_chips_that_lack_instructions_of_kernels_are_refused(chip):
+    with pytest.raises(UserError, match=f"{chip} is too old: .* sm_80") as caught:
+        load_target(f"cuda:{chip}")
+    assert caught.value.where == f"target 'cuda:{chip}'" and "'vulkan'" in caught.value.hint
 
 
 def test_what_a_device_must_have():

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from lowc.passes.tiling import space
 from lowc.passes.tiling.choice import Prediction, choose
+from lowc.passes.tiling.problem import Problem
 from lowc.passes.tiling.record import Machine
 from lowc.passes.tiling.roofline import Roofline
 from products.problems import linalg, problem
@@ -99,3 +100,11 @@ def test_the_roofline_orders_what_is_plain():
 def test_the_roofline_does_not_know_code_generation():
     ranker = Roofline(Machine("x", "avx512vnni"))
     assert choose(linalg("lmul", "avx512vnni", 1, 64, 64, 64), ranker).is_default
+
+
+def test_what_nothing_is_known_of_has_no_seconds():
+    gpu = Problem("w4a8", "kernel", "ptx", 1, 1, 384, 512, own_batch=True, weight="i4", group=32)
+    for one in (gpu, linalg("lmul", "avx512vnni", 3, 128, 384, 384)):
+        chosen = choose(one, Roofline(Machine("somewhere", one.unit)))
+        assert chosen.is_default and chosen.seconds is None and chosen.count > 1
+        assert chosen.reason == "roofline knows too little of this product: default tile"

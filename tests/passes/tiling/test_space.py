@@ -1,10 +1,12 @@
 """Spaces: the default is in each, all of it is legal and means a kernel, and how much there is."""
 
 import dataclasses
+import math
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lowc.passes import gpus
 from lowc.passes.kernels import float_tiles, tiles
 from lowc.passes.kernels.tiles import Tile
 from lowc.passes.tiling import families, space
@@ -191,6 +193,23 @@ def test_weights_in_few_bits_on_gpus(one, kind):
         assert not space.illegal(one, tiling)
 
 
+def test_few_rows_whose_groups_no_threads_share_have_tiles_of_many():
+    one = dataclasses.replace(on_gpu("w8a8", 1, 1152, per_group=False), n=16, k=2304)
+    found = space.candidates(one)
+    assert len(found) > 5 and all(tiling.text.startswith("m") for tiling in found)
+    assert not any(space.illegal(one, tiling) for tiling in found)
+    assert space.illegal(one, parse("f1a1w1l0")) == "0 threads do not share a row of 2304"
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_every_gpu_has_the_workgroups_of_tiles(bits):
+    one = dataclasses.replace(on_gpu(f"w{bits}a8", 256, 4096, per_group=False), n=1024, k=4096)
+    for tiling in space.candidates(one):
+        kernel = families.kernel_of(one, tiling)
+        for gpu in gpus.families("cuda").values():
+            assert kernel.shared_bytes <= gpu.memory and math.prod(kernel.threads) <= gpu.threads
+
+
 @pytest.mark.parametrize(
     ("one", "text", "why"),
     [
@@ -204,6 +223,11 @@ def test_weights_in_few_bits_on_gpus(one, kind):
         (on_gpu("w4a8", 70, 32), "m2x4w2x2k128s3r16", "groups of 32 are no whole parts of 64"),
         (on_gpu("w4a8", 70, 32), "m4x8w2x2k128s3r8", "a thread has at most 128 sums"),
         (on_gpu("w4a8", 70, 32), "t8x8", "it is for another kind of kernel"),
+        (on_gpu("w8a8", 70, 512), "m1x4w2x2k64s3r4", "a thread reads 8 or 16 codes at once, not 4"),
+        (on_gpu("w8a8", 70, 512), "m2x4w2x2k64s3r0", "a thread reads 8 or 16 codes at once, not 0"),
+        (on_gpu("w8a8", 70, 512), "m2x4w8x8k128s2r16", "a workgroup has at most 1024 threads"),
+        # 99 KiB is what the least of the chips has; sm_80 alone would have them.
+        (on_gpu("w8a8", 70, 512), "m4x8w2x2k128s4r16", "it takes 131072 bytes of workgroup memory"),
         (on_gpu("w8a8", 70, 512), "m1x4w1x2k96s3r8", "K is no whole number of blocks of 96"),
     ],
 )

@@ -17,7 +17,8 @@ from ....passes.kernels.dequant_few_gpu import DequantFewGpu
 from ....passes.kernels.few_rows_gpu import FewTile
 from ....passes.kernels.integer_few_gpu import IntegerFewGpu
 from ....passes.kernels.integer_rows_gpu import IntegerRowsGpu
-from ....passes.kernels.integer_tiles_gpu import IntegerTilesGpu, MmaTile
+from ....passes.kernels.integer_tiles_gpu import IntegerTilesGpu
+from ....passes.kernels.mma_tile import MmaTile
 
 ROTATED = 400 << 20  # bytes of weights: several times the L2 cache
 MOST_COPIES = 64
@@ -182,4 +183,5 @@ def few_tiles(k: int, bits: int) -> Iterator[FewTile]:
     lanes = few_rows_gpu.lanes_for(pieces, bits, k, whole=True)
     for rows in (1, 2, 4):
         for along, across in ((1, 4), (2, 2), (4, 1), (4, 2), (8, 1)):
-            yield FewTile(rows, along, across, lanes)
+            if along <= max(1, pieces // lanes):
+                yield FewTile(rows, along, across, lanes)

@@ -43,11 +43,12 @@ def prepare(
     """Write the bundle of `cases` to `folder`, with L-Mul as IREE compiles it if `with_stock`."""
     folder.mkdir(parents=True, exist_ok=True)
     listed, expected = [], {}
+    unit = backend.vector_unit(load_target(target))
     for number, case in enumerate(cases):
         progress(f"{number + 1}/{len(cases)} {case.name}")
         file = f"k{number}.vmfb"
         _compile(case, folder / file, target)
-        entry = _entry(case, file)
+        entry = _entry(case, file, unit)
         if case.checked and case.kind in REFERENCES:
             facts = (
                 dataclasses.replace(case.kernel, tile=None)
@@ -82,22 +83,22 @@ def prepare(
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def _entry(case: Case, file: str) -> dict[str, Any]:
+def _entry(case: Case, file: str, unit: str) -> dict[str, Any]:
     return {
         "name": case.name, "group": case.group, "kind": case.kind, "file": file,
         "bytes": case.bytes, "operations": case.operations, "functions": _functions(case),
         "shared": [one.spec for one in case.shared], "own": [one.spec for one in case.own],
         "kernel": case.kernel.name, "grid": case.grid, "threads": case.kernel.threads,
         "shared_bytes": case.kernel.shared_bytes, "place": case.place.spec,
-        **_tile(case),
+        **_tile(case, unit),
     }  # fmt: skip
 
 
-def _tile(case: Case) -> dict[str, Any]:
+def _tile(case: Case, unit: str) -> dict[str, Any]:
     """Return the problem and the tile, for records, of what has one."""
     if not hasattr(case.kernel, "tile"):
         return {}
-    problem = families.problem_of(case.kernel, "ptx").to_dict()
+    problem = families.problem_of(case.kernel, unit).to_dict()
     return {"problem": problem, "tiling": families.tiling_of(case.kernel).text}
 
 

@@ -21,9 +21,8 @@ def read(path: Path) -> list[Record]:
     """
     try:
         results = json.loads(path.read_text())
-        machine = _machine(results)
         cases = [case for case in results["cases"] if case.get("problem")]
-        return [_record(results, machine, case) for case in cases]
+        return [_record(results, case) for case in cases]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"these are no results of collect.py: {error}", where=str(path),
@@ -31,19 +30,22 @@ def read(path: Path) -> list[Record]:
         ) from error  # fmt: skip
 
 
-def _machine(results: dict[str, Any]) -> Machine:
-    card = results["card"]
+def _machine(results: dict[str, Any], unit: str) -> Machine:
+    """Return the device; without CUDA's driver it was asked for nothing but its name."""
+    count = int(results["multiprocessors"])
+    kind = "Vulkan" if unit == "spirv" else "CUDA"
     return Machine(
-        name=str(card.get("name", "a CUDA device")),
-        unit="ptx",
-        features=(f"multiprocessors={int(results['multiprocessors'])}",),
+        name=str(results["card"].get("name", f"a {kind} device")),
+        unit=unit,
+        features=(f"multiprocessors={count}",) if count else (),
         caches=(0, int(results["l2"]), 0),
-        bandwidth=float(results["copy_rate"]),
+        bandwidth=float(results["copy_rate"]) if count else 0.0,
     )
 
 
-def _record(results: dict[str, Any], machine: Machine, case: dict[str, Any]) -> Record:
+def _record(results: dict[str, Any], case: dict[str, Any]) -> Record:
     problem = Problem(**case["problem"])
+    machine = _machine(results, problem.unit)
     versions = {str(name): str(value) for name, value in results["versions"].items()}
     common: dict[str, Any] = {"when": results["when"], "versions": versions}
     if case.get("error") or case.get("wrong"):
@@ -51,7 +53,7 @@ def _record(results: dict[str, Any], machine: Machine, case: dict[str, Any]) -> 
         if not why:
             why, outcome = case["wrong"], "wrong"
         return Record(problem, case["tiling"], machine, outcome, note=str(why)[:300], **common)  # type: ignore[arg-type]
-    blocks = sorted(float(value) for value in case["blocks"])
+    blocks = sorted(float(value) for value in case.get("blocks") or case["iree_blocks"])
     quarter = len(blocks) // 4
     seconds = float(case["seconds"])
     return Record(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from ....passes.kernels import additive_tiles_gpu, few_rows_gpu, integer_tiles_gpu
+from ....passes.kernels import additive_tiles_gpu, few_rows_gpu, mma_tile
 from ....passes.kernels.additive_matmul_gpu import ThreadTile
 from ....passes.kernels.additive_tiles_gpu import SharedTile
 from ....passes.kernels.few_rows_gpu import FewTile
-from ....passes.kernels.integer_tiles_gpu import MmaTile
+from ....passes.kernels.mma_tile import MmaTile
 from .cases import ROWS, Case, added, few, few_tiles, rounding, tiles
 
 SQUARE = 4096
@@ -32,17 +32,17 @@ def figures() -> Iterator[Case]:
             yield few(form, 4, n, k, 4, 128, _few(form, n, k, 4, 128, m=4), checked=checked)
     yield rounding(SQUARE, SQUARE, SQUARE, per_group=False)
     for bits, group, per_group in ((8, SQUARE, False), (4, 128, True), (4, 32, True)):
-        tile = integer_tiles_gpu.choose(SQUARE, SQUARE, SQUARE, bits, group)
+        tile = mma_tile.choose(SQUARE, SQUARE, SQUARE, bits, group)
         if tile is not None:
             yield tiles(SQUARE, SQUARE, SQUARE, bits, group, tile, per_group=per_group)
     yield added(SQUARE, SQUARE, SQUARE, additive_tiles_gpu.choose("ptx", SQUARE, SQUARE, SQUARE))
     yield added(SQUARE, SQUARE, SQUARE, ThreadTile(8, 2))
     # Sizes that are odd, and forms that nothing above has: for their results.
     yield few("a8", 2, 301, 384, 8, 128, FewTile(2, 2, 2, 8), symmetric=False)
-    yield few("a8", 3, 300, 1000, 4, 1000, FewTile(2, 2, 2, 32), symmetric=False)
-    yield few("a8", 4, 300, 512, 4, 16, FewTile(2, 2, 2, 16), symmetric=False)
+    yield few("a8", 3, 300, 1000, 4, 1000, FewTile(2, 1, 2, 32), symmetric=False)
+    yield few("a8", 4, 300, 512, 4, 16, FewTile(2, 1, 2, 16), symmetric=False)
     yield few("a16", 8, 300, 384, 8, 128, FewTile(2, 2, 2, 8), symmetric=False)
-    yield few("a16", 3, 301, 1000, 4, 1000, FewTile(2, 2, 2, 32), symmetric=False)
+    yield few("a16", 3, 301, 1000, 4, 1000, FewTile(2, 1, 2, 32), symmetric=False)
     yield rounding(5, 300, 300, per_group=True, has_sums=True)
     yield rounding(5, 320, 64, per_group=False, has_sums=True)
     yield rounding(5, 8192, 1024, per_group=True, has_sums=True)
