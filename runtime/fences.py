@@ -53,6 +53,8 @@ class Timeline:
     def __init__(self, hal: Any) -> None:
         self._hal = hal
         self._begin()
+        # What the next call waits for.
+        self._before = rt.HalFence.create_at(self._semaphore, 0)
 
     def _begin(self) -> None:
         self._semaphore, self._step = self._hal.create_semaphore(0), 0
@@ -67,17 +69,18 @@ class Timeline:
 
         `arguments` is a ``VmVariantList``, which gets the two fences.
         """
-        before = rt.HalFence.create_at(self._semaphore, self._step)
         opened = [done.fence for done in others if done.is_open]
-        wait = rt.HalFence.join([before, *opened]) if opened else before
+        wait = rt.HalFence.join([self._before, *opened]) if opened else self._before
         after = rt.HalFence.create_at(self._semaphore, self._step + 1)
         arguments.push_ref(wait)
         arguments.push_ref(after)
         try:
             call(arguments)
         except BaseException:
-            # Nothing may ever signal this step, and the next call would wait for it.
+            # Nothing may ever signal this step: the next call signals one of another semaphore, and
+            # waits for the call before this one, which may be still to come.
             self._begin()
             raise
         self._step += 1
+        self._before = after
         return Done(after)

@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import iree.runtime as rt
 import numpy as np
 import pytest
 from lowc.errors import InternalError
 from lowc.runtime.buffers import DeviceArray
+from lowc.runtime.devices import open_device
 from lowc.runtime.fences import Done, Timeline
 from lowc.runtime.manifest import Leaf
 from lowc.runtime.module import Module, load
@@ -121,20 +123,40 @@ def test_vulkan_has_no_dlpack(modules):
         module.start(X, X).__dlpack_device__()
 
 
+def fails(_arguments):
+    raise ValueError("not started")
+
+
 @pytest.mark.vulkan
 def test_a_call_that_fails_holds_up_no_other(modules):
     module, _ = modules("vulkan-fences")
     timeline = Timeline(module.device.hal)
-
-    def fails(_arguments):
-        raise ValueError("not started")
-
-    import iree.runtime as rt
-
     with pytest.raises(ValueError, match="not started"):
         timeline.invoke(fails, rt.VmVariantList(2))
     module._timeline = timeline
     assert (module(X, X) == 2 * X).all()
+
+
+def test_after_a_call_that_fails_the_next_waits_for_the_one_before():
+    # By the fences: software Vulkan begins calls in the order in which they came, whatever they are.
+    hal = open_device("cpu-sync").hal
+    rt.create_hal_module(rt.VmInstance(), hal)  # until then a list cannot hold a fence
+    timeline, waits = Timeline(hal), []
+
+    def starts(arguments):
+        waits.append(arguments.get_as_object(0, rt.HalFence))
+
+    first = timeline.invoke(starts, rt.VmVariantList(2))
+    with pytest.raises(ValueError, match="not started"):
+        timeline.invoke(fails, rt.VmVariantList(2))
+    third = timeline.invoke(starts, rt.VmVariantList(2))
+    timeline.invoke(starts, rt.VmVariantList(2))
+    at_once = [fence.wait(timeout=0) for fence in waits]
+    assert at_once == [True, False, False]
+    first.fence.signal()
+    assert [fence.wait(timeout=0) for fence in waits] == [True, True, False]
+    third.fence.signal()
+    assert waits[2].wait(timeout=0)
 
 
 def test_a_failure_is_told_where_the_result_is_waited_for(modules):
