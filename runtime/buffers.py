@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import InternalError
 from .devices import CPU, CPU_SYNC, CUDA, Device
 from .dtypes import data_type
+from .failures import IREE_ERRORS, short
 from .fences import Done
 
 # A small result is copied, because the results of a call can share one allocation, which even the
@@ -78,8 +79,10 @@ class DeviceArray:
             return
         try:
             done.wait()
-        except RuntimeError as error:
-            raise InternalError("running the module failed", detail=str(error)[:400]) from error
+        except IREE_ERRORS as error:
+            raise InternalError(
+                "running the module failed", where=done.where, detail=short(error)
+            ) from error
 
     def __dlpack_device__(self) -> tuple[int, int]:
         if self.device.kind not in _DLPACK:

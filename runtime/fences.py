@@ -22,12 +22,16 @@ def takes_fences(function: Any) -> bool:
 
 
 class Done:
-    """Whether a call is done: wait for it, or have another call wait on the device."""
+    """Whether a call is done: wait for it, or have another call wait on the device.
 
-    __slots__ = ("_lock", "_open", "fence")
+    ``where`` is the module that is called.
+    """
 
-    def __init__(self, fence: Any) -> None:
+    __slots__ = ("_lock", "_open", "fence", "where")
+
+    def __init__(self, fence: Any, where: str = "") -> None:
         self.fence = fence
+        self.where = where
         self._open = True
         self._lock = threading.Lock()
 
@@ -45,13 +49,14 @@ class Done:
 
 
 class Timeline:
-    """The calls of one module on one device, one after the other.
+    """The calls of one module (`where`) on one device, one after the other.
 
     Its calls come from one thread at a time: whoever uses it holds a lock.
     """
 
-    def __init__(self, hal: Any) -> None:
+    def __init__(self, hal: Any, where: str = "") -> None:
         self._hal = hal
+        self._where = where
         self._begin()
         # What the next call waits for.
         self._before = rt.HalFence.create_at(self._semaphore, 0)
@@ -83,4 +88,4 @@ class Timeline:
             raise
         self._step += 1
         self._before = after
-        return Done(after)
+        return Done(after, self._where)

@@ -112,7 +112,7 @@ class Module:
     ) -> None:
         entry = _function(path, vm_module, manifest.entry_point)
         # Attributes go in the order in which they came: what belongs to a GPU before it.
-        self._timeline = Timeline(device.hal) if takes_fences(entry) else None
+        self._timeline = Timeline(device.hal, str(path)) if takes_fences(entry) else None
         self.path = path
         self.manifest = manifest
         self.device = device

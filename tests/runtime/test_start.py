@@ -159,14 +159,22 @@ def test_after_a_call_that_fails_the_next_waits_for_the_one_before():
     assert waits[2].wait(timeout=0)
 
 
-def test_a_failure_is_told_where_the_result_is_waited_for(modules):
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError, ValueError, LookupError])
+def test_a_failure_is_told_where_the_result_is_waited_for(modules, error):
     class Failed:
         def wait(self):
-            raise RuntimeError("device lost")
+            raise error("c/runtime/src/iree/hal/fence.c:12: device lost")
 
     module, _ = modules("cpu")
     view = module.to_device(X).view
-    array = DeviceArray(view, "float32", module.device, Done(Failed()))
+    array = DeviceArray(view, "float32", module.device, Done(Failed(), "some.vmfb"))
     for read in (array.wait, lambda: np.asarray(array), array.__dlpack__):
-        with pytest.raises(InternalError, match="running the module failed"):
+        with pytest.raises(InternalError, match="running the module failed") as caught:
             read()
+        assert (caught.value.where, caught.value.detail) == ("some.vmfb", "device lost")
+
+
+@pytest.mark.vulkan
+def test_a_call_knows_its_module(modules):
+    module, _ = modules("vulkan-fences")
+    assert module.start(X, X).done.where == str(module.path)
