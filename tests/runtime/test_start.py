@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from lowc.errors import InternalError
 from lowc.runtime.buffers import DeviceArray
-from lowc.runtime.devices import open_device
+from lowc.runtime.devices import Device, open_device
 from lowc.runtime.fences import Done, Timeline
 from lowc.runtime.manifest import Leaf
 from lowc.runtime.module import Module, load
@@ -114,6 +114,26 @@ def test_dlpack_of_a_cpu_shares_the_memory(modules):
     result = module.start(X, X)
     assert result.__dlpack_device__() == (1, 0)
     assert (np.from_dlpack(result) == 2 * X).all()
+    result.__dlpack__(copy=False, dl_device=(1, 0), max_version=(1, 0))
+    with pytest.raises(BufferError, match="own memory"):
+        result.__dlpack__(copy=True)
+    with pytest.raises(BufferError, match=r"lies on DLPack's device \(1, 0\), not on \(2, 1\)"):
+        result.__dlpack__(dl_device=(2, 1))
+
+
+def test_dlpack_numbers_gpus_as_their_driver_does(modules):
+    module, _ = modules("cpu")
+    view = module.to_device(X).view
+    second = Device("cuda://GPU-b", "cuda", "b", 0, None, None, ordinal=1)
+    assert DeviceArray(view, "float32", second).__dlpack_device__() == (2, 1)
+
+
+def test_an_array_of_another_device_is_copied(modules):
+    module, _ = modules("cpu")
+    there = load(module.path, "cpu")
+    assert there.device is not module.device
+    assert (there(module.start(X, X), X) == 3 * X).all()
+    assert (there.bound(module.start(X, X), X)()[0].__array__() == 3 * X).all()
 
 
 @pytest.mark.vulkan
@@ -130,7 +150,7 @@ def fails(_arguments):
 @pytest.mark.vulkan
 def test_a_call_that_fails_holds_up_no_other(modules):
     module, _ = modules("vulkan-fences")
-    timeline = Timeline(module.device.hal)
+    timeline = Timeline(module.device.hal, str(module.path))
     with pytest.raises(ValueError, match="not started"):
         timeline.invoke(fails, rt.VmVariantList(2))
     module._timeline = timeline
