@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import threading
@@ -27,7 +28,7 @@ import iree.runtime as rt
 
 # The package's own `get_driver` hands out one driver per process, and with it one thread pool;
 # another number of threads needs a driver of its own.
-from iree.runtime._binding import create_hal_driver
+from iree.runtime._binding import create_hal_driver, disable_leak_checker
 
 from ..errors import UserError, nearest
 from . import gpu_facts, placement
@@ -56,6 +57,22 @@ _pools: dict[_Key, Device] = {}
 # A GPU is held by its modules and arrays alone: the threads of a software one never rest.  It is
 # one device under all of its names: kind, path or place in the driver's list, process.
 _gpus: WeakValueDictionary[tuple[str, str, int], Device] = WeakValueDictionary()
+
+
+def _keep_for_good() -> None:
+    """Keep IREE's objects of all devices alive for good, in a process that was just forked.
+
+    Their destructors join threads, which a fork does not copy: it would not end.
+    """
+    devices = [*_pools.values(), *_gpus.values()]
+    if devices:
+        disable_leak_checker()  # which would tell users of them at the end
+    for device in devices:
+        for kept in (device.hal, device.driver):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
+
+
+os.register_at_fork(after_in_child=_keep_for_good)
 
 
 @dataclass(frozen=True)
