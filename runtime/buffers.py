@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import InternalError
 from .devices import CPU, CPU_SYNC, CUDA, Device
 from .dtypes import data_type
+from .failures import IREE_ERRORS, short
 from .fences import Done
 
 # A small result is copied, because the results of a call can share one allocation, which even the
@@ -78,18 +79,40 @@ class DeviceArray:
             return
         try:
             done.wait()
-        except RuntimeError as error:
-            raise InternalError("running the module failed", detail=str(error)[:400]) from error
+        except IREE_ERRORS as error:
+            raise InternalError(
+                "running the module failed", where=done.where, detail=short(error)
+            ) from error
 
     def __dlpack_device__(self) -> tuple[int, int]:
         if self.device.kind not in _DLPACK:
             raise BufferError(f"arrays on the device '{self.device.name}' have no DLPack form")
-        return (_DLPACK[self.device.kind], 0)
+        return (_DLPACK[self.device.kind], self.device.ordinal)
 
-    def __dlpack__(self, *, stream: Any = None, **_options: Any) -> Any:
-        kind, number = self.__dlpack_device__()
+    def __dlpack__(
+        self,
+        *,
+        stream: Any = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """Return a capsule of the array's own memory, in the form before version 1.
+
+        All that is waited for is done then, whatever the `stream`.
+
+        Raises
+        ------
+        BufferError
+            When a copy, another device, or one that DLPack has no number for is asked for.
+        """
+        own = self.__dlpack_device__()
+        if dl_device is not None and tuple(map(int, dl_device)) != own:
+            raise BufferError(f"the array lies on DLPack's device {own}, not on {dl_device}")
+        if copy:
+            raise BufferError("DLPack gives the array's own memory; numpy.array() makes a copy")
         self.wait()
-        return self.device.hal.create_dlpack_capsule(self._view, kind, number)
+        return self.device.hal.create_dlpack_capsule(self._view, *own)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         self.wait()

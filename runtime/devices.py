@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import threading
@@ -27,7 +28,7 @@ import iree.runtime as rt
 
 # The package's own `get_driver` hands out one driver per process, and with it one thread pool;
 # another number of threads needs a driver of its own.
-from iree.runtime._binding import create_hal_driver
+from iree.runtime._binding import create_hal_driver, disable_leak_checker
 
 from ..errors import UserError, nearest
 from . import gpu_facts, placement
@@ -53,8 +54,25 @@ _lock = threading.Lock()
 _Key = tuple[str, int | None, int]
 # A thread pool stays: arrays that a module returned lie in memory of its device.
 _pools: dict[_Key, Device] = {}
-# A GPU is held by its modules and arrays alone: the threads of a software one never rest.
-_gpus: WeakValueDictionary[_Key, Device] = WeakValueDictionary()
+# A GPU is held by its modules and arrays alone: the threads of a software one never rest.  It is
+# one device under all of its names: kind, path or place in the driver's list, process.
+_gpus: WeakValueDictionary[tuple[str, str, int], Device] = WeakValueDictionary()
+
+
+def _keep_for_good() -> None:
+    """Keep IREE's objects of all devices alive for good, in a process that was just forked.
+
+    Their destructors join threads, which a fork does not copy: it would not end.
+    """
+    devices = [*_pools.values(), *_gpus.values()]
+    if devices:
+        disable_leak_checker()  # which would tell users of them at the end
+    for device in devices:
+        for kept in (device.hal, device.driver):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
+
+
+os.register_at_fork(after_in_child=_keep_for_good)
 
 
 @dataclass(frozen=True)
@@ -62,7 +80,8 @@ class Device:
     """An open device.
 
     ``name`` is what a user can type to get it again; ``threads`` the number of worker threads,
-    0 where that means nothing; ``hal`` IREE's ``HalDevice``; ``facts`` what a GPU's driver tells.
+    0 where that means nothing; ``hal`` IREE's ``HalDevice``; ``facts`` what a GPU's driver tells;
+    ``ordinal`` its place among those of its driver, which CUDA and DLPack number them by.
     Of a thread pool that has all cores, ``cores`` are the logical CPUs that its workers are bound
     to, and ``workers`` the ids of its threads.
     """
@@ -76,6 +95,7 @@ class Device:
     cores: tuple[int, ...] = ()
     workers: tuple[int, ...] = ()
     facts: GpuFacts = field(default_factory=GpuFacts)
+    ordinal: int = 0
 
     @property
     def is_gpu(self) -> bool:
@@ -192,14 +212,11 @@ def open_device(name: str = CPU, *, threads: int | None = None) -> Device:
     check_threads(kind, threads)
     if kind == CPU and threads == len(usable_cores()):
         threads = None
-    # A fork does not copy threads, so a device is of use only in the process that opened it.
-    key = (name, threads, os.getpid())
     with _lock:
         if kind in _HINTS:
-            gpu = _gpus.get(key)
-            if gpu is None:
-                gpu = _gpus[key] = _open_gpu(kind, identity)
-            return gpu
+            return _gpu(kind, identity)
+        # A fork does not copy threads, so a device is of use only in the process that opened it.
+        key = (name, threads, os.getpid())
         if key not in _pools:
             _pools[key] = _open_cpu(kind, threads)
         return _pools[key]
@@ -261,7 +278,7 @@ def _topology(threads: int | None) -> Any:
 
 
 def _query(kind: str) -> tuple[Any, list[dict[str, Any]]]:
-    """Return the driver and its devices, hardware first."""
+    """Return the driver and its devices, hardware first, each with its ``ordinal``."""
     try:
         driver = create_hal_driver(DRIVERS[kind])
         devices = driver.query_available_devices()
@@ -271,12 +288,22 @@ def _query(kind: str) -> tuple[Any, list[dict[str, Any]]]:
         ) from error
     if not devices:
         raise UserError(f"this machine has no {kind} device", hint=_HINTS[kind])
-    return driver, sorted(devices, key=lambda entry: bool(_SOFTWARE.search(entry["name"])))
+    numbered = [{**entry, "ordinal": place} for place, entry in enumerate(devices)]
+    return driver, sorted(numbered, key=lambda entry: bool(_SOFTWARE.search(entry["name"])))
 
 
-def _open_gpu(kind: str, identity: str) -> Device:
+def _gpu(kind: str, identity: str) -> Device:
+    """Return the GPU of that kind and name, opened if nobody holds it."""
     driver, devices = _query(kind)
     chosen = devices[0] if not identity else _find(kind, identity, devices)
+    key = (kind, chosen["path"] or str(chosen["ordinal"]), os.getpid())
+    gpu = _gpus.get(key)
+    if gpu is None:
+        gpu = _gpus[key] = _open_gpu(kind, driver, chosen)
+    return gpu
+
+
+def _open_gpu(kind: str, driver: Any, chosen: dict[str, Any]) -> Device:
     try:
         device = driver.create_device(chosen["device_id"])
     except (RuntimeError, ValueError, OSError) as error:
@@ -286,7 +313,9 @@ def _open_gpu(kind: str, identity: str) -> Device:
             hint=_HINTS[kind],
         ) from error
     name, facts = _uri(kind, chosen), _facts(driver, chosen)
-    return Device(name, kind, chosen["name"], 0, device, driver, facts=facts)
+    return Device(
+        name, kind, chosen["name"], 0, device, driver, facts=facts, ordinal=chosen["ordinal"]
+    )
 
 
 def _facts(driver: Any, entry: dict[str, Any]) -> GpuFacts:

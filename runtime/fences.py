@@ -22,12 +22,16 @@ def takes_fences(function: Any) -> bool:
 
 
 class Done:
-    """Whether a call is done: wait for it, or have another call wait on the device."""
+    """Whether a call is done: wait for it, or have another call wait on the device.
 
-    __slots__ = ("_lock", "_open", "fence")
+    ``where`` is the module that is called.
+    """
 
-    def __init__(self, fence: Any) -> None:
+    __slots__ = ("_lock", "_open", "fence", "where")
+
+    def __init__(self, fence: Any, where: str = "") -> None:
         self.fence = fence
+        self.where = where
         self._open = True
         self._lock = threading.Lock()
 
@@ -45,14 +49,17 @@ class Done:
 
 
 class Timeline:
-    """The calls of one module on one device, one after the other.
+    """The calls of one module (`where`) on one device, one after the other.
 
     Its calls come from one thread at a time: whoever uses it holds a lock.
     """
 
-    def __init__(self, hal: Any) -> None:
+    def __init__(self, hal: Any, where: str = "") -> None:
         self._hal = hal
+        self._where = where
         self._begin()
+        # What the next call waits for.
+        self._before = rt.HalFence.create_at(self._semaphore, 0)
 
     def _begin(self) -> None:
         self._semaphore, self._step = self._hal.create_semaphore(0), 0
@@ -67,17 +74,18 @@ class Timeline:
 
         `arguments` is a ``VmVariantList``, which gets the two fences.
         """
-        before = rt.HalFence.create_at(self._semaphore, self._step)
         opened = [done.fence for done in others if done.is_open]
-        wait = rt.HalFence.join([before, *opened]) if opened else before
+        wait = rt.HalFence.join([self._before, *opened]) if opened else self._before
         after = rt.HalFence.create_at(self._semaphore, self._step + 1)
         arguments.push_ref(wait)
         arguments.push_ref(after)
         try:
             call(arguments)
         except BaseException:
-            # Nothing may ever signal this step, and the next call would wait for it.
+            # Nothing may ever signal this step: the next call signals one of another semaphore, and
+            # waits for the call before this one, which may be still to come.
             self._begin()
             raise
         self._step += 1
-        return Done(after)
+        self._before = after
+        return Done(after, self._where)

@@ -112,7 +112,7 @@ class Module:
     ) -> None:
         entry = _function(path, vm_module, manifest.entry_point)
         # Attributes go in the order in which they came: what belongs to a GPU before it.
-        self._timeline = Timeline(device.hal) if takes_fences(entry) else None
+        self._timeline = Timeline(device.hal, str(path)) if takes_fences(entry) else None
         self.path = path
         self.manifest = manifest
         self.device = device
@@ -141,7 +141,8 @@ class Module:
         """Run the model.
 
         Inputs are arrays, tensors of PyTorch, or anything with ``__array__`` or ``__dlpack__``, by
-        position or by name.  The result is nested like the model's, with NumPy arrays as leaves.
+        position or by name; what lies on another device is copied by way of the host.  The result
+        is nested like the model's, with NumPy arrays as leaves.
 
         Raises
         ------
@@ -314,7 +315,9 @@ class Module:
 
     def _input(self, leaf: Leaf, value: Any) -> Any:
         where = f"input '{leaf.name}'"
-        if isinstance(value, DeviceArray) and value.device is self.device:
+        if isinstance(value, DeviceArray):
+            if value.device is not self.device:  # it is waited for, and goes by way of the host
+                return to_array(np.asarray(value), leaf.dtype, where)
             if value.dtype != leaf.dtype:
                 raise UserError(f"expected {leaf.dtype}, got {value.dtype}", where=where)
             return value

@@ -10,6 +10,7 @@ from lowc.passes import build
 from lowc.passes.kernels import executable
 from lowc.runtime.buffers import download
 from lowc.runtime.devices import open_device
+from lowc.runtime.fences import Timeline, takes_fences
 
 
 def compile_functions(kernels, add, target, folder, flags=()):
@@ -84,6 +85,19 @@ def add_matmul(module, name, kernel, inputs):
     add_function(module, name, [*inputs, build.tensor_type([n], ir.F32Type.get())], result, value)
 
 
+class Invoker(rt.FunctionInvoker):
+    """IREE's way to call a function, for code of GPUs too, which takes two fences more."""
+
+    def _invoke(self, arg_list, ret_list):
+        def call(given):
+            self._vm_context.invoke(self._vm_function, given, ret_list)
+
+        if takes_fences(self._vm_function):
+            Timeline(self._device).invoke(call, arg_list).wait()
+        else:
+            call(arg_list)
+
+
 class LoadedModule:
     """Compiled kernels on a device."""
 
@@ -99,7 +113,7 @@ class LoadedModule:
     def run(self, number, *arrays):
         """Return what the function of the kernel `number` makes of arrays."""
         function = self.module.lookup_function(f"f{number}")
-        result = rt.FunctionInvoker(self.context, self.hal, function)(*arrays)
+        result = Invoker(self.context, self.hal, function)(*arrays)
         return download(result._buffer_view, "float32", self.device)
 
     def matmul(self, number, n, *arrays):

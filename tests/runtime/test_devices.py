@@ -69,6 +69,15 @@ print(during - before, len(os.listdir("/proc/self/task")) - before)
     assert open_device("cpu-sync") is not open_device("cpu")
 
 
+@pytest.mark.vulkan
+def test_a_gpu_is_one_device_under_all_names() -> None:
+    device = open_device("vulkan")
+    path = device.name.partition("://")[2]
+    for name in ("vulkan", "vulkan://0", device.name, f"vulkan://{path.lower()}"):
+        assert open_device(name) is device
+    assert 0 <= device.ordinal < len(list_devices())
+
+
 def test_list_names_every_kind() -> None:
     found = list_devices()
     assert [device.name for device in found[:2]] == ["cpu", "cpu-sync"]

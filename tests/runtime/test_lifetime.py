@@ -133,6 +133,36 @@ os.waitpid(child, 0)
     ]
 
 
+@pytest.mark.parametrize("policy", ["", "active", "spin", "passive"])
+def test_a_fork_of_a_process_with_a_module_ends(add: Path, policy: str) -> None:
+    script = """
+import os, sys, time, warnings, numpy as np
+from lowc.runtime.module import load
+warnings.simplefilter("ignore")
+module, x = load(sys.argv[1], "cpu"), np.ones((2, 3), np.float32)
+result = module(x, x)
+child = os.fork()
+if child == 0:
+    sys.exit(7)
+end = time.monotonic() + 20
+while not (status := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < end:
+    time.sleep(0.01)
+if not status[0]:
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+print("ends" if status[0] else "hangs", os.waitstatus_to_exitcode(status[1]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, add],
+        env=os.environ | {"LOWC_WAIT_POLICY": policy},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert (done.stdout, done.stderr) == ("ends 7\n", "")
+
+
 @pytest.mark.parametrize("policy", ["", "spin"])
 def test_interrupts_leave_neither_lock_nor_policy(add: Path, policy: str) -> None:
     """Ctrl-C at any moment of a call: the next one runs, under the policy that there was."""

@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import iree.runtime as rt
 import numpy as np
 import pytest
 from lowc.errors import InternalError
 from lowc.runtime.buffers import DeviceArray
+from lowc.runtime.devices import Device, open_device
 from lowc.runtime.fences import Done, Timeline
 from lowc.runtime.manifest import Leaf
 from lowc.runtime.module import Module, load
@@ -112,6 +114,26 @@ def test_dlpack_of_a_cpu_shares_the_memory(modules):
     result = module.start(X, X)
     assert result.__dlpack_device__() == (1, 0)
     assert (np.from_dlpack(result) == 2 * X).all()
+    result.__dlpack__(copy=False, dl_device=(1, 0), max_version=(1, 0))
+    with pytest.raises(BufferError, match="own memory"):
+        result.__dlpack__(copy=True)
+    with pytest.raises(BufferError, match=r"lies on DLPack's device \(1, 0\), not on \(2, 1\)"):
+        result.__dlpack__(dl_device=(2, 1))
+
+
+def test_dlpack_numbers_gpus_as_their_driver_does(modules):
+    module, _ = modules("cpu")
+    view = module.to_device(X).view
+    second = Device("cuda://GPU-b", "cuda", "b", 0, None, None, ordinal=1)
+    assert DeviceArray(view, "float32", second).__dlpack_device__() == (2, 1)
+
+
+def test_an_array_of_another_device_is_copied(modules):
+    module, _ = modules("cpu")
+    there = load(module.path, "cpu")
+    assert there.device is not module.device
+    assert (there(module.start(X, X), X) == 3 * X).all()
+    assert (there.bound(module.start(X, X), X)()[0].__array__() == 3 * X).all()
 
 
 @pytest.mark.vulkan
@@ -121,30 +143,58 @@ def test_vulkan_has_no_dlpack(modules):
         module.start(X, X).__dlpack_device__()
 
 
+def fails(_arguments):
+    raise ValueError("not started")
+
+
 @pytest.mark.vulkan
 def test_a_call_that_fails_holds_up_no_other(modules):
     module, _ = modules("vulkan-fences")
-    timeline = Timeline(module.device.hal)
-
-    def fails(_arguments):
-        raise ValueError("not started")
-
-    import iree.runtime as rt
-
+    timeline = Timeline(module.device.hal, str(module.path))
     with pytest.raises(ValueError, match="not started"):
         timeline.invoke(fails, rt.VmVariantList(2))
     module._timeline = timeline
     assert (module(X, X) == 2 * X).all()
 
 
-def test_a_failure_is_told_where_the_result_is_waited_for(modules):
+def test_after_a_call_that_fails_the_next_waits_for_the_one_before():
+    # By the fences: software Vulkan begins calls in the order in which they came, whatever they are.
+    hal = open_device("cpu-sync").hal
+    rt.create_hal_module(rt.VmInstance(), hal)  # until then a list cannot hold a fence
+    timeline, waits = Timeline(hal), []
+
+    def starts(arguments):
+        waits.append(arguments.get_as_object(0, rt.HalFence))
+
+    first = timeline.invoke(starts, rt.VmVariantList(2))
+    with pytest.raises(ValueError, match="not started"):
+        timeline.invoke(fails, rt.VmVariantList(2))
+    third = timeline.invoke(starts, rt.VmVariantList(2))
+    timeline.invoke(starts, rt.VmVariantList(2))
+    at_once = [fence.wait(timeout=0) for fence in waits]
+    assert at_once == [True, False, False]
+    first.fence.signal()
+    assert [fence.wait(timeout=0) for fence in waits] == [True, True, False]
+    third.fence.signal()
+    assert waits[2].wait(timeout=0)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError, ValueError, LookupError])
+def test_a_failure_is_told_where_the_result_is_waited_for(modules, error):
     class Failed:
         def wait(self):
-            raise RuntimeError("device lost")
+            raise error("c/runtime/src/iree/hal/fence.c:12: device lost")
 
     module, _ = modules("cpu")
     view = module.to_device(X).view
-    array = DeviceArray(view, "float32", module.device, Done(Failed()))
+    array = DeviceArray(view, "float32", module.device, Done(Failed(), "some.vmfb"))
     for read in (array.wait, lambda: np.asarray(array), array.__dlpack__):
-        with pytest.raises(InternalError, match="running the module failed"):
+        with pytest.raises(InternalError, match="running the module failed") as caught:
             read()
+        assert (caught.value.where, caught.value.detail) == ("some.vmfb", "device lost")
+
+
+@pytest.mark.vulkan
+def test_a_call_knows_its_module(modules):
+    module, _ = modules("vulkan-fences")
+    assert module.start(X, X).done.where == str(module.path)

@@ -63,6 +63,7 @@ def test_a_bundle_is_measured_and_checked(tmp_path):
     check["inputs"][0]["seed"] += 1
     manifest["cases"][-1]["check"] = check
     manifest["cases"].append({**manifest["cases"][0], "name": "no file", "file": "none.vmfb"})
+    manifest["stock"] = [{"name": "none", "file": "none.vmfb", "inputs": []}]
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     results = run(tmp_path, tmp_path / "results.json")
     first, second, wrong, absent = results["cases"]
@@ -70,6 +71,7 @@ def test_a_bundle_is_measured_and_checked(tmp_path):
         assert case["wrong"] == "" and case["seconds"] > 0, case
         assert tilings.parse(case["tiling"]).tile in tiles
     assert "differ" in wrong["wrong"] and "none.vmfb" in absent["error"]
+    assert results["stock"] == {} and "none.vmfb" in results["stock_errors"]["none"]
     assert results["commit"] and results["versions"]["numpy"]
     read_again = records.read(tmp_path / "results.json")
     assert [one.outcome for one in read_again] == ["ok", "ok", "wrong", "crash"]
