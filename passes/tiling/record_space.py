@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..kernels import tiles
-from ..kernels.table_matmul import makes_tables
 from ..kernels.tiles import TABLE_VECTORS, Isa, Tile
 from . import families
 from .cuts import cuts
@@ -78,13 +77,6 @@ def illegal(problem: Problem, tiling: KernelTiling) -> str:
     if tiling.copies:
         return "prepared rows are not copied"
     is_table = problem.form in families.TABLES
-    if is_table:
-        rounds = makes_tables(families.table_rows(problem), problem.m)
-    else:
-        strategy = families.integer_rows(problem).dot.strategy
-        rounds = tiles.rounds_rows(problem.m, problem.k or 0, strategy)
-    if rounds and tile.row_chunk < (problem.m or 0):
-        return "workgroups that prepare rows have all of them"
     if is_table and tile.vectors != TABLE_VECTORS:
         return f"panels of look-ups have {TABLE_VECTORS} vectors"
     if tile.rows > _most_rows(problem, isa, tile.vectors):

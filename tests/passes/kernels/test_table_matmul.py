@@ -84,10 +84,12 @@ def kernels(unit):
         kernel(unit, (1, 40, 200), 2, 64, rounds=False),
         kernel(unit, (11, 8 * lanes + 3, 96), 2, 96, tile=cut),
         kernel(unit, (1, 13 * lanes + 3, 256), 2, 64, TableFormat(6, 64), tile=side),
+        # Makes tables, in each workgroup those of the rows that it has.
+        kernel(unit, (4, 20, 64), 2, 64, tile=Tile(lanes, 1, 4, 0, 1, 2), rounds=True),
     ]
 
 
-NUMBERS = range(len(CASES) + 5)
+NUMBERS = range(len(CASES) + 6)
 
 
 @pytest.fixture(scope="module")
