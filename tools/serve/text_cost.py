@@ -53,6 +53,8 @@ class TextCost:
             read = tokens.tokenize(raw.decode("utf-8"), self._unit)
         except UnicodeDecodeError:
             raise Fault(400, "the text is not UTF-8") from None
+        except (ArithmeticError, ValueError):
+            raise Fault(400, "a number in the text is none, or too large") from None
         if not read.operations:
             raise Fault(400, "there is no operation in the text")
         return self._model.predict(read)

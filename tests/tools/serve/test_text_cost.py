@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from lowc.passes.tiling import model_files, tokens
+from lowc.tools.serve.faults import Fault
 from lowc.tools.serve.folder import Folder
 from lowc.tools.tune import train_text
 from safetensors.numpy import save
@@ -40,3 +41,21 @@ def test_a_trained_text_model_knows_more_additions_from_fewer(tmp_path: Path) ->
     asked = np.array([text(count).encode() for count in (6, 20, 48)], object)
     found = served.predict({"mlir": asked})["instructions"]
     np.testing.assert_allclose(found, [17, 45, 101], rtol=0.25)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"%0 = arith.addi {'9' * 400}, %1 : index",
+        f"%0 = arith.constant {'9' * 400} : f32",
+        f"%0 = arith.constant {'9' * 5000} : index",
+        "%0 = arith.constant 1.2.3 : f32",
+        "%0 = arith.constant 1.0e999 : f32",
+    ],
+)
+def test_numbers_that_are_none_are_refused(tmp_path: Path, line: str) -> None:
+    trained.write_cost_model(tmp_path / "mine" / "1")
+    served = Folder(tmp_path).load("mine-text", "1")
+    with pytest.raises(Fault) as refused:
+        served.predict({"mlir": np.array([f"{line}\n  return".encode()], object)})
+    assert refused.value.status == 400
