@@ -84,4 +84,6 @@ async def _http(request: Request, error: Any) -> Response:
 async def _invalid(_request: Request, error: Any) -> Response:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part != "body")
-    return rest.json_response({"error": f"{where or 'the body'}: {first['msg']}"[:500]}, 400)
+    # Through a fault, whose text can be encoded whatever a key was.
+    fault = Fault(400, f"{where or 'the body'}: {first['msg']}"[:500])
+    return rest.json_response(fault.body, fault.status)
