@@ -20,7 +20,7 @@ from .cost_model import CostModel
 from .faults import Fault, short
 from .openapi import errors
 from .places import Places
-from .products import Matmul, problem_of
+from .products import Matmul, only_products, problem_of
 from .repository import Repository
 from .state import State
 
@@ -147,12 +147,13 @@ def model_for(repository: Repository, target: str) -> CostModel:
 
 def answer_of(model: CostModel, problem: Problem, top: int, tell_all: bool) -> Chosen:
     """Return what is said of one product; a list of all tiles, which is long, is not kept."""
-    best = _best_of(model, problem, top)
-    if not tell_all:
-        return best
-    tilings = space.candidates(problem)
-    found = predicted(model, problem, tilings)
-    return best.model_copy(update={"tiles": _all(problem, found, tilings)})
+    with only_products(problem):
+        best = _best_of(model, problem, top)
+        if not tell_all:
+            return best
+        tilings = space.candidates(problem)
+        found = predicted(model, problem, tilings)
+        return best.model_copy(update={"tiles": _all(problem, found, tilings)})
 
 
 @functools.lru_cache(maxsize=_REMEMBERED)

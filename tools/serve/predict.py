@@ -16,7 +16,7 @@ from .choose import AT_ONCE, model_for, predicted
 from .faults import Fault
 from .openapi import errors
 from .places import Places
-from .products import check_problem
+from .products import check_problem, only_products
 from .repository import Repository
 from .state import State
 
@@ -89,8 +89,9 @@ def _problem(value: dict[str, Any]) -> Problem:
 
 
 def _times(model: Any, problem: Problem) -> TileTimes:
-    tilings = space.candidates(problem)
-    found = predicted(model, problem, tilings)
+    with only_products(problem):
+        tilings = space.candidates(problem)
+        found = predicted(model, problem, tilings)
     return TileTimes(
         tiles=[one.text for one in tilings], seconds=found.seconds.tolist(),
         spread=found.spread.tolist(),
