@@ -27,6 +27,7 @@ from .liveness import Liveness
 MOST_ALIVE = 48  # registers that are told apart; more are by eights
 MOST_OPERATIONS = 20_000  # of a text; what comes behind them is not read
 MOST_VALUE = 1 << 63  # a larger integer is no index: it counts as unknown
+MOST_LOOPS = 64  # in each other; every value knows those that it is in
 MOST_ROUNDS = 1e30  # of all loops around an operation
 _LEX = re.compile(
     r'%[\w$.-]+|"[^"]*"|-?0x[0-9A-Fa-f]+|-?\d+\.\d+(?:[eE][+-]?\d+)?|-?\d+|[#!]?[A-Za-z_][\w.$]*|[?@]'
@@ -88,7 +89,7 @@ def tokenize(text: str, unit: str, workgroups: int | None = None) -> Tokens:
     Raises
     ------
     ValueError, OverflowError
-        When a number in it is none, or is larger than any double.
+        When a number in it is none or larger than any double, or loops are nested too deep.
     """
     reader = _Reader(unit)
     reader.read(text)
@@ -196,6 +197,8 @@ class _Reader:
             self.values[found[1]] = value
 
     def _enter(self, loop: re.Match[str], carried: list[str], depth: int, here: int) -> None:
+        if len(self.runs) >= MOST_LOOPS:
+            raise ValueError(f"more than {MOST_LOOPS} loops are nested")
         self.alive.enter()
         start, stop, step = (self.values.get(name) for name in loop.groups()[1:])
         known = start is not None and stop is not None and step

@@ -1,5 +1,6 @@
 """Tokens of MLIR text: what is left out, what is canonical, and how often operations run."""
 
+import pytest
 from lowc.passes.tiling import tokens
 
 TEXT = """
@@ -92,8 +93,11 @@ def test_rounds_of_many_loops_stay_a_number():
     constants = "".join(
         f"  %{n} = arith.constant {v} : index\n" for n, v in (("c0", 0), ("c1", 1), ("n", 10**18))
     )
-    loops = "scf.for %i = %c0 to %n step %c1 {\n" * 100
-    assert read(constants + loops).rounds[-1] == tokens.MOST_ROUNDS
+    loops = "scf.for %i = %c0 to %n step %c1 {\n" * tokens.MOST_LOOPS
+    inside = "%x = arith.addf %y, %y : f32\n"
+    assert read(constants + loops + inside).rounds[-1] == tokens.MOST_ROUNDS
+    with pytest.raises(ValueError, match="nested"):
+        read(constants + loops * 2)
 
 
 def test_a_layout_that_never_ends_takes_no_time_to_leave_out():

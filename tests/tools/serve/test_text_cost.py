@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from lowc.passes.tiling import model_files, tokens
+from lowc.tools.serve.batching import Batcher
 from lowc.tools.serve.faults import Fault
 from lowc.tools.serve.folder import Folder
+from lowc.tools.serve.metrics import Metrics
 from lowc.tools.tune import train_text
 from safetensors.numpy import save
 from serving import trained
@@ -59,3 +63,24 @@ def test_numbers_that_are_none_are_refused(tmp_path: Path, line: str) -> None:
     with pytest.raises(Fault) as refused:
         served.predict({"mlir": np.array([f"{line}\n  return".encode()], object)})
     assert refused.value.status == 400
+
+
+def test_texts_never_run_in_the_event_loop(tmp_path: Path) -> None:
+    """They are of any length; those of a request have a most together, not those of a batch."""
+    trained.write_cost_model(tmp_path / "mine" / "1")
+    served = Folder(tmp_path).load("mine-text", "1")
+    queue = Batcher(served, most_rows=64, most_waiting=64, metrics=Metrics())
+    small = {"mlir": np.array([text(1).encode()], object)}
+    assert queue.at_once(small, 1) is None
+    long = f"{text(1)}\n// {'x' * (200 << 10)}".encode()
+    half = {"mlir": np.array([long] * 3, object)}
+
+    async def both() -> list[Any]:
+        two = queue.predict(half, 3), queue.predict(half, 3)
+        return await asyncio.gather(*two, queue.predict(small, 1), return_exceptions=True)
+
+    first, second, third = asyncio.run(both())
+    for found in (first, second):
+        assert found["instructions"].tolist() == [third["instructions"][0]] * 3
+    with pytest.raises(Fault, match="at most 1048576 bytes"):
+        served.predict({"mlir": np.array([long] * 6, object)})
