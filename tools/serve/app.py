@@ -41,10 +41,13 @@ def make_app(state: State) -> Gate:
     app.include_router(page_routes(state))
     app.include_router(estimate_routes(state))
 
+    one_by_one = asyncio.Lock()  # adding up the figures of all workers takes a thread
+
     @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:
-        state.metrics.flush()
-        text = await asyncio.to_thread(state.metrics.text)
+        async with one_by_one:
+            state.metrics.flush()
+            text = await asyncio.to_thread(state.metrics.text)
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     # Made when it is asked for: it takes as long as all the rest.
