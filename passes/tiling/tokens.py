@@ -26,10 +26,13 @@ from .liveness import Liveness
 
 MOST_ALIVE = 48  # registers that are told apart; more are by eights
 MOST_OPERATIONS = 20_000  # of a text; what comes behind them is not read
+MOST_VALUE = 1 << 63  # a larger integer is no index: it counts as unknown
+MOST_LOOPS = 64  # in each other; every value knows those that it is in
+MOST_ROUNDS = 1e30  # of all loops around an operation
 _LEX = re.compile(
     r'%[\w$.-]+|"[^"]*"|-?0x[0-9A-Fa-f]+|-?\d+\.\d+(?:[eE][+-]?\d+)?|-?\d+|[#!]?[A-Za-z_][\w.$]*|[?@]'
 )
-_DROPPED = re.compile(r"//.*|loc\([^()]*\)|layout\(<.*?>\)|(?<=@)[\w$.]+")
+_DROPPED = re.compile(r"//.*|loc\([^()]*\)|layout\(<[^>]*>\)|(?<=@)[\w$.]+")
 _BETWEEN_SIZES = re.compile(r"(?<=[\d?\]])x(?=[\d?\[a-z])")
 _CONSTANT = re.compile(
     r"(%[\w$.-]+) = arith\.constant (?:dense<)?(-?[\d.]+(?:[eE][+-]?\d+)?|true|false)"
@@ -82,6 +85,11 @@ def tokenize(text: str, unit: str, workgroups: int | None = None) -> Tokens:
         The vector unit that it is compiled for; a token of every operation.
     workgroups : int or None
         How many run it, if that is known.
+
+    Raises
+    ------
+    ValueError, OverflowError
+        When a number in it is none or larger than any double, or loops are nested too deep.
     """
     reader = _Reader(unit)
     reader.read(text)
@@ -104,7 +112,9 @@ class _Reader:
         self.defined: dict[str, int] = {}  # value → number of the operation
         self.constants: dict[str, str] = {}  # value → token
         self.values: dict[str, int] = {}  # integers that are known
-        self.runs: list[tuple[int, float]] = []  # depth of braces of each loop, and its rounds
+        self.runs: list[
+            tuple[int, float]
+        ] = []  # depth of braces of each loop, and its rounds in all
         self.found: list[list[str]] = []
         self.rounds: list[float] = []
         self.alive = Liveness(unit)
@@ -129,7 +139,7 @@ class _Reader:
             return False
         text = {"true": "1", "false": "0"}.get(constant[2], constant[2])
         self.constants[constant[1]] = number(float(text))
-        if re.fullmatch(r"-?\d+", text) and "dense" not in line:
+        if re.fullmatch(r"-?\d{1,19}", text) and "dense" not in line:
             self.values[constant[1]] = int(text)
         return True
 
@@ -137,7 +147,7 @@ class _Reader:
         results = _RESULTS.match(line)
         body = line[results.end() :] if results else line
         words = [self._word(word) for word in _LEX.findall(_BETWEEN_SIZES.sub(" ", body))]
-        rounds = math.prod(count for _, count in self.runs)
+        rounds = self._rounds()
         head = [f"u:{self.unit}", f"d:{len(self.runs)}", f"r:{round(2 * math.log2(rounds))}"]
         here = len(self.found)
         self.found.append(head + words)
@@ -151,6 +161,9 @@ class _Reader:
         self.alive.operation(body, [results[1]] if results else [], names)
         if loop:
             self._enter(loop, names, depth, here)
+
+    def _rounds(self) -> float:
+        return self.runs[-1][1] if self.runs else 1.0
 
     def _word(self, word: str) -> str:
         if word.startswith("%"):
@@ -176,15 +189,21 @@ class _Reader:
         if found is None or found[2] not in _FOLDS:
             return
         a, b = self.values.get(found[3]), self.values.get(found[4])
-        if a is not None and b is not None:
-            self.values[found[1]] = _FOLDS[found[2]](a, b)
+        # Integers of Python's have no end: squared again and again they would take all there is.
+        value = None if a is None or b is None else _FOLDS[found[2]](a, b)
+        if value is None or abs(value) > MOST_VALUE:
+            self.values.pop(found[1], None)
+        else:
+            self.values[found[1]] = value
 
     def _enter(self, loop: re.Match[str], carried: list[str], depth: int, here: int) -> None:
+        if len(self.runs) >= MOST_LOOPS:
+            raise ValueError(f"more than {MOST_LOOPS} loops are nested")
         self.alive.enter()
         start, stop, step = (self.values.get(name) for name in loop.groups()[1:])
         known = start is not None and stop is not None and step
-        rounds = max(1.0, -(-(stop - start) // step)) if known else 1.0  # type: ignore[operator]
-        self.runs.append((depth, rounds))
+        rounds = max(1.0, float(-(-(stop - start) // step))) if known else 1.0  # type: ignore[operator]
+        self.runs.append((depth, min(rounds * self._rounds(), MOST_ROUNDS)))
         self.defined[loop[1]] = here
         if start is not None:
             self.values[loop[1]] = start

@@ -41,10 +41,13 @@ def make_app(state: State) -> Gate:
     app.include_router(page_routes(state))
     app.include_router(estimate_routes(state))
 
+    one_by_one = asyncio.Lock()  # adding up the figures of all workers takes a thread
+
     @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:
-        state.metrics.flush()
-        text = await asyncio.to_thread(state.metrics.text)
+        async with one_by_one:
+            state.metrics.flush()
+            text = await asyncio.to_thread(state.metrics.text)
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     # Made when it is asked for: it takes as long as all the rest.
@@ -84,4 +87,6 @@ async def _http(request: Request, error: Any) -> Response:
 async def _invalid(_request: Request, error: Any) -> Response:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part != "body")
-    return rest.json_response({"error": f"{where or 'the body'}: {first['msg']}"[:500]}, 400)
+    # Through a fault, whose text can be encoded whatever a key was.
+    fault = Fault(400, f"{where or 'the body'}: {first['msg']}"[:500])
+    return rest.json_response(fault.body, fault.status)

@@ -58,6 +58,7 @@ class Batcher:
         self._is_busy = False
         # Seconds of a batch: what it costs at all, and each row.
         self._fixed, self._per_row = 0.0, 1e-5
+        self._takes_long = getattr(model, "takes_long", False)
 
     async def predict(self, inputs: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
         """Return the outputs for checked `inputs` of so many `rows`.
@@ -87,7 +88,7 @@ class Batcher:
         Fault
             What the model itself raises.
         """
-        if self._is_busy or self._expected(rows) > _INLINE_SECONDS:
+        if self._is_busy or self._is_long(rows):
             return None
         start = time.perf_counter()
         found = self.model.predict(inputs)
@@ -112,7 +113,7 @@ class Batcher:
             now = time.perf_counter()
             for entry in batch:
                 self._metrics.stage(self.model.name, "queue", now - entry.since)
-            if self._expected(sum(entry.rows for entry in batch)) > _INLINE_SECONDS:
+            if self._is_long(sum(entry.rows for entry in batch)):
                 loop = asyncio.get_running_loop()
                 done = loop.run_in_executor(None, self._run, batch)
                 done.add_done_callback(functools.partial(self._finish, batch))
@@ -124,8 +125,9 @@ class Batcher:
         self._hand_out(batch, done.result())
         self._start()
 
-    def _expected(self, rows: int) -> float:
-        return self._fixed + rows * self._per_row
+    def _is_long(self, rows: int) -> bool:
+        """Whether rows take a thread: they are many, or the model's may be of any length."""
+        return self._takes_long or self._fixed + rows * self._per_row > _INLINE_SECONDS
 
     def _run(self, batch: list[_Waiting]) -> _Ran:
         start = time.perf_counter()
@@ -149,6 +151,8 @@ class Batcher:
         return [{name: parts[name][index] for name in parts} for index in range(len(batch))]
 
     def _alone(self, entry: _Waiting) -> _Result:
+        if entry.answer.done():  # Whoever stopped waiting is not calculated for.
+            return Fault(504, "nobody waits for this answer any more")
         try:
             return self.model.predict(entry.inputs)
         except Exception as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import math
 import time
@@ -19,15 +18,13 @@ from ...passes.tiling.tilings import KernelTiling, LinalgTiling, Tiling
 from .cost_model import CostModel
 from .faults import Fault, short
 from .openapi import errors
-from .places import Places
-from .products import Matmul, problem_of
+from .products import Matmul, only_products, problem_of
 from .repository import Repository
 from .state import State
 
 MOST_MATMULS = 256
 MOST_ALL = 8
 _REMEMBERED = 512
-AT_ONCE = 4  # requests that threads work at
 
 
 class ChooseRequest(BaseModel):
@@ -99,9 +96,6 @@ def choose_routes(state: State) -> APIRouter:
     """
     router = APIRouter(tags=["lowc"])
     settings = state.settings
-    places = Places(
-        AT_ONCE, settings.max_requests, settings.request_seconds / 2, "lists of matmuls"
-    )
 
     @router.post(
         "/v1/choose-tiles", summary="The best tiles of matmuls", responses=errors(404),
@@ -110,9 +104,9 @@ def choose_routes(state: State) -> APIRouter:
     async def choose_tiles(request: ChooseRequest) -> ChooseAnswer:
         if request.all and len(request.matmuls) > MOST_ALL:
             raise Fault(400, f"all tiles are told of {MOST_ALL} matmuls at most")
-        async with places.one():
-            until = time.monotonic() + settings.request_seconds
-            return await asyncio.to_thread(_answer, state.repository, request, until)
+        until = time.monotonic() + settings.request_seconds
+        answer: ChooseAnswer = await state.calculate(_answer, state.repository, request, until)
+        return answer
 
     return router
 
@@ -147,12 +141,13 @@ def model_for(repository: Repository, target: str) -> CostModel:
 
 def answer_of(model: CostModel, problem: Problem, top: int, tell_all: bool) -> Chosen:
     """Return what is said of one product; a list of all tiles, which is long, is not kept."""
-    best = _best_of(model, problem, top)
-    if not tell_all:
-        return best
-    tilings = space.candidates(problem)
-    found = predicted(model, problem, tilings)
-    return best.model_copy(update={"tiles": _all(problem, found, tilings)})
+    with only_products(problem):
+        best = _best_of(model, problem, top)
+        if not tell_all:
+            return best
+        tilings = space.candidates(problem)
+        found = predicted(model, problem, tilings)
+        return best.model_copy(update={"tiles": _all(problem, found, tilings)})
 
 
 @functools.lru_cache(maxsize=_REMEMBERED)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
+import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter
@@ -80,19 +80,30 @@ def estimate_routes(state: State) -> APIRouter:
     async def estimate(request: EstimateRequest) -> EstimateAnswer:
         if len(request.mlir) > most or len(request.mlir.encode()) > most:
             raise Fault(413, f"MLIR has at most {most} bytes")
+        until = time.monotonic() + state.settings.request_seconds
         report = await client.read(request.model_dump())
-        return await asyncio.to_thread(answer_of, report, state.repository)
+        answer: EstimateAnswer = await state.calculate(answer_of, report, state.repository, until)
+        return answer
 
     return router
 
 
-def answer_of(report: dict[str, Any], repository: Repository) -> EstimateAnswer:
-    """Return the answer for what :func:`.reading.read` says; times are by the served models."""
-    rows = [
-        _row(row, report["products"].get(row["name"]), repository)
-        for row in report["matmuls"]
-        if row["kind"] != "elementwise"
-    ]
+def answer_of(
+    report: dict[str, Any], repository: Repository, until: float = math.inf
+) -> EstimateAnswer:
+    """Return the answer for what :func:`.reading.read` says; times are by the served models.
+
+    Raises
+    ------
+    Fault
+        504, when the monotonic clock is past `until`: nobody waits any more.
+    """
+    rows = []
+    for row in report["matmuls"]:
+        if time.monotonic() > until:
+            raise Fault(504, "there is no time for so many matmuls")
+        if row["kind"] != "elementwise":
+            rows.append(_row(row, report["products"].get(row["name"]), repository))
     energy = report["energy"]
     parts, exact = energy["picojoules"], energy["exported"]["picojoules"]
     times = [row.seconds for row in rows if row.seconds is not None]

@@ -32,6 +32,8 @@ class Fault(Exception):
     """
 
     def __init__(self, status: int, what: str) -> None:
+        # A client's words may hold half a surrogate pair, which no UTF-8 has.
+        what = what.encode("utf-8", "replace").decode()
         super().__init__(what)
         self.status = status
         self.what = what

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from . import logs
+from . import logs, messages
 from .encodings import unpacked
 from .faults import Fault
 from .state import Held, State
@@ -28,6 +28,10 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 # Answered without a token, and when all places are taken.
 _OPEN = frozenset({"/", "/page.js", "/page.css", "/v2/health/live", "/v2/health/ready"})
 _UNCOUNTED = frozenset({*_OPEN, "/metrics", "/v2"})
+# Bytes of bodies that are never long, and of what is looked at in the event loop.
+_MOST_OF = {"/v1/choose-tiles": 256 << 10, "/v1/predict-tiles": 256 << 10}
+_MOST_CONTROL, _CONTROL = 64 << 10, "/v2/repository/"
+_LOOKED_AT_HERE = 16 << 10
 
 
 class _Gone(Exception):
@@ -101,12 +105,14 @@ class Gate:
             state.authorize(headers.get(b"authorization"))
         held = Held(state)
         try:
-            body = await self._read(receive, headers, held)
+            most = _most_of(path, state.settings.max_body)
+            body = await self._read(receive, headers, held, most)
             if encoding := headers.pop(b"content-encoding", b""):
-                most = state.settings.max_body
                 body = await asyncio.to_thread(unpacked, body, encoding, most)
                 scope["headers"] = [*headers.items()]
                 held.grow(len(body))
+            if body and path.startswith("/v1/"):
+                await _look_at(body)
             return await self._pass_on(scope, _given(body, receive), send)
         finally:
             held.release()
@@ -127,8 +133,9 @@ class Gate:
             state.leave()
         return start
 
-    async def _read(self, receive: Receive, headers: dict[bytes, bytes], held: Held) -> bytes:
-        most = self._state.settings.max_body
+    async def _read(
+        self, receive: Receive, headers: dict[bytes, bytes], held: Held, most: int
+    ) -> bytes:
         declared = headers.get(b"content-length", b"0")
         if not declared.isdigit() or len(declared) > 18 or int(declared) > most:
             raise Fault(413, f"a body has at most {most} bytes")
@@ -161,6 +168,19 @@ class Gate:
                 "request", id=name, method=scope["method"], path=path, status=status,
                 ms=round(seconds * 1e3, 3), client=client[0] if client else "",
             )  # fmt: skip
+
+
+def _most_of(path: str, most: int) -> int:
+    """Return how many bytes the body of a request for `path` may have."""
+    return min(most, _MOST_CONTROL if path.startswith(_CONTROL) else _MOST_OF.get(path, most))
+
+
+async def _look_at(body: bytes) -> None:
+    """Refuse JSON that is deep or has many parts before FastAPI makes objects or errors of it."""
+    if len(body) > _LOOKED_AT_HERE:
+        await asyncio.to_thread(messages.read_small_json, body)
+    else:
+        messages.read_small_json(body)
 
 
 def _given(body: bytes, receive: Receive) -> Receive:

@@ -37,19 +37,24 @@ def take_over() -> None:
 
 
 def log(event: str, *, level: str = "info", **facts: Any) -> None:
-    """Write one line; a reader that went away is no reason to stop."""
-    line = orjson.dumps(
-        {
-            "time": round(time.time(), 4),
-            "level": level,
-            "event": event,
-            "pid": os.getpid(),
-            **facts,
-        },
-        default=str,
-    )
+    """Write one line; neither a reader that went away nor a fact of any kind is reason to stop."""
+    head = {"time": round(time.time(), 4), "level": level, "event": event, "pid": os.getpid()}
     try:
-        sys.stderr.buffer.write(line + b"\n")
+        sys.stderr.buffer.write(_line({**head, **facts}) + b"\n")
         sys.stderr.buffer.flush()
     except (OSError, ValueError):
         pass
+
+
+def _line(facts: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(facts, default=str)
+    except Exception:  # Half a surrogate pair, an integer of more than 64 bits, what has no str.
+        return orjson.dumps({name: _safe(fact) for name, fact in facts.items()})
+
+
+def _safe(fact: Any) -> Any:
+    try:
+        return orjson.loads(orjson.dumps(fact))
+    except Exception:
+        return ascii(fact)[:2000]

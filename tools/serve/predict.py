@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from typing import Annotated, Any
@@ -12,11 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ...passes.tiling import space
 from ...passes.tiling.problem import Problem
-from .choose import AT_ONCE, model_for, predicted
+from .choose import model_for, predicted
 from .faults import Fault
 from .openapi import errors
-from .places import Places
-from .products import check_problem
+from .products import check_problem, only_products
 from .repository import Repository
 from .state import State
 
@@ -51,16 +49,15 @@ def predict_routes(state: State) -> APIRouter:
     """Return the endpoint."""
     router = APIRouter(tags=["lowc"])
     settings = state.settings
-    places = Places(AT_ONCE, settings.max_requests, settings.request_seconds / 2, "problems")
 
     @router.post(
         "/v1/predict-tiles", summary="Times of all tiles of a compiler's problems",
         responses=errors(404),
     )  # fmt: skip
     async def predict_tiles(request: PredictRequest) -> PredictAnswer:
-        async with places.one():
-            until = time.monotonic() + settings.request_seconds
-            return await asyncio.to_thread(_answer, state.repository, request, until)
+        until = time.monotonic() + settings.request_seconds
+        answer: PredictAnswer = await state.calculate(_answer, state.repository, request, until)
+        return answer
 
     return router
 
@@ -89,8 +86,9 @@ def _problem(value: dict[str, Any]) -> Problem:
 
 
 def _times(model: Any, problem: Problem) -> TileTimes:
-    tilings = space.candidates(problem)
-    found = predicted(model, problem, tilings)
+    with only_products(problem):
+        tilings = space.candidates(problem)
+        found = predicted(model, problem, tilings)
     return TileTimes(
         tiles=[one.text for one in tilings], seconds=found.seconds.tolist(),
         spread=found.spread.tolist(),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ...passes.forms import cut_binary, round_up_group
+from ...passes.formats.stored import STORED
+from ...passes.forms import INTEGER_BITS, WEIGHT_BITS, cut_binary, round_up_group
+from ...passes.kernels import tiles
 from ...passes.tiling import families, space
-from ...passes.tiling.problem import Problem
-from .faults import Fault
+from ...passes.tiling.problem import BACKENDS, Problem
+from .faults import Fault, short
 
 LARGEST = 1 << 20
 MOST_BATCHES = 1 << 16
@@ -25,6 +29,7 @@ _GROUPS = {"w4a16": (16, False), "w8a16": (128, True), "w8a8": (0, True)}
 _TABLES = {"shift-add": (128, 128, 0), "lut": (64, 64, 8), "ternary": (0, 128, 7)}
 _TABLE_BITS = {1: 6, 2: 6, 3: 7, 4: 8}
 _PLANES = 2
+MOST_PLANES = 8
 Size = Annotated[int, Field(ge=1, le=LARGEST)]
 
 
@@ -96,12 +101,51 @@ def check_problem(problem: Problem) -> Problem:
         raise Fault(400, f"a product has at most {MOST_BATCHES} batches")
     if problem.products > MOST_PRODUCTS or any(size == 0 for size in problem.sizes):
         raise Fault(400, f"no call has the sizes {problem.shape}")
-    unit = problem.unit
-    try:
+    if problem.unit not in tiles.ISAS and problem.unit not in BACKENDS:
+        raise Fault(400, f"there is no vector unit {short(problem.unit)}")
+    if problem.lowering == "kernel" and (why := _mismatch(problem)):
+        raise Fault(400, f"{short(str(problem))} is no product: {why}")
+    with only_products(problem):
         space.default(problem)
-    except (ArithmeticError, AssertionError, KeyError, ValueError) as error:
-        raise Fault(400, f"{problem} is no product for {unit}: {error}"[:300]) from None
     return problem
+
+
+@contextlib.contextmanager
+def only_products(problem: Problem) -> Iterator[None]:
+    """Do what believes that a kernel can be for `problem`.
+
+    Raises
+    ------
+    Fault
+        400, when that fails: clients may put together what lowc's compiler never does.
+    """
+    try:
+        yield
+    except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
+        said = f"{problem} is no product for {problem.unit}: {type(error).__name__}: {error}"
+        raise Fault(400, said[:300]) from None
+
+
+def _mismatch(problem: Problem) -> str:
+    """Say which facts of a kernel's product do not go together; "" if all do."""
+    form, weight = problem.form, problem.weight
+    if form == families.FLOAT:
+        return "" if weight == "f32" else "weights of f32 are f32"
+    if form in families.ADDED:
+        return "" if weight in STORED else f"its weights cannot be {short(weight)}"
+    if form in families.TABLES:
+        numbers = (problem.k, problem.group, problem.planes, problem.table_bits, problem.span)
+        if not all(numbers) or problem.planes > MOST_PLANES:
+            return f"it needs K, a group, a span, table bits, and 1 to {MOST_PLANES} planes"
+        return "" if weight == "signs" else "its weights are signs"
+    if not (families.is_integer(form) or families.is_dequant(form)):
+        return f"there is no form {short(form)}"
+    known = INTEGER_BITS if families.is_integer(form) else WEIGHT_BITS
+    if form[1:].partition("a")[0] != str(known.get(weight)):
+        return f"its weights cannot be {short(weight)}"
+    if not problem.k or not problem.n:
+        return "its weight's sizes are not known"
+    return "" if problem.group and problem.group % 16 == 0 else "a group is a multiple of 16"
 
 
 def _facts(matmul: Matmul, k: int) -> dict[str, Any]:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 from .batching import Batcher
 from .faults import Fault
 from .metrics import Metrics
 from .models import Model
+from .places import Places
 from .repository import Repository, Source
 from .settings import Settings
+
+AT_ONCE = 4  # questions about matmuls that threads work at
 
 
 @dataclass
@@ -34,8 +41,16 @@ class State:
     buffered: int = 0
     is_draining: bool = False
     _bearer: bytes = field(default=b"", repr=False)
+    _places: Places = field(init=False, repr=False)
+    _threads: ThreadPoolExecutor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        settings = self.settings
+        self._places = Places(
+            AT_ONCE, settings.max_requests, settings.request_seconds / 2, "questions about matmuls"
+        )
+        # Threads of its own: what takes long here keeps nobody else's bodies from being read.
+        self._threads = ThreadPoolExecutor(AT_ONCE, "matmuls")
         if self.settings.token:
             self._bearer = f"Bearer {self.settings.token}".encode()
 
@@ -57,6 +72,18 @@ class State:
         given = header.encode() if isinstance(header, str) else header or b""
         if not hmac.compare_digest(given, self._bearer):
             raise Fault(401, "a bearer token is needed")
+
+    async def calculate(self, what: Callable[..., Any], *given: Any) -> Any:
+        """Return ``what(*given)`` of a thread, when one of the few for such work is free.
+
+        Raises
+        ------
+        Fault
+            429, when too many wait, or none is free in time; what `what` raises.
+        """
+        async with self._places.one():
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._threads, what, *given)
 
     def enter(self) -> None:
         """Take one of the places for requests; :meth:`leave` gives it back.

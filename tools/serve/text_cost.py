@@ -13,7 +13,8 @@ from ...passes.tiling.text_model import Prediction, TextModel
 from .faults import Fault
 from .models import BATCH, TensorSpec
 
-MOST_BYTES = 256 << 10
+MOST_BYTES = 256 << 10  # of a text
+MOST_TOGETHER = 1 << 20  # of those of a request
 SUFFIX = "-text"
 
 
@@ -21,6 +22,7 @@ class TextCost:
     """One function's text a row; what the model has learnt no times for is NaN, and left out."""
 
     platform = "lowc-text"
+    takes_long = True  # a text may be read for a second: never in the event loop
 
     def __init__(self, name: str, version: str, model: TextModel, unit: str) -> None:
         self.name, self.version = name, version
@@ -38,8 +40,11 @@ class TextCost:
         Raises
         ------
         Fault
-            400 for what is no text of a function, 413 for a text that is too long.
+            400 for what is no text of a function, 413 for a text that is too long, or for texts
+            that are so together; several requests' are then asked about one by one.
         """
+        if sum(map(len, inputs["mlir"])) > MOST_TOGETHER:
+            raise Fault(413, f"the texts of a request have at most {MOST_TOGETHER} bytes")
         found = [self._one(bytes(text)) for text in inputs["mlir"]]
         return {
             spec.name: np.array([getattr(one, spec.name) for one in found], np.float64)
@@ -53,6 +58,10 @@ class TextCost:
             read = tokens.tokenize(raw.decode("utf-8"), self._unit)
         except UnicodeDecodeError:
             raise Fault(400, "the text is not UTF-8") from None
+        except (ArithmeticError, ValueError):
+            raise Fault(
+                400, "a number in the text is none or too large, or its loops are nested too deep"
+            ) from None
         if not read.operations:
             raise Fault(400, "there is no operation in the text")
         return self._model.predict(read)

@@ -1,5 +1,6 @@
 """Tokens of MLIR text: what is left out, what is canonical, and how often operations run."""
 
+import pytest
 from lowc.passes.tiling import tokens
 
 TEXT = """
@@ -73,3 +74,33 @@ def test_the_unit_is_said_everywhere_and_long_texts_end():
     line = "  %9 = arith.addf %s, %s : vector<16xf32>\n"
     found = read(line * (tokens.MOST_OPERATIONS + 5))
     assert len(found.operations) == len(found.rounds) == tokens.MOST_OPERATIONS
+
+
+def test_integers_do_not_grow_without_end():
+    """Squared 40 times, 3 has 2^40 bits: what is no index is not known."""
+    squares = "".join(f"  %{i + 1} = arith.muli %{i}, %{i} : index\n" for i in range(40))
+    loop = "  scf.for %i = %c0 to %40 step %c1 {\n    %x = arith.addf %a, %a : f32\n  }\n"
+    constants = "".join(
+        f"  %{n} = arith.constant {v} : index\n" for n, v in (("c0", 0), ("c1", 1), ("0", 3))
+    )
+    assert operation(read(constants + squares + loop), "arith.addf")[1] == 1
+    # And one that was known is not what it was before.
+    again = constants + "".join("  %0 = arith.muli %0, %0 : index\n" for _ in range(40))
+    assert operation(read(again + loop.replace("%40", "%0")), "arith.addf")[1] == 1
+
+
+def test_rounds_of_many_loops_stay_a_number():
+    constants = "".join(
+        f"  %{n} = arith.constant {v} : index\n" for n, v in (("c0", 0), ("c1", 1), ("n", 10**18))
+    )
+    loops = "scf.for %i = %c0 to %n step %c1 {\n" * tokens.MOST_LOOPS
+    inside = "%x = arith.addf %y, %y : f32\n"
+    assert read(constants + loops + inside).rounds[-1] == tokens.MOST_ROUNDS
+    with pytest.raises(ValueError, match="nested"):
+        read(constants + loops * 2)
+
+
+def test_a_layout_that_never_ends_takes_no_time_to_leave_out():
+    assert read("layout(<a" * 25_000).operations
+    words = read("%0 = some.binding layout(<constants = 1, bindings = [#b]>) : index").operations[0]
+    assert "constants" not in words and "some.binding" in words

@@ -11,7 +11,7 @@ from lowc.tools.serve.gate import Gate
 from lowc.tools.serve.settings import Settings
 from lowc.tools.serve.state import State, make_state
 
-_SCOPE = {"type": "http", "method": "POST", "path": "/v1/x", "raw_path": b"/v1/x", "headers": []}
+_SCOPE = {"type": "http", "method": "POST", "path": "/v2/x", "raw_path": b"/v2/x", "headers": []}
 
 
 def ready(repository: Path, **changes: Any) -> State:
