@@ -6,6 +6,7 @@ times of the same tile are put together (:mod:`.times`).
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 from collections import defaultdict
@@ -59,6 +60,21 @@ class Table:
         """What is held out together: the weight's shape, whatever the form and the rows."""
         p = self.problem
         return f"{p.batch}x{p.n}x{p.k}"
+
+    @functools.cached_property
+    def choosable(self) -> NDArray[np.bool_]:
+        """Which tiles can be taken in fact; the others are legal, and were measured to learn."""
+        known = set(space.candidates(self.problem))
+        return np.array([tiling in known for tiling in self.tilings], bool)
+
+    def only(self, mask: NDArray[np.bool_]) -> Table:
+        """Return the table of some of the tiles."""
+        tilings = tuple(itertools.compress(self.tilings, mask))
+        has_default = self.default >= 0 and bool(mask[self.default])
+        place = int(mask[: self.default].sum()) if has_default else -1
+        return replace(
+            self, tilings=tilings, seconds=self.seconds[mask], noise=self.noise[mask], default=place
+        )
 
     @property
     def best(self) -> float:
