@@ -31,7 +31,7 @@ class TileChoice:
         What was timed on this machine before: seconds by tile, by the key of the product.
     tell : callable, optional
         Called with a sentence when another measurement is waited for, and when the cost model was
-        fitted on another processor.
+        fitted on another machine.
     """
 
     cost_model: str = rankers.NONE

@@ -141,6 +141,13 @@ class Data:
         return found
 
 
+def useless(wanted: Array) -> str:
+    """Say why nothing can be compared with the first tile's result; "" if it can."""
+    if not np.isfinite(wanted).all():
+        return "the first tile's results, which others are compared with, are not all finite"
+    return "" if np.any(wanted) else "the first tile's results, all others' measure, are all 0"
+
+
 def difference(found: Array, wanted: Array, problem: Problem) -> str:
     """Say how a tile's result differs from another's beyond rounding; "" if it does not.
 

@@ -37,7 +37,7 @@ from ...runtime import wakefulness
 from ...runtime.buffers import download, upload
 from ...runtime.devices import Device, open_device
 from ...runtime.scheduling import without_preemption
-from .data import Data, difference
+from .data import Data, difference, useless
 from .modules import function_name, operands
 from .others import Others
 
@@ -76,7 +76,8 @@ class _Tile:
     number: int
     call: Callable[[], Any]
     blocks: list[float] = field(default_factory=list)
-    calls: list[float] = field(default_factory=list)
+    calls: list[list[float]] = field(default_factory=list)  # of each block
+    lost: float = 0.0  # seconds of blocks that do not count
 
     @property
     def spread(self) -> float:
@@ -84,9 +85,14 @@ class _Tile:
         low, high = np.percentile(self.blocks, [25, 75])
         return float((high - low) / 2 / statistics.median(self.blocks))
 
+    def drop(self, blocks: int) -> None:
+        """Forget the last blocks, and what their calls took."""
+        self.lost += sum(map(sum, self.calls[-blocks:]))
+        del self.blocks[-blocks:], self.calls[-blocks:]
+
     def is_known(self, effort: Effort) -> bool:
         blocks = len(self.blocks)
-        if blocks >= 2 and sum(self.calls) >= effort.seconds:
+        if blocks >= 2 and self.lost + sum(map(sum, self.calls)) >= effort.seconds:
             return True
         return blocks >= effort.least and standard_error(self.spread, blocks) <= effort.error
 
@@ -144,7 +150,7 @@ def measure(spec: dict[str, Any], write: Callable[[dict[str, Any]], None]) -> No
         tile = _Tile(number, session.call(number))
         found = session.result(tile.call)
         wanted = found if wanted is None else wanted
-        why = difference(found, wanted, problem)
+        why = useless(wanted) or difference(found, wanted, problem)
         if why:
             write({"wrong": number, "note": why})
         else:
@@ -173,7 +179,7 @@ def _take_turns(
                 disturbed += doubtful
                 turns -= doubtful
                 for tile in running:
-                    del tile.blocks[-doubtful:]
+                    tile.drop(doubtful)
             doubtful = 0
         if doubtful:
             continue
@@ -219,11 +225,12 @@ def _block(tile: _Tile, seconds: float) -> None:
         if after >= end and len(taken) >= 2:
             break
     tile.blocks.append(float(np.percentile(taken, 10)))
-    tile.calls += taken
+    tile.calls.append(taken)
 
 
 def _summary(tile: _Tile) -> dict[str, Any]:
-    low, high = np.percentile(tile.calls, [10, 90])
+    calls = [seconds for block in tile.calls for seconds in block]
+    low, high = np.percentile(calls, [10, 90])
     return {
         "time": tile.number,
         "seconds": float(np.percentile(tile.blocks, 25)),
@@ -231,7 +238,7 @@ def _summary(tile: _Tile) -> dict[str, Any]:
         "p90": float(high),
         "spread": tile.spread,
         "blocks": len(tile.blocks),
-        "calls": len(tile.calls),
+        "calls": len(calls),
     }
 
 

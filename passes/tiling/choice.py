@@ -107,7 +107,7 @@ def choose(
     if ranker is None or found is None:
         return Choice(usual, True, None, "nothing was measured: default tile", best, len(tilings))
     first = next((i for i in order if not _is_slower(tilings[i], usual, known)), 0)
-    chosen, reason = _decide(found, first, len(tilings), ranker.name)
+    chosen, reason = decide(found, first, 0, len(tilings), ranker.name)
     tiling = tilings[chosen]
     # What nothing is known of has a number in its place, so that it has a rank.
     seconds = float(found.seconds[chosen]) if np.isfinite(found.spread[chosen]) else None
@@ -143,14 +143,25 @@ def _of_measured(
     return Choice(fastest, False, known[fastest], why, best, count)
 
 
-def _decide(found: Prediction, first: int, count: int, name: str) -> tuple[int, str]:
-    """Return the number of the tile to take, given the most promising one, and why."""
+def decide(found: Prediction, first: int, usual: int, count: int, name: str) -> tuple[int, str]:
+    """Return the number of the tile to take, and why.
+
+    Parameters
+    ----------
+    found : Prediction
+        Its spread is that of a gain over the tile `usual`.
+    first, usual : int
+        Numbers of the most promising tile and of the default.
+    count, name : int, str
+        How many tiles there are, and the ranker's name, for the reason.
+    """
     unsure = float(found.spread[first])
     if not unsure <= TOO_UNSURE:
-        return 0, f"{name} knows too little of this product: default tile"
-    if first == 0:
-        return 0, f"{name}: the default is the best of {count}"
-    gain = float(np.log(found.seconds[0] / found.seconds[first]))
+        return usual, f"{name} knows too little of this product: default tile"
+    if first == usual:
+        return usual, f"{name}: the default is the best of {count}"
+    gain = float(np.log(found.seconds[usual] / found.seconds[first]))
     if not gain >= max(LEAST_GAIN, SURE * unsure):  # nor if it is no number
-        return 0, f"{name}: the best of {count} gains {100 * gain:.0f} %, less than it is sure of"
+        why = f"the best of {count} gains {100 * gain:.0f} %, less than it is sure of"
+        return usual, f"{name}: {why}"
     return first, f"{name}: the best of {count}, {100 * np.expm1(gain):.0f} % before the default"

@@ -22,7 +22,17 @@ from .record import Machine
 from .tilings import Tiling
 
 Floats = NDArray[np.float64]
-ELSEWHERE = 2.0  # times as unsure on another processor
+ELSEWHERE = 2.0  # times as unsure on another machine
+
+
+def is_alike(one: Machine, other: Machine) -> bool:
+    """Whether a model of one machine is at home on the other.
+
+    The name alone does not say it: in virtual machines it is often that of a whole line of
+    processors ("AMD EPYC").
+    """
+    same = ("name", "unit", "threads", "caches")
+    return all(getattr(one, field) == getattr(other, field) for field in same)
 
 
 class TreeRanker:
@@ -35,25 +45,27 @@ class TreeRanker:
         files = [(f"{where}/{name}", loaded.files[name]) for name in names]
         self._trees = trees.load(files, features.NAMES)
         self.instead_of = ""  # the model that could not be used, and why
-        self.at_home = machine.key == manifest.machine.key or machine.name == manifest.machine.name
+        self.at_home = is_alike(machine, manifest.machine)
 
     @property
     def name(self) -> str:
         """Which model it is, for reports."""
-        where = (
-            "" if self.at_home else f" fitted on {self.manifest.machine.name}, another processor,"
-        )
+        where = "" if self.at_home else f" fitted on {self._home}, another machine,"
         instead = f" in the place of {self.instead_of}" if self.instead_of else ""
         return f"cost model {self.manifest.name}{where}{instead}"
 
     @property
+    def _home(self) -> str:
+        return _named(self.manifest.machine)
+
+    @property
     def warning(self) -> str:
-        """What to tell a user whose processor is another one; "" if it is not."""
+        """What to tell a user whose machine is another one; "" if it is not."""
         if self.at_home:
             return ""
         return (
-            f"the cost model was fitted on {self.manifest.machine.name}, this is "
-            f"{self.machine.name}: its ranking is used, but only where it is surer than usual; "
+            f"the cost model was fitted on {self._home}, this is {_named(self.machine)}: its "
+            "ranking is used, but only where it is surer than usual; "
             "'lowc tune --quick' fits one for this machine"
         )
 
@@ -71,6 +83,11 @@ class TreeRanker:
         found = self._trees.predict(rows)
         times, levels = len(self.manifest.time), len(self.manifest.level)
         return found[:times], found[times : times + levels], found[times + levels :]
+
+
+def _named(machine: Machine) -> str:
+    kib = "/".join(str(size >> 10) for size in machine.caches)
+    return f"{machine.name} ({machine.unit}, {machine.threads} threads, caches of {kib} KiB)"
 
 
 def combine(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,6 @@ from .. import output
 
 if TYPE_CHECKING:
     from ..tune.evaluate import Held
-    from ..tune.measured import Table
 
 TREES = "trees (lowc)"
 SHARES = (0.1, 0.25, 0.5, 1.0)  # of the products, for the learning curve
@@ -34,11 +32,13 @@ def cost_model_command(
 ) -> None:
     """Cross-validate cost models on measured tiles, split by whole shapes.
 
-    Every product is predicted by models that saw no product with a weight of its sizes.  Regret is
-    how much longer the tile that is predicted fastest takes than the best measured one; "top 8" the
-    best of the first eight; "chosen" what is taken in fact, the default where the prediction is
-    unsure.  "slower" counts products whose chosen tile is slower than the default by more than
-    noise; "gain" is how many times as fast as with their defaults products are.
+    Every product is predicted by models that saw no product with a weight of its sizes.  Judged are
+    the tiles that a compilation can choose, and once more all legal ones.  Regret is how much
+    longer the tile that is predicted fastest takes than the best measured one; "top 8" the best of
+    the first eight; "chosen" what is taken in fact, the default where the prediction is unsure: how
+    sure it must be is what products of the other folds ask.  "slower" counts products whose chosen
+    tile is slower than the default by more than noise; "gain" is how many times as fast as with
+    their defaults products are.
     """
     if model is not None:
         _print_manifest(model, as_json)
@@ -49,19 +49,26 @@ def cost_model_command(
     fit.check_installed()
     tables, machine = fit.of_one_machine(measured.tables(_records(store, data)), output.remark)
     held = evaluate.cross_validate(tables, output.remark)
-    models: dict[str, Any] = {TREES: fit.by_form(held.scores())}
+    models: dict[str, Any] = {TREES: fit.metrics_of(held)}
+    models[f"{TREES}, no margin"] = fit.by_form(held.scores(margin=False))
+    whole = {TREES: fit.by_form(held.scores(whole=True))}
     for name in BASELINES:
-        models[name] = fit.by_form(evaluate.cross_validate_baseline(name, tables))
+        of_baseline = evaluate.cross_validate_baseline(name, tables)
+        models[name] = fit.by_form(of_baseline.scores())
+        models[f"{name}, with a margin"] = fit.by_form(of_baseline.scores(margin=True))
+        whole[name] = fit.by_form(of_baseline.scores(whole=True))
         output.remark(f"{name}: done")
     found = {
         "machine": machine.name, "unit": machine.unit, "threads": machine.threads,
         "products": len(tables), "shapes": len({table.problem.shape for table in tables}),
         "tiles": sum(len(table.seconds) for table in tables),
-        "data": measured.data_hash(tables), "models": models,
+        "choosable tiles": sum(int(table.choosable.sum()) for table in tables),
+        "products of one process": sum(table.is_pooled for table in tables),
+        "data": measured.data_hash(tables), "models": models, fit.WHOLE: whole,
         "as GPPerf splits": evaluate.gpperf_split(tables),
     }  # fmt: skip
     if plots is not None:
-        found["learning curve"] = _draw(tables, held, plots)
+        found["learning curve"] = _draw(held, plots)
     if as_json:
         output.result_json(found)
     else:
@@ -85,16 +92,16 @@ def _records(store: str | None, data: Path | None) -> list[Any]:
         return list(opened.records())
 
 
-def _draw(tables: Sequence[Table], held: Held, folder: Path) -> list[dict[str, float]]:
+def _draw(held: Held, folder: Path) -> list[dict[str, float]]:
     from ..tune import trees
     from ..tune.evaluate import learning_curve
     from . import cost_model_figures as figures
     from .plots import draw
 
     folder.mkdir(parents=True, exist_ok=True)
-    curve = learning_curve(tables, SHARES, output.remark)
-    model = trees.train(tables)
-    widest = max(tables, key=lambda table: (len(table.seconds), table.problem.products))
+    curve = learning_curve(held, SHARES, output.remark)
+    model = trees.train(held.tables)
+    widest = max(held.tables, key=lambda table: (len(table.seconds), table.problem.products))
     drawn = {
         "predicted.png": lambda figure: figures.predicted(figure, held),
         "regret.png": lambda figure: figures.regret(figure, held),
@@ -138,7 +145,12 @@ def _figures(one: Any) -> str:
 def _print(found: dict[str, Any]) -> None:
     output.result(
         f"{found['tiles']} tiles of {found['products']} products in {found['shapes']} shapes on "
-        f"{found['machine']}, {found['threads']} threads"
+        f"{found['machine']}, {found['threads']} threads; {found['choosable tiles']} of the tiles "
+        "can be chosen"
+    )
+    output.result(
+        f"{found['products of one process']} products were measured by one process: their noise is "
+        "the one that the others have between processes"
     )
     every = found["models"][TREES]["all"]
     output.result(
@@ -146,6 +158,9 @@ def _print(found: dict[str, Any]) -> None:
         f"{100 * every['floor']:.2f} %, and all of them a tau of {every['tau_ceiling']:.2f}"
     )
     _print_models(found["models"])
+    output.result("")
+    output.result("of all legal tiles, those that no compilation chooses among them:")
+    _print_models(found["all legal tiles"])
     split = ", ".join(f"{name} {value:.3f}" for name, value in found["as GPPerf splits"].items())
     output.result(f"split at random as GPPerf does (shapes in both), R2 of time: {split}")
     for point in found.get("learning curve", []):

@@ -19,11 +19,12 @@ from ...passes.tiling.model_files import Numbers
 from ...passes.tiling.tree_ranker import combine, form_key
 from . import baselines, metrics, trees
 from .formulas import fit_counts
-from .measured import Table
+from .measured import LEAST_TILES, Table
 from .metrics import Score
 from .trees import fold_of, rows_of
 
 Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 FOLDS = 5
 SLOPES = (0.0, 0.01, 0.02, 0.03, 0.05, 0.08)  # logarithms of time that a score can count
 ORDER_COUNTS = 0.1  # of Kendall's tau, beside a regret
@@ -32,41 +33,8 @@ Tell = Callable[[str], object]
 
 
 @dataclass(frozen=True)
-class Held:
-    """Predictions for every table by models that did not see its family, in the tables' order."""
-
-    tables: tuple[Table, ...]
-    predictions: tuple[Prediction, ...]
-    numbers: Numbers
-
-    def scores(self) -> list[Score]:
-        """Return the score of each."""
-        return [
-            metrics.score(table, found.seconds, decide(table, found))
-            for table, found in zip(self.tables, self.predictions, strict=True)
-        ]
-
-
-def decide(table: Table, found: Prediction) -> int:
-    """Return the tile that is taken, as ``passes/tiling/choice.py`` does: the default if unsure."""
-    first, usual = int(np.argmin(found.seconds)), table.default
-    if usual < 0 or first == usual:
-        return first
-    gain = float(np.log(found.seconds[usual] / found.seconds[first]))
-    unsure = float(found.spread[first])
-    if unsure > choice.TOO_UNSURE or gain < max(choice.LEAST_GAIN, choice.SURE * unsure):
-        return usual
-    return first
-
-
-def folds_of(tables: Sequence[Table], folds: int = FOLDS) -> list[int]:
-    """Return the fold of each table."""
-    return [fold_of(table.family, folds) for table in tables]
-
-
-@dataclass(frozen=True)
-class _Said:
-    """What models that did not see a table say of it."""
+class Said:
+    """What models that did not see a table say of its tiles."""
 
     rows: Floats
     members: Floats
@@ -74,7 +42,75 @@ class _Said:
     base: Floats
 
     def combined(self, numbers: Numbers) -> Prediction:
+        """Put the models' words together."""
         return combine(self.rows, self.members, self.ranks, numbers, self.base)
+
+    def only(self, mask: Mask) -> Said:
+        """Return what is said of some of the tiles."""
+        ranks = [one[mask] for one in self.ranks]
+        return Said(self.rows[mask], self.members[:, mask], ranks, self.base[mask])
+
+
+@dataclass(frozen=True)
+class Held:
+    """What is said of every table by models that did not see its family, in the tables' order.
+
+    Attributes
+    ----------
+    tables, said : tuple
+        Of all tiles that were measured.
+    nested : tuple of Numbers
+        For each table those that fit the products of the other folds best.
+    numbers : Numbers
+        Those that fit all of them best: the model's.
+    """
+
+    tables: tuple[Table, ...]
+    said: tuple[Said, ...]
+    nested: tuple[Numbers, ...]
+    numbers: Numbers
+
+    @property
+    def predictions(self) -> tuple[Prediction, ...]:
+        """For all tiles that were measured."""
+        pairs = zip(self.said, self.nested, strict=True)
+        return tuple(said.combined(numbers) for said, numbers in pairs)
+
+    def scores(self, whole: bool = False, margin: bool = True) -> list[Score]:
+        """Return the score of each: of the tiles that can be chosen, or of the whole legal space.
+
+        Without the margin the tile that is predicted fastest is taken, however small the gain.
+        """
+        found = []
+        for table, said, numbers in zip(self.tables, self.said, self.nested, strict=True):
+            judged = judged_part(table, whole)
+            if judged is None:
+                continue
+            one = table.only(judged)
+            predicted = said.only(judged).combined(numbers)
+            taken = decide(one, predicted) if margin else int(np.argmin(predicted.seconds))
+            found.append(metrics.score(one, predicted.seconds, taken))
+        return found
+
+
+def judged_part(table: Table, whole: bool) -> Mask | None:
+    """Return which tiles of a table are judged; None if too few of them can be chosen."""
+    if whole:
+        return np.ones(len(table.tilings), bool)
+    return table.choosable if table.choosable.sum() >= LEAST_TILES else None
+
+
+def decide(table: Table, found: Prediction) -> int:
+    """Return the tile that is taken: the default if unsure, the first where that was not timed."""
+    first = int(np.argmin(found.seconds))
+    if table.default < 0:
+        return first
+    return choice.decide(found, first, table.default, len(found.seconds), "")[0]
+
+
+def folds_of(tables: Sequence[Table], folds: int = FOLDS) -> list[int]:
+    """Return the fold of each table."""
+    return [fold_of(table.family, folds) for table in tables]
 
 
 def cross_validate(
@@ -82,28 +118,41 @@ def cross_validate(
 ) -> Held:
     """Predict every table by trees that were trained without its fold.
 
-    The few numbers beside the trees, such as how much a score counts, are those that fit what was
-    held out best.
+    The few numbers beside the trees, such as the margin, are for each fold those that fit the
+    products of the others best, as they were predicted when they were held out.
     """
     where = folds_of(tables, folds)
-    said: dict[int, _Said] = {}
+    said: dict[int, Said] = {}
     for fold in sorted(set(where)):
         kept = [table for table, of in zip(tables, where, strict=True) if of != fold]
         model = trees.train(kept, rounds=rounds)
         for i, of in enumerate(where):
             if of == fold:
                 rows = rows_of(tables[i])
-                said[i] = _Said(rows, *model.members(rows), model.base(tables[i], rows))
+                said[i] = Said(rows, *model.members(rows), model.base(tables[i], rows))
         tell(
             f"fold {fold + 1} of {folds}: {len(kept)} products learnt, {where.count(fold)} held out"
         )
     every = [said[i] for i in range(len(tables))]
-    numbers = _with_spread(tables, every, _slopes(tables, every))
-    predictions = tuple(one.combined(numbers) for one in every)
-    return Held(tuple(tables), predictions, numbers)
+    numbers = {fold: _fitted(tables, every, where, fold) for fold in set(where)}
+    nested = tuple(numbers[fold] for fold in where)
+    return Held(tuple(tables), tuple(every), nested, _fitted(tables, every, where, None))
 
 
-def _slopes(tables: Sequence[Table], said: Sequence[_Said]) -> Numbers:
+def _fitted(
+    tables: Sequence[Table], said: Sequence[Said], where: Sequence[int], without: int | None
+) -> Numbers:
+    """Return the numbers that fit what can be chosen in the folds but one best."""
+    kept = [
+        (table.only(part), one.only(part))
+        for table, one, fold in zip(tables, said, where, strict=True)
+        if fold != without and (part := judged_part(table, whole=False)) is not None
+    ]
+    some, words = [table for table, _ in kept], [one for _, one in kept]
+    return _with_spread(some, words, _slopes(some, words))
+
+
+def _slopes(tables: Sequence[Table], said: Sequence[Said]) -> Numbers:
     """Return how much scores count: what the least regret is had with, then the best order."""
 
     def worth(numbers: Numbers) -> float:
@@ -117,22 +166,15 @@ def _slopes(tables: Sequence[Table], said: Sequence[_Said]) -> Numbers:
     return min((Numbers(1.0, slope) for slope in SLOPES), key=worth)
 
 
-def _with_spread(tables: Sequence[Table], said: Sequence[_Said], numbers: Numbers) -> Numbers:
-    """Return how sure a gain must be: so that no held-out product got slower outside the noise.
+def _with_spread(tables: Sequence[Table], said: Sequence[Said], numbers: Numbers) -> Numbers:
+    """Return how sure a gain must be: so that none of these products got slower outside the noise.
 
     A conformal margin: at least the largest gain that was predicted for a tile that was measured to
     be slower than the default.  Part of it is a number, part the models' disagreement, in the
     proportion that leaves the least regret.
     """
-    gains = []  # predicted, by how much models disagree, regrets of both tiles, whether slower
-    for table, one in zip(tables, said, strict=True):
-        found = one.combined(replace(numbers, spread_factor=1.0, spread_floor=0.0))
-        first, usual = int(np.argmin(found.seconds)), table.default
-        if usual < 0 or first == usual:
-            continue
-        gain = float(np.log(found.seconds[usual] / found.seconds[first]))
-        regrets = table.seconds[[first, usual]] / table.best - 1
-        gains.append((gain, found.spread[first], *regrets, metrics.is_slower(table, first)))
+    plain = replace(numbers, spread_factor=1.0, spread_floor=0.0)
+    gains = _gains(tables, [one.combined(plain) for one in said])
     if not gains:
         return numbers
     gain, apart, moved, stayed, slower = np.array(gains, float).T
@@ -146,23 +188,77 @@ def _with_spread(tables: Sequence[Table], said: Sequence[_Said], numbers: Number
     return best
 
 
+def _gains(tables: Sequence[Table], found: Sequence[Prediction]) -> list[tuple[float, ...]]:
+    """Return a row for each product that would leave its default.
+
+    The gain that is predicted, how much models disagree, regrets of the tile and of the default,
+    and whether it is slower.
+    """
+    gains = []
+    for table, one in zip(tables, found, strict=True):
+        first, usual = int(np.argmin(one.seconds)), table.default
+        if usual < 0 or first == usual:
+            continue
+        gain = float(np.log(one.seconds[usual] / one.seconds[first]))
+        regrets = table.seconds[[first, usual]] / table.best - 1
+        gains.append((gain, one.spread[first], *regrets, metrics.is_slower(table, first)))
+    return gains
+
+
 def _floor(gain: Floats, apart: Floats) -> float:
     """Return the least number which with `apart`, as a hypotenuse, is more than each gain."""
     lacks = np.sqrt(np.maximum(gain**2 - apart**2, 0.0))
     return max(choice.LEAST_GAIN, 1.01 * float(lacks.max(initial=0.0)))
 
 
-def cross_validate_baseline(name: str, tables: Sequence[Table], folds: int = FOLDS) -> list[Score]:
-    """Return the scores of a baseline on the same folds."""
+@dataclass(frozen=True)
+class HeldBaseline:
+    """What a baseline that did not see their family says of tables, and margins of other folds."""
+
+    tables: tuple[Table, ...]
+    seconds: tuple[Floats, ...]
+    margins: tuple[float, ...]
+
+    def scores(self, whole: bool = False, margin: bool = False) -> list[Score]:
+        """Return the score of each, as :meth:`Held.scores` does."""
+        found = []
+        for table, seconds, least in zip(self.tables, self.seconds, self.margins, strict=True):
+            judged = judged_part(table, whole)
+            if judged is None:
+                continue
+            one, said = table.only(judged), seconds[judged]
+            taken = decide(one, Prediction(said, np.full(len(said), least))) if margin else None
+            found.append(metrics.score(one, said, taken))
+        return found
+
+
+def cross_validate_baseline(name: str, tables: Sequence[Table], folds: int = FOLDS) -> HeldBaseline:
+    """Return what a baseline says on the same folds."""
     where = folds_of(tables, folds)
-    found: dict[int, Score] = {}
+    said: dict[int, Floats] = {}
     for fold in sorted(set(where)):
         kept = [table for table, of in zip(tables, where, strict=True) if of != fold]
         predict = baselines.BASELINES[name](kept)
         for i, of in enumerate(where):
             if of == fold:
-                found[i] = metrics.score(tables[i], _defaults_first(tables[i], predict(tables[i])))
-    return [found[i] for i in range(len(tables))]
+                said[i] = _defaults_first(tables[i], predict(tables[i]))
+    every = [said[i] for i in range(len(tables))]
+    margins = {fold: _margin(tables, every, where, fold) for fold in set(where)}
+    return HeldBaseline(tuple(tables), tuple(every), tuple(margins[fold] for fold in where))
+
+
+def _margin(
+    tables: Sequence[Table], said: Sequence[Floats], where: Sequence[int], without: int
+) -> float:
+    """Return the gain that is asked of a baseline, as :func:`_with_spread` does, of other folds."""
+    kept = [
+        (table.only(part), Prediction(one[part], np.zeros(int(part.sum()))))
+        for table, one, fold in zip(tables, said, where, strict=True)
+        if fold != without and (part := judged_part(table, whole=False)) is not None
+    ]
+    gains = _gains([table for table, _ in kept], [one for _, one in kept])
+    slower = np.array([gain for gain, *_, is_slower in gains if is_slower], float)
+    return _floor(slower, np.zeros(len(slower)))
 
 
 def _defaults_first(table: Table, predicted: Floats) -> Floats:
@@ -218,31 +314,35 @@ def _trees_on_rows(
     return np.exp(booster.predict(x[test]) + base[test])
 
 
-def learning_curve(
-    tables: Sequence[Table], shares: Sequence[float], tell: Tell
-) -> list[dict[str, float]]:
-    """Return what one held-out fold costs, learnt from shares of the other products."""
-    where = folds_of(tables)
+def learning_curve(held: Held, shares: Sequence[float], tell: Tell) -> list[dict[str, float]]:
+    """Return what one held-out fold costs, learnt from shares of the other products.
+
+    The margin is the one of the other folds, however little is learnt.
+    """
+    where = folds_of(held.tables)
     fold = max(set(where), key=where.count)
-    held = [table for table, of in zip(tables, where, strict=True) if of == fold]
-    rest = [table for table, of in zip(tables, where, strict=True) if of != fold]
+    numbers = held.nested[where.index(fold)]
+    left_out = [table for table, of in zip(held.tables, where, strict=True) if of == fold]
+    rest = [table for table, of in zip(held.tables, where, strict=True) if of != fold]
     rest.sort(key=lambda table: fold_of(table.problem.key, 1 << 32))  # in no order of their own
     found = []
     for share in shares:
         kept = rest[: max(2, round(share * len(rest)))]
         if len({fold_of(table.family, trees.MEMBERS, "member") for table in kept}) < 2:
             continue
-        model = trees.train(kept)
-        said = [model.predict(table) for table in held]
-        scores = [
-            metrics.score(table, one.seconds, decide(table, one))
-            for table, one in zip(held, said, strict=True)
-        ]
-        one = metrics.summarize(scores)
+        model = replace(trees.train(kept), numbers=numbers)
+        scores = []
+        for table in left_out:
+            part = judged_part(table, whole=False)
+            if part is not None:
+                one = table.only(part)
+                said = model.predict(one)
+                scores.append(metrics.score(one, said.seconds, decide(one, said)))
+        mean = metrics.summarize(scores)
         tiles = sum(len(table.seconds) for table in kept)
         found.append({
-            "tiles": float(tiles), "products": float(len(kept)), "mean_regret": one.mean_regret,
-            "top_regret": one.top_regret, "chosen_regret": one.chosen_regret, "tau": one.tau,
+            "tiles": float(tiles), "products": float(len(kept)), "mean_regret": mean.mean_regret,
+            "top_regret": mean.top_regret, "chosen_regret": mean.chosen_regret, "tau": mean.tau,
         })  # fmt: skip
-        tell(f"learnt from {tiles} tiles: regret {100 * one.mean_regret:.1f} %")
+        tell(f"learnt from {tiles} tiles: regret {100 * mean.mean_regret:.1f} %")
     return found

@@ -13,12 +13,14 @@ from ...passes.tiling import features, model_files
 from ...passes.tiling.model_files import Manifest
 from ...passes.tiling.record import Machine, Record
 from . import evaluate, measured, metrics, packages, trees
+from .evaluate import Held
 from .fit_text import TextPart
 from .measured import Table
 from .metrics import Score
 
 LEAST_PRODUCTS = 10
 QUIET = 0.03  # median noise of a product's times
+WHOLE = "all legal tiles"
 TEXT = "text.safetensors"
 PACKAGES = ("lightgbm", "iree-base-compiler", "numpy")
 Tell = Callable[[str], object]
@@ -61,7 +63,7 @@ def fit(
             "tiles": sum(len(table.seconds) for table in tables),
             "when": datetime.datetime.now(datetime.UTC).date().isoformat(),
         },
-        metrics=by_form(held.scores()) | ({"text": text.metrics} if text else {}),
+        metrics=metrics_of(held) | ({"text": text.metrics} if text else {}),
         text=TEXT if text else "", vocabulary=text.vocabulary if text else (),
         versions={name: metadata.version(name) for name in PACKAGES},
     )  # fmt: skip
@@ -97,6 +99,11 @@ def of_one_machine(found: Sequence[Table], tell: Tell) -> tuple[list[Table], Mac
         tell(f"of {len(counts)} machines, {kept[0].machine.name} has the most measurements")
     rates = [table.machine for table in kept if table.machine.multiply_rate]
     return kept, (rates or [kept[0].machine])[0]
+
+
+def metrics_of(held: Held) -> dict[str, Any]:
+    """Return :func:`by_form` of the tiles that can be chosen, and a summary of all legal ones."""
+    return by_form(held.scores()) | {WHOLE: metrics.summarize(held.scores(whole=True)).to_dict()}
 
 
 def by_form(scores: Sequence[Score]) -> dict[str, Any]:

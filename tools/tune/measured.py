@@ -1,18 +1,17 @@
 """Measured times as tables: one for each product, of all its tiles on one machine.
 
-A tile that was measured several times has the least of its times: what comes between only makes a
-call longer.  Measurements of one round took turns and drift together, so a tile that was in other
-rounds only is brought to the level of the largest one (of several, the fastest), by the tiles that
-both have.
+Measurements of one round took turns and drift together, so rounds are brought to one level before
+times of the same tile are put together (:mod:`.times`).
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import statistics
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from ...passes.tiling import space
 from ...passes.tiling.problem import Problem
 from ...passes.tiling.record import Machine, Record
 from ...passes.tiling.tilings import Tiling, parse
+from .times import level_times
 
 Floats = NDArray[np.float64]
 NORMAL_QUARTILE = 0.674  # standard deviations
@@ -38,10 +38,13 @@ class Table:
     tilings : tuple of Tiling
         Each once, in the order of the space, those that are no candidates any more behind them.
     seconds, noise : array
-        Of a call; and how far a time may be off, as a fraction: by its blocks, and by what two
-        processes say where two measured it.
+        Of a call; and how far one measurement of it may be off, as a fraction: by its blocks, and
+        by how far processes differ.
     default : int
         Number of the default tile; -1 where it was not measured.
+    is_pooled : bool
+        Whether no two processes measured the same tiles, so that how far they differ is that of the
+        machine's other products.
     """
 
     problem: Problem
@@ -50,12 +53,28 @@ class Table:
     seconds: Floats
     noise: Floats
     default: int
+    is_pooled: bool = False
 
     @property
     def family(self) -> str:
         """What is held out together: the weight's shape, whatever the form and the rows."""
         p = self.problem
         return f"{p.batch}x{p.n}x{p.k}"
+
+    @functools.cached_property
+    def choosable(self) -> NDArray[np.bool_]:
+        """Which tiles can be taken in fact; the others are legal, and were measured to learn."""
+        known = set(space.candidates(self.problem))
+        return np.array([tiling in known for tiling in self.tilings], bool)
+
+    def only(self, mask: NDArray[np.bool_]) -> Table:
+        """Return the table of some of the tiles."""
+        tilings = tuple(itertools.compress(self.tilings, mask))
+        has_default = self.default >= 0 and bool(mask[self.default])
+        place = int(mask[: self.default].sum()) if has_default else -1
+        return replace(
+            self, tilings=tilings, seconds=self.seconds[mask], noise=self.noise[mask], default=place
+        )
 
     @property
     def best(self) -> float:
@@ -69,54 +88,66 @@ def tables(records: Iterable[Record], least: int = LEAST_TILES) -> list[Table]:
     for record in records:
         if record.is_ok and record.seconds > 0:
             grouped[record.machine.key, record.problem.key].append(record)
-    found = [_table(grouped[key]) for key in sorted(grouped)]
+    rounds = {key: _rounds(some) for key, some in grouped.items()}
+    apart = {key: _apart(some) for key, some in rounds.items()}
+    pooled: dict[str, list[Floats]] = defaultdict(list)
+    for (machine, _), one in apart.items():
+        pooled[machine].append(one)
+    found = []
+    for key in sorted(grouped):
+        is_pooled = not len(apart[key])
+        between = _spread(np.concatenate(pooled[key[0]]) if is_pooled else apart[key])
+        table = _table(grouped[key][0], rounds[key], between)
+        found.append(replace(table, is_pooled=is_pooled))
     return [table for table in found if len(table.tilings) >= least]
 
 
-def _table(records: Sequence[Record]) -> Table:
+def _rounds(records: Sequence[Record]) -> list[dict[str, Record]]:
+    """Return the records of each round by tile: of several of one tile, the least."""
     by_round: dict[str, dict[str, Record]] = defaultdict(dict)
-    for record in sorted(records, key=lambda record: -record.seconds):
-        by_round[record.round][record.tiling] = record  # the least one stays
-    rounds = sorted(by_round.values(), key=lambda one: (-len(one), _middle(one)))
-    level = rounds[0]
-    found: dict[str, tuple[float, float]] = {}
-    for one in rounds:
-        shared = [text for text in one if text in level]
-        factor = 1.0
-        if shared:
-            factor = statistics.median(level[t].seconds / one[t].seconds for t in shared)
-        for text, record in one.items():
-            seconds = record.seconds * (1.0 if text in level else factor)
-            if text not in found or seconds < found[text][0]:
-                found[text] = (seconds, record.error)
-    between = _between(rounds)
-    problem, machine = records[0].problem, records[0].machine
+    for record in sorted(records, key=lambda record: (-record.seconds, record.round)):
+        by_round[record.round][record.tiling] = record
+    return [by_round[name] for name in sorted(by_round)]
+
+
+def _table(first: Record, rounds: Sequence[dict[str, Record]], between: float) -> Table:
+    seconds = level_times([{t: r.seconds for t, r in one.items()} for one in rounds])
+    errors = {t: float(np.median([one[t].error for one in rounds if t in one])) for t in seconds}
+    problem, machine = first.problem, first.machine
     order = {tiling.text: place for place, tiling in enumerate(space.candidates(problem))}
-    texts = sorted(found, key=lambda text: (order.get(text, len(order)), text))
+    texts = sorted(seconds, key=lambda text: (order.get(text, len(order)), text))
     usual = space.default(problem).text
     return Table(
         problem, machine, tuple(parse(text) for text in texts),
-        np.array([found[text][0] for text in texts]),
-        np.array([max(between, found[text][1]) for text in texts]),
+        np.array([seconds[text] for text in texts]),
+        np.array([max(between, errors[text]) for text in texts]),
         texts.index(usual) if usual in texts else -1,
     )  # fmt: skip
 
 
-def _between(rounds: Sequence[dict[str, Record]]) -> float:
-    """Return how far times of two processes differ, but for their level; 0 for one process."""
-    if len(rounds) < 2:
-        return 0.0
-    first, second = rounds[:2]
-    shared = [text for text in first if text in second]
+def _apart(rounds: Sequence[dict[str, Record]]) -> Floats:
+    """Return how logarithms of times of two processes differ, but for their level.
+
+    Of the two rounds that share the most tiles; nothing where that is less than a table has.
+    """
+    pairs = itertools.combinations(rounds, 2)
+    first, second = max(
+        pairs, key=lambda pair: len(pair[0].keys() & pair[1].keys()), default=({}, {})
+    )
+    shared = sorted(first.keys() & second.keys())
     if len(shared) < LEAST_TILES:
-        return 0.0
+        return np.zeros(0)
     apart = np.log([first[text].seconds / second[text].seconds for text in shared])
+    found: Floats = apart - np.median(apart)
+    return found
+
+
+def _spread(apart: Floats) -> float:
+    """Return the standard deviation of one process's times, by quartiles; 0 where none is known."""
+    if not len(apart):
+        return 0.0
     low, high = np.percentile(apart, [25, 75])
     return float((high - low) / 2 / NORMAL_QUARTILE / np.sqrt(2))
-
-
-def _middle(one: dict[str, Record]) -> float:
-    return statistics.median(record.seconds for record in one.values())
 
 
 def data_hash(found: Sequence[Table]) -> str:

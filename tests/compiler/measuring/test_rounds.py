@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from lowc.compiler.backend import vector_unit
 from lowc.compiler.measuring import rounds, worker
-from lowc.compiler.measuring.data import difference
+from lowc.compiler.measuring.data import difference, useless
 from lowc.compiler.measuring.rounds import Prepared, measure, prepare
 from lowc.compiler.measuring.worker import Effort
 from lowc.compiler.target import load_target
@@ -154,10 +154,22 @@ def test_the_time_of_a_tile_is_the_lower_quartile_of_its_blocks():
     tile = worker._Tile(3, lambda: None)
     for seconds in (1.0, 1.1, 1.2, 9.0, 1.0):
         tile.blocks.append(seconds)
-        tile.calls += [seconds] * 4
+        tile.calls.append([seconds] * 4)
     summary = worker._summary(tile)
     assert (summary["time"], summary["seconds"], summary["blocks"]) == (3, 1.0, 5)
     assert summary["spread"] == pytest.approx((1.2 - 1.0) / 2 / 1.1)
     assert not tile.is_known(worker.Effort(seconds=100.0, least=5, error=0.01))
     assert tile.is_known(worker.Effort(seconds=100.0, least=5, error=0.1))
     assert tile.is_known(worker.Effort(seconds=50.0))  # it has had its time
+    tile.drop(2)
+    assert tile.blocks == [1.0, 1.1, 1.2] and worker._summary(tile)["p90"] == 1.2
+    assert worker._summary(tile)["calls"] == 12 and tile.lost == 40.0
+    assert tile.is_known(worker.Effort(seconds=50.0))  # what was lost was spent too
+
+
+def test_nothing_is_compared_with_a_useless_default():
+    fine = np.array([0.0, 1.0], np.float32)
+    assert useless(fine) == ""
+    assert "not all finite" in useless(np.array([np.nan, 1.0], np.float32))
+    assert "not all finite" in useless(np.array([np.inf, 1.0], np.float32))
+    assert "all 0" in useless(np.zeros(2, np.float32))

@@ -45,13 +45,23 @@ def test_it_ranks(folder):
     assert manifest.metrics["all"]["tau"] > 0.2
 
 
-def test_elsewhere_it_is_less_sure_and_says_so(folder):
-    other = dataclasses.replace(HERE, name="Another CPU")
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "Another CPU"}, {"unit": "avx512vnni"}, {"threads": 8},
+        {"caches": (48 << 10, 2 << 20, 64 << 20)},
+    ],
+)  # fmt: skip
+def test_elsewhere_it_is_less_sure_and_says_so(folder, change):
+    other = dataclasses.replace(HERE, **change)
+    held = model_files.read(folder).manifest.numbers
     there, here = rankers.ranker(str(folder), other), rankers.ranker(str(folder), HERE)
     one = problem(100, 500, 300)
     a, b = (ranker.predict(one, space.candidates(one)) for ranker in (there, here))
-    np.testing.assert_allclose(a.spread, tree_ranker.ELSEWHERE * b.spread)
-    assert "another processor" in there.name and "another" not in here.name
+    assert (a.spread >= tree_ranker.ELSEWHERE * held.spread_floor * 0.99).all()
+    if "name" in change:  # of which the features know nothing
+        np.testing.assert_allclose(a.spread, tree_ranker.ELSEWHERE * b.spread)
+    assert "another machine" in there.name and "another" not in here.name
     assert "lowc tune" in there.warning and not here.warning
 
 

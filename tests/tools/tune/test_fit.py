@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from lowc import UserError
+from lowc.passes.tiling import choice, space
 from lowc.tools.cli import main
 from lowc.tools.report import cost_model
 from lowc.tools.tune import baselines, evaluate, fit, measured, trees
@@ -36,10 +37,9 @@ def test_no_shape_is_in_two_folds(tables):
 
 
 def test_held_out_products_are_ranked(tables, held):
-    found = fit.by_form(held.scores())
-    assert set(found) == {"all", "noise at most 3 %", "f32", "lmul"} and found["all"][
-        "products"
-    ] == len(tables)
+    found = fit.metrics_of(held)
+    assert set(found) >= {"all", "f32", "lmul", fit.WHOLE}
+    assert found["all"]["products"] == found[fit.WHOLE]["products"] == len(tables)
     assert found["all"]["tau"] > 0.3
     assert found["all"]["mean_regret"] < found["all"]["default_regret"]
     assert len(held.predictions) == len(tables)
@@ -55,9 +55,46 @@ def test_an_unsure_prediction_leaves_the_default(tables, held):
     assert evaluate.decide(table, sure) == 3 and evaluate.decide(table, unsure) == table.default
 
 
+def test_only_tiles_that_can_be_chosen_are_judged(tables):
+    table = tables[0]
+    mask = np.arange(len(table.seconds)) != 1
+    assert evaluate.judged_part(table, whole=False).all()  # all of them are candidates
+    wide = next(one for one in space.every(table.problem) if one not in set(table.tilings)
+                and one not in set(space.candidates(table.problem)))  # fmt: skip
+    grown = dataclasses.replace(
+        table, tilings=(*table.tilings, wide), seconds=np.append(table.seconds, 1e-9),
+        noise=np.append(table.noise, 0.0),
+    )  # fmt: skip
+    part = evaluate.judged_part(grown, whole=False)
+    assert part.tolist() == [True] * len(table.seconds) + [False]
+    assert grown.only(part).best == table.best and grown.best == 1e-9
+    less = table.only(mask)
+    assert less.default == 0 and less.tilings == (table.tilings[0], *table.tilings[2:])
+    assert table.only(~mask).default == -1
+
+
+def test_the_margin_of_a_fold_is_that_of_the_others(tables, held):
+    """Where a product of a fold is what asks for the margin, that fold's margin is smaller."""
+    where = evaluate.folds_of(tables, 3)
+    assert len(held.nested) == len(tables)
+    assert all(len({held.nested[i] for i, of in enumerate(where) if of == fold}) == 1
+               for fold in set(where))  # fmt: skip
+    said = [np.ones(len(table.seconds)) for table in tables]
+    over = [table.seconds.max() / table.seconds[0] for table in tables]
+    worst = int(np.argmax(over))
+    assert over[worst] > 1.1
+    said[worst][np.argmax(tables[worst].seconds)] = 0.2  # said to be five times as fast
+    here, elsewhere = (
+        evaluate._margin(tables, said, where, fold)
+        for fold in (where[worst], next(of for of in where if of != where[worst]))
+    )
+    assert here == choice.LEAST_GAIN and elsewhere > np.log(5)
+
+
 @pytest.mark.parametrize("name", list(baselines.BASELINES))
 def test_baselines_predict_held_out_products(tables, name):
-    scores = evaluate.cross_validate_baseline(name, tables[:12], folds=2)
+    found = evaluate.cross_validate_baseline(name, tables[:12], folds=2)
+    scores = found.scores()
     assert len(scores) == 12 and all(np.isfinite(one.percent_error) for one in scores)
     if name in ("roofline", "alpha-FLOPs"):  # they see no tiles
         assert all(one.regret == one.default_regret for one in scores)
@@ -119,7 +156,11 @@ def test_the_command_line(store, tmp_path, capsys, monkeypatch):
     assert cost_model.TREES in capsys.readouterr().out
     assert main(["report", "cost-model", "--store", store, "--plots", str(tmp_path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert set(found["models"]) == {cost_model.TREES, *baselines.BASELINES}
+    assert set(found["models"]) == {
+        cost_model.TREES, f"{cost_model.TREES}, no margin", *baselines.BASELINES,
+        *(f"{name}, with a margin" for name in baselines.BASELINES),
+    }  # fmt: skip
+    assert set(found[fit.WHOLE]) == {cost_model.TREES, *baselines.BASELINES}
     assert found["products"] == 24 and found["learning curve"]
     names = {path.name for path in tmp_path.glob("*.png")}
     assert names == {

@@ -1,7 +1,8 @@
-"""Records as tables: the least times, rounds of other speed, and tiles that failed."""
+"""Records as tables: rounds of other speed, and tiles that failed."""
 
 import dataclasses
 
+import pytest
 from lowc.passes.tiling import space
 from lowc.tools.tune import measured
 from tiny.measurements import HERE, problem, records
@@ -32,15 +33,38 @@ def test_a_tile_of_a_slower_round_only_is_brought_to_the_level_of_the_others():
     assert table.seconds.tolist() == [1.0, 2.0, 3.0, 4.0, 3.0]
 
 
-def test_of_two_processes_the_faster_one_counts_for_each_tile():
+def test_rounds_that_differ_in_level_are_not_mixed():
+    """The second round is faster by a fifth: each tile is where both rounds have it."""
+    first = [record(i, 2.0 + i) for i in range(4)]
+    second = [record(i, (2.0 + i) * 0.8, "b") for i in (0, 1, 4)]
+    (table,) = measured.tables(first + second)
+    assert table.seconds == pytest.approx([2.0, 3.0, 4.0, 5.0, 6.0])
+    lonely = [record(5, 1e-6, "c")]  # nothing ties it to the others
+    (table,) = measured.tables(first + second + lonely)
+    assert len(table.seconds) == 5
+
+
+def test_of_two_processes_the_middle_counts_for_each_tile():
     first = [record(i, 2.0 + i, spread=0.1, blocks=9) for i in range(4)]
     second = [record(i, 1.0 + 2 * i, "b", spread=0.01, blocks=9) for i in range(4)]
     (table,) = measured.tables(first + second)
-    assert table.seconds.tolist() == [1.0, 3.0, 4.0, 5.0]
+    factor = (3 / 3 + 4 / 5) / 2
+    wanted = [(2.0 + i + factor * (1.0 + 2 * i)) / 2 for i in range(4)]
+    assert table.seconds == pytest.approx(wanted) and not table.is_pooled
     assert (table.noise > 0.1).all()  # the two do not say the same
-    alike = [record(i, 1.1 + 2.2 * i, "c", spread=0.1, blocks=9) for i in range(4)]
+    alike = [record(i, 1.1 + 2.2 * i, "c", spread=0.01, blocks=9) for i in range(4)]
     (table,) = measured.tables(second + alike)
     assert (table.noise < 0.01).all()  # but for their level they do
+
+
+def test_products_of_one_process_have_the_noise_of_the_others():
+    twice = [record(i, 1.0 + i, spread=0.01, blocks=9) for i in range(4)]
+    twice += [record(i, (1.0 + i) * (1.1 if i % 2 else 0.9), "b") for i in range(4)]
+    once = [dataclasses.replace(one, problem=problem(32, 64, 96)) for one in twice[:4]]
+    found = {table.is_pooled: table for table in measured.tables(twice + once)}
+    assert found[True].noise == pytest.approx(found[False].noise) and found[True].noise[0] > 0.05
+    (alone,) = measured.tables(once)
+    assert alone.is_pooled and alone.noise[0] < 0.01
 
 
 def test_few_tiles_are_no_table_and_other_machines_are_apart():
