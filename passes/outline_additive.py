@@ -14,10 +14,11 @@ from .contraction import defining, dims_of, indexing_maps, is_dim, is_zero_fill
 from .epilogues import Chain
 from .formats.floats import F32
 from .formats.stored import STORED, StoredFloat
-from .kernels import additive_matmul_gpu, additive_tiles_gpu, tiles
+from .kernels import additive_tiles_gpu, tiles
 from .kernels.additive_matmul import AdditiveMatmul
 from .kernels.additive_matmul_gpu import AdditiveMatmulGpu
 from .kernels.additive_tiles_gpu import AdditiveTilesGpu, SharedTile
+from .kernels.gpu import MAX_WORKGROUPS
 from .matrices import Matrices, as_matrices, to_matrices
 
 KernelGpu = AdditiveMatmulGpu | AdditiveTilesGpu
@@ -116,7 +117,7 @@ def _gpu_kernel(
         kernel = AdditiveTilesGpu(*facts, tile)
     else:
         kernel = AdditiveMatmulGpu(*facts, tile)
-    most = additive_matmul_gpu.MAX_WORKGROUPS
+    most = MAX_WORKGROUPS
     if any(count is not None and count > most for count in kernel.known_grid):
         return Refusal(f"a GPU starts at most {most} workgroups along one axis")
     return kernel

@@ -17,6 +17,7 @@ from .forms import Form
 from .fuse_dequant import Dequantised
 from .kernels import dequant_few_gpu, few_rows_gpu
 from .kernels.dequant_few_gpu import DequantFewGpu
+from .kernels.gpu import MAX_WORKGROUPS
 from .matrices import Matrices, as_matrices, to_matrices
 from .outline_integer_gpu import TOO_MANY, parts_of
 
@@ -59,7 +60,7 @@ def _kernel(matrices: Matrices, group: int, form: Form) -> DequantFewGpu | Refus
     most = dequant_few_gpu.MOST_ROWS
     if m > most:
         return Refusal(f"{m} rows are more than {most}, the most that kernels for GPUs take")
-    why = TOO_MANY if batch > few_rows_gpu.MAX_WORKGROUPS else gpu_rows.misfit(k, group)
+    why = TOO_MANY if batch > MAX_WORKGROUPS else gpu_rows.misfit(k, group)
     if not why and not gpu_rows.span_of(k, group, form.bits):
         why = f"groups of {group} do not fit rows of {k}"
     tile = None if why else few_rows_gpu.choose(m, n, k, form.bits, group, whole=True, floats=True)

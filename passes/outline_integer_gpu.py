@@ -14,13 +14,14 @@ from . import dispatch_records
 from .base import Refusal
 from .formats import gpu_rows
 from .integer_products import IntegerProduct
-from .kernels import few_rows_gpu, mma_tile
+from .kernels import mma_tile
 from .kernels.few_rows_gpu import FewTile
+from .kernels.gpu import MAX_WORKGROUPS
 from .kernels.integer_few_gpu import IntegerFewGpu
 from .kernels.integer_tiles_gpu import IntegerTilesGpu
 
 Kernel = IntegerFewGpu | IntegerTilesGpu
-TOO_MANY = f"a GPU starts at most {few_rows_gpu.MAX_WORKGROUPS} workgroups along an axis"
+TOO_MANY = f"a GPU starts at most {MAX_WORKGROUPS} workgroups along an axis"
 _LONGEST = 1 << 17  # products of a group: 16 times their sum fits 32 bits
 
 
@@ -35,7 +36,7 @@ def kernel_for(product: IntegerProduct) -> Kernel | Refusal:
         return Refusal(why)
     if group > _LONGEST:
         return Refusal(f"a sum of {group} products may not fit 32 bits")
-    if batch > few_rows_gpu.MAX_WORKGROUPS:
+    if batch > MAX_WORKGROUPS:
         return Refusal(TOO_MANY)
     per_group = not product.per_row
     tile = mma_tile.few_or_many(m, n, k, bits, group, symmetric=product.symmetric)
@@ -45,7 +46,7 @@ def kernel_for(product: IntegerProduct) -> Kernel | Refusal:
         return IntegerFewGpu(batch, m or 1, n, k, bits, group, product.symmetric, tile, per_group)
     kernel = IntegerTilesGpu(batch, m, n, k, bits, group, product.symmetric, per_group, tile)
     down = kernel.known_grid[1]
-    if down is not None and down > few_rows_gpu.MAX_WORKGROUPS:
+    if down is not None and down > MAX_WORKGROUPS:
         return Refusal(TOO_MANY)
     return kernel
 

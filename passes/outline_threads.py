@@ -28,6 +28,7 @@ from .formats.integer import element_bits
 from .integer_products import IntegerProduct
 from .kernels import dequant_threads
 from .kernels.dequant_threads import DequantThreads
+from .kernels.gpu import MAX_WORKGROUPS
 from .matrices import Matrices, as_matrices, to_matrices
 
 
@@ -116,7 +117,7 @@ def _kernel(
     kernel = DequantThreads(
         batch, m, n, k, matrices.batch_in_columns, bits, group, symmetric, scaled, tile
     )
-    most = dequant_threads.MAX_WORKGROUPS
+    most = MAX_WORKGROUPS
     if any(count is not None and count > most for count in kernel.known_grid):
         return Refusal(f"a GPU starts at most {most} workgroups along one axis")
     return kernel

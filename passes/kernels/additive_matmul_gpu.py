@@ -26,16 +26,11 @@ from iree.compiler.dialects import arith, memref, scf, vector
 
 from ..additive import Addition
 from ..formats.stored import STORED, StoredFloat
-from . import emit
+from . import emit, gpu
 from .executable import Interface
 
 SIDE = 8  # threads of a workgroup along columns, and along rows
 LANES = 4
-MAX_WORKGROUPS = 65535  # along each axis: what Vulkan promises; CUDA has more along x
-_PIPELINES = {
-    "spirv": "#iree_gpu.spirv_pipeline<BaseLowering>",
-    "ptx": "#iree_gpu.pipeline<BaseLowering>",
-}
 
 
 @dataclass(frozen=True)
@@ -110,7 +105,7 @@ class AdditiveMatmulGpu:
     @property
     def translation(self) -> str:
         """How IREE goes on from the kernel's body."""
-        pipeline = _PIPELINES[self.dialect]
+        pipeline = gpu.PIPELINES[self.dialect]
         size = f"workgroup_size = [{SIDE}, {SIDE}, 1]"
         return f"#iree_codegen.translation_info<pipeline = {pipeline} {size}>"
 
@@ -140,7 +135,9 @@ class AdditiveMatmulGpu:
     def describe(self) -> str:
         """Say which kernel it is."""
         said = f"kernel for GPUs, {self.tile.rows} x {self.tile.vectors * LANES} sums a thread"
-        return said if self.batch is not None else f"{said}, for at most {MAX_WORKGROUPS} batches"
+        return (
+            said if self.batch is not None else f"{said}, for at most {gpu.MAX_WORKGROUPS} batches"
+        )
 
     def emit(self, interface: Interface) -> None:
         """Build the kernel's function at the current place."""
@@ -196,7 +193,7 @@ class _Body:
         return interface.buffer(1, type_, opened, is_input=True)
 
     def emit(self) -> None:
-        across, down = (_thread(axis) for axis in ("x", "y"))
+        across, down = (gpu.thread(axis) for axis in ("x", "y"))
         first = arith.muli(
             arith.addi(arith.muli(self.block, emit.index(SIDE)), down), emit.index(self.tile.rows)
         )
@@ -266,11 +263,3 @@ def choose_tile(m: int | None, n: int | None) -> ThreadTile:
     rows = 8 if m is None else max(1, min(8, -(-m // SIDE)))
     vectors = 2 if n is None or n > SIDE * LANES else 1
     return ThreadTile(rows, vectors)
-
-
-def _thread(axis: str) -> ir.Value:
-    return ir.Operation.create(
-        "gpu.thread_id",
-        results=[ir.IndexType.get()],
-        attributes={"dimension": ir.Attribute.parse(f"#gpu<dim<{axis}>>")},
-    ).result

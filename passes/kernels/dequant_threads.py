@@ -27,17 +27,12 @@ from iree.compiler import ir
 from iree.compiler.dialects import arith, memref, scf, vector
 
 from ..formats import panels
-from . import emit
+from . import emit, gpu
 from .executable import Interface
 
 LANES = 4
-MAX_WORKGROUPS = 65535  # along each axis: what Vulkan promises
 MAGIC = 0x4B000000  # the pattern of 2^23: with a code in its mantissa it is that much larger
 LARGEST = 127  # of an activation in 8 bits
-_TRANSLATION = (
-    "#iree_codegen.translation_info<pipeline = #iree_gpu.spirv_pipeline<BaseLowering> "
-    "workgroup_size = [{across}, {down}, 1]>"
-)
 
 
 @dataclass(frozen=True)
@@ -142,7 +137,7 @@ class DequantThreads:
     @property
     def translation(self) -> str:
         """How IREE goes on from the kernel's body."""
-        return _TRANSLATION.format(across=self.tile.across, down=self.tile.down)
+        return gpu.translation("spirv", (self.tile.across, self.tile.down, 1))
 
     @property
     def known_grid(self) -> tuple[int | None, ...]:
@@ -212,7 +207,7 @@ class _Body:
 
     def emit(self) -> None:
         tile, kernel = self.tile, self.kernel
-        across, down = (_thread(axis) for axis in ("x", "y"))
+        across, down = (gpu.thread(axis) for axis in ("x", "y"))
         first = arith.addi(arith.muli(self.block, emit.index(tile.down)), down)
         first = arith.muli(first, emit.index(tile.rows))
         rows = [arith.addi(first, emit.index(r)) for r in range(tile.rows)]
@@ -389,11 +384,3 @@ def choose_tile(m: int | None, n: int) -> DequantTile:
     while across > 8 and across * LANES > n:
         across //= 2
     return DequantTile(rows, vectors, across, down)
-
-
-def _thread(axis: str) -> ir.Value:
-    return ir.Operation.create(
-        "gpu.thread_id",
-        results=[ir.IndexType.get()],
-        attributes={"dimension": ir.Attribute.parse(f"#gpu<dim<{axis}>>")},
-    ).result

@@ -24,7 +24,6 @@ from ..formats import gpu_rows
 from . import emit, gpu
 from .executable import Interface
 
-MAX_WORKGROUPS = gpu.MAX_WORKGROUPS
 MOST_ROWS = 8  # of activations; more are multiplied by tiles
 MOST_WARPS = 8  # of a workgroup
 MOST_SUMS = 16  # of a thread
