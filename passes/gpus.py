@@ -80,6 +80,7 @@ class Gpu:
         features |= {"storageBuffer8BitAccess": 8 in self.storage}
         features |= {"shaderFloat16": 16 in self.floats, "shaderInt8": 8 in self.integers}
         features |= {"shaderIntegerDotProduct": self.dot4}
+        features |= {"cooperativeMatrix": bool(self.matrices)}
         return {
             "subgroups": list(self.subgroup) if self.operations else [],
             "features": [name for name, needed in features.items() if needed],

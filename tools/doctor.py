@@ -155,7 +155,9 @@ def _lines(device: dict[str, Any]) -> list[str]:
     kind = device["name"].partition(":")[0]
     about = [f"also {kind}://{device['index']}, UUID {device['uuid']}"]
     about += [f"driver {device['driver']}, Vulkan {device['api']}"] if device["api"] else []
-    about += [f"compile for it with --target {' or '.join(device['targets'])}"]
+    names = " or ".join(device["targets"])
+    too_old = f"too old for code for {kind}; try it as a Vulkan device"
+    about += [f"compile for it with --target {names}" if names else too_old]
     if device["features"] is not None:
         has = [f"{'has' if there else 'no'} {name}" for name, there in device["features"].items()]
         about.append(", ".join(has))

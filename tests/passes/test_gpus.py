@@ -119,3 +119,6 @@ def test_what_a_device_must_have():
     assert rdna.needs["subgroups"] == [32, 64]
     assert "shaderIntegerDotProduct" not in rdna.needs["features"]
     assert "shaderIntegerDotProduct" in dataclasses.replace(rdna, dot4=True).needs["features"]
+    ada, rdna3 = (gpus.families("vulkan")[name].needs["features"] for name in ("ada", "rdna3"))
+    assert "cooperativeMatrix" in ada and "cooperativeMatrix" in rdna3
+    assert "cooperativeMatrix" not in rdna.needs["features"]
