@@ -79,7 +79,12 @@ class Forest:
         ]
 
     def predict(self, rows: Floats) -> Floats:
-        """Return ``[models, rows]``, what each model says of ``[rows, features]``, all finite."""
+        """Return ``[models, rows]``, what each model says of ``[rows, features]``; NaN counts as 0.
+
+        That is how LightGBM has it for trees that do not ask for missing values.
+        """
+        if np.isnan(rows).any():
+            rows = np.where(np.isnan(rows), 0.0, rows)
         if len(rows) == 1:
             return self._one(rows[0].tolist())
         found = np.empty((len(self._ends), len(rows)))

@@ -29,6 +29,7 @@ MANIFEST = "manifest.json"
 PACKAGED = Path(__file__).parent / "models"
 MOST_MANIFEST = 1 << 20
 MOST_BYTES = 32 << 20
+MOST_TOGETHER = 64 << 20
 MOST_FILES = 32
 _FILE = re.compile(r"[a-z0-9][a-z0-9-]{0,40}\.(txt|safetensors)")
 _HINT = "fit it again with 'lowc tune --fit', or take the one that comes with lowc"
@@ -174,7 +175,12 @@ def read(folder: Path) -> ModelFiles:
     if wanted - set(listed):
         missing = sorted(wanted - set(listed))[0]
         raise UserError(f"the manifest does not list '{missing[:60]}'", where=where, hint=_HINT)
-    return ModelFiles(manifest, {name: _checked(folder, name, listed[name]) for name in wanted})
+    files: dict[str, bytes] = {}
+    rest = MOST_TOGETHER
+    for name in sorted(wanted):
+        files[name] = _checked(folder, name, listed[name], min(rest, MOST_BYTES))
+        rest -= len(files[name])
+    return ModelFiles(manifest, files)
 
 
 def contents(path: Path, most: int) -> bytes:
@@ -239,10 +245,10 @@ def _parsed(value: dict[str, Any]) -> Manifest:
     )  # fmt: skip
 
 
-def _checked(folder: Path, name: str, listed: Any) -> bytes:
+def _checked(folder: Path, name: str, listed: Any, most: int) -> bytes:
     path = folder / name
     try:
-        data = contents(path, MOST_BYTES)
+        data = contents(path, most)
     except OSError as error:
         raise UserError(
             f"a file of the model cannot be read ({error.strerror})", where=str(path), hint=_HINT

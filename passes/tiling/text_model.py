@@ -47,6 +47,7 @@ SHAPES = {
 SUMS = len(ADDED) + 1
 MOST_REGISTERS = 32.0
 MOST_TOKENS = 20_000
+MOST_SIZES = {"window": 15, "width": 512, "hidden": 512, "inner": 512}
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,9 @@ def check_shapes(weights: Mapping[str, NDArray[Any]], tokens: int) -> str:
         for dim, size in zip(dims, array.shape, strict=True):
             if sizes.setdefault(dim, size) != size:
                 return f"'{name}' has the shape {array.shape}"
+    for dim, most in MOST_SIZES.items():
+        if not 1 <= sizes[dim] <= most:
+            return f"its {dim} is {sizes[dim]}, not 1 to {most}"
     if sizes["features"] != 2 * sizes["hidden"] + SUMS + 3 or sizes["window"] % 2 == 0:
         return "its arrays do not fit each other"
     return ""

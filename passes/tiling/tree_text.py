@@ -52,6 +52,9 @@ def checked(text: str, features: Sequence[str]) -> tuple[str, int]:
     head, *trees = re.split(r"\n+Tree=[0-9]+\n", body)
     if len(trees) > MOST_TREES:
         raise TreeError(f"it has {len(trees)} trees, more than {MOST_TREES}")
+    # Forests (boosting=rf) have the line "average_output" there: what they say is no sum.
+    if "average_output" in head.split():
+        raise TreeError("it averages its trees (boosting=rf), and lowc adds them up")
     facts = _lines(head)
     if facts.get("feature_names", "").split() != list(features):
         raise TreeError("it is about other features than this lowc has")

@@ -130,7 +130,7 @@ def model_for(repository: Repository, target: str) -> CostModel:
     Fault
         404, when there is none.
     """
-    models = [repository.find(name).model for name in repository.names]
+    models = repository.newest()
     known = [model for model in models if isinstance(model, CostModel) and not model.form]
     # Its own unit's model before one of the family.
     for model in sorted(known, key=lambda one: one.unit != target):

@@ -52,7 +52,7 @@ def page_routes(state: State) -> APIRouter:
 
     @router.get("/v1/known", tags=["lowc"], summary="Known words", responses=errors())
     async def known() -> Known:
-        found = [state.repository.find(name).model for name in state.repository.names]
+        found = state.repository.newest()
         return Known(
             forms=list(FORMS),
             units=sorted({model.unit for model in found if isinstance(model, CostModel)}),

@@ -7,6 +7,7 @@ request's name is only ever compared with them.
 from __future__ import annotations
 
 import asyncio
+import threading
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -66,7 +67,9 @@ class Repository:
         self.is_explicit = is_explicit
         self._sources = list(sources)
         self._make_batcher = make_batcher
+        # Never changed, only replaced: whoever looks at it need not know of other threads.
         self._served: dict[str, dict[str, Served]] = {}
+        self._changing, self._in_turn = threading.Lock(), asyncio.Lock()
         self._reasons: dict[tuple[str, str], str] = {}
         self._known: dict[str, list[str]] = {}
 
@@ -80,6 +83,10 @@ class Repository:
     def names(self) -> list[str]:
         """Names of the models that are ready, sorted."""
         return sorted(self._served)
+
+    def newest(self) -> list[Model]:
+        """Return the newest version of every model that is ready, by name."""
+        return [next(reversed(one.values())).model for _, one in sorted(self._served.items())]
 
     def find(self, name: str, version: str = "") -> Served:
         """Return a ready model; an empty `version` is the newest.
@@ -140,14 +147,12 @@ class Repository:
             are no good; then what was ready stays so.
         """
         self._allow()
-        await asyncio.to_thread(self._look)
-        if name not in self._known:
-            raise Fault(404, f"there is no model {short(name)}")
-        failed = await asyncio.to_thread(self._load, name)
+        async with self._in_turn:
+            failed = await asyncio.to_thread(self._look_and_load, name)
         if failed:
             raise Fault(400, failed)
 
-    def unload(self, name: str) -> None:
+    async def unload(self, name: str) -> None:
         """Stop serving a model; what it is answering already is answered.
 
         Raises
@@ -156,12 +161,30 @@ class Repository:
             403 without ``--model-control explicit``, 404 for a model that is not ready.
         """
         self._allow()
-        versions = self._served.pop(name, None)
-        if versions is None:
-            raise Fault(404, f"there is no model {short(name)}")
-        for version in versions:
-            self._reasons[name, version] = "unloaded"
+        async with self._in_turn:
+            await asyncio.to_thread(self._unload, name)
+
+    def _unload(self, name: str) -> None:
+        with self._changing:
+            versions = self._served.get(name)
+            if versions is None:
+                raise Fault(404, f"there is no model {short(name)}")
+            for version in versions:
+                self._reasons[name, version] = "unloaded"
+            self._replace(name, {})
+
+    def _replace(self, name: str, versions: dict[str, Served]) -> None:
+        others = {one: served for one, served in self._served.items() if one != name}
+        self._served = {**others, name: versions} if versions else others
         self._tell(len(self._served))
+
+    def _look_and_load(self, name: str) -> str:
+        # A request that ran out of time has left its turn, and not yet its thread.
+        with self._changing:
+            self._look()
+            if name not in self._known:
+                raise Fault(404, f"there is no model {short(name)}")
+            return self._load(name)
 
     def _allow(self) -> None:
         if not self.is_explicit:
@@ -192,8 +215,5 @@ class Repository:
                 continue
             fresh[version] = Served(model, self._make_batcher(model))
         if (fresh and not failed) or name not in self._served:
-            self._served.pop(name, None)
-            if fresh:
-                self._served[name] = fresh
-        self._tell(len(self._served))
+            self._replace(name, fresh)
         return failed

@@ -168,7 +168,7 @@ def repository_routes(state: State) -> APIRouter:
         **described({"type": "object"}, refuses=(403, 404)),
     )  # fmt: skip
     async def unload(_request: Request, model: str) -> Response:
-        state.repository.unload(model)
+        await state.repository.unload(model)
         return json_response({})
 
     return router

@@ -78,9 +78,9 @@ class Service:
         await self._state.repository.load(request.model_name)
         return {}
 
-    def repository_model_unload(self, request: Any) -> dict[str, Any]:
+    async def repository_model_unload(self, request: Any) -> dict[str, Any]:
         """Stop serving a model."""
-        self._state.repository.unload(request.model_name)
+        await self._state.repository.unload(request.model_name)
         return {}
 
 

@@ -121,6 +121,15 @@ def test_a_damaged_file_is_refused(copy, monkeypatch):
         rankers.ranker(str(copy), HERE)
 
 
+def test_files_have_a_most_together(copy, monkeypatch):
+    sizes = sorted(len(data) for data in model_files.read(copy).files.values())
+    monkeypatch.setattr(model_files, "MOST_TOGETHER", sum(sizes))
+    model_files.read(copy)
+    monkeypatch.setattr(model_files, "MOST_TOGETHER", sum(sizes) - 1)
+    with pytest.raises(UserError, match="larger"):
+        model_files.read(copy)
+
+
 def test_what_is_no_plain_file_is_not_read(copy):
     for name, said in (("time-0.txt", "no plain file"), (model_files.MANIFEST, "no plain file")):
         (copy / name).unlink()

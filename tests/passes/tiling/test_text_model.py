@@ -52,8 +52,8 @@ def test_it_comes_back_from_safetensors(trained):
     assert model.predict(text).seconds > 0 and 0 <= model.predict(text).vector_registers <= 32
 
 
-def arrays(tokens_=4, hidden=3, width=2):
-    sizes = {"tokens": tokens_, "width": width, "hidden": hidden, "window": 5, "inner": 2,
+def arrays(tokens_=4, hidden=3, width=2, window=5):
+    sizes = {"tokens": tokens_, "width": width, "hidden": hidden, "window": window, "inner": 2,
              "sums": text_model.SUMS, "features": 2 * hidden + text_model.SUMS + 3,
              "outputs": len(text_model.OUTPUTS)}  # fmt: skip
     return {
@@ -77,6 +77,9 @@ def test_an_untrained_model_knows_no_time():
         (lambda a: a.update({"last.bias": np.full(6, np.nan, np.float32)}), "no numbers"),
         (lambda a: a.update(arrays(tokens_=5)), "'embedding' has the shape"),
         (lambda a: a.update({"first.weight": np.zeros((2, 99), np.float32)}), "do not fit"),
+        (lambda a: a.update(arrays(window=17)), "its window is 17, not 1 to 15"),
+        (lambda a: a.update(arrays(hidden=513)), "its hidden is 513, not 1 to 512"),
+        (lambda a: a.update(arrays(width=513)), "its width is 513, not 1 to 512"),
     ],
 )
 def test_other_arrays_are_refused(change, text):

@@ -127,3 +127,13 @@ def test_what_is_no_model_is_refused(model, monkeypatch):
     monkeypatch.setattr(tree_text, "MOST_BYTES", 100)
     with pytest.raises(tree_text.TreeError, match="larger"):
         tree_text.checked(model[1], NAMES)
+
+
+def test_forests_that_average_are_refused(model):
+    """Their text has the line `average_output`: added up, their trees would say too much."""
+    _, _, x = model
+    settings = {"boosting": "rf", "bagging_freq": 1, "bagging_fraction": 0.5, "verbosity": -1}
+    data = lightgbm.Dataset(x, x[:, 0], feature_name=list(NAMES))
+    text = lightgbm.train({**settings, "num_threads": 1}, data, 3).model_to_string()
+    with pytest.raises(tree_text.TreeError, match="boosting=rf"):
+        tree_text.checked(text, NAMES)

@@ -53,6 +53,18 @@ def test_a_value_at_a_threshold_goes_left():
         np.testing.assert_array_equal(forest.Forest([text]).predict(rows)[0], expected)
 
 
+def test_what_is_missing_counts_as_lightgbm_has_it():
+    booster, x = trained(31)
+    found = trees.load(files(booster), NAMES)
+    assert isinstance(found, forest.Forest)
+    x = np.where(np.random.default_rng(3).random(x.shape) < 0.3, np.nan, x)
+    x[7], x[8, 0], x[9, 3] = np.nan, np.inf, -np.inf
+    expected = booster.predict(x)
+    np.testing.assert_array_equal(found.predict(x)[0], expected)
+    alone = [found.predict(row[None])[0, 0] for row in x[:60]]
+    np.testing.assert_array_equal(alone, expected[:60])
+
+
 def test_trees_of_one_leaf_and_tables_in_parts(monkeypatch):
     booster, x = trained(31, rounds=20)
     alone = lightgbm.train(

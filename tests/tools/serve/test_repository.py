@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,6 +39,32 @@ def test_a_model_that_fails_is_listed_with_its_reason() -> None:
     assert (bad["state"], good["state"]) == ("UNAVAILABLE", "READY")
     assert bad["reason"] == "model 'bad' 1: RuntimeError: no luck"
     assert counts[-1] == 1
+
+
+def test_a_model_that_is_read_again_is_never_gone() -> None:
+    """Who looks while another thread reloads and unloads sees one state or the other."""
+    repository = Repository([Some()], lambda _: SimpleNamespace(), is_explicit=True)  # type: ignore[arg-type, return-value]
+    repository.load_all()
+    end = threading.Event()
+    seen: list[list[Any]] = []
+
+    def look() -> None:
+        while not end.is_set():
+            seen.append(repository.newest())
+            repository.find("good")
+
+    async def change() -> None:
+        for _ in range(200):
+            await asyncio.gather(*(repository.load("good") for _ in range(3)))
+
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(look)
+        asyncio.run(change())
+        end.set()
+        looking.result()
+    assert {len(one) for one in seen} == {1}
+    asyncio.run(repository.unload("good"))
+    assert repository.newest() == [] and repository.index()[1]["reason"] == "unloaded"
 
 
 def test_a_pipe_for_a_model_is_not_waited_for(repository: Path, tmp_path: Path) -> None:
