@@ -19,7 +19,10 @@ from .repository import Served
 from .state import State
 
 _OPEN = ("ServerLive", "ServerReady")
-_SPARE = 16
+# Calls whose message is still to come: they have no place of a request yet.
+_SPARE = 256
+# Of a message, as gRPC itself has it: parts of so many calls' messages are held at once.
+_MOST_MESSAGE = 4 << 20
 Handler = Callable[[Any], Any]
 
 
@@ -97,11 +100,11 @@ def make_server(state: State) -> grpc.aio.Server:
     """Return the server of one worker: not listening yet, see :func:`listen`."""
     settings = state.settings
     server = grpc.aio.server(
-        # Messages of more are not even read; some are left for who asks whether the server lives.
+        # Messages of more are not even read; one connection can have fewer.
         maximum_concurrent_rpcs=settings.max_requests + _SPARE,
         options=[
             ("grpc.so_reuseport", 1),
-            ("grpc.max_receive_message_length", settings.max_body),
+            ("grpc.max_receive_message_length", min(settings.max_body, _MOST_MESSAGE)),
             ("grpc.max_send_message_length", -1),
             ("grpc.max_metadata_size", 16 << 10),
             ("grpc.max_concurrent_streams", settings.max_requests),
@@ -110,7 +113,9 @@ def make_server(state: State) -> grpc.aio.Server:
     )  # fmt: skip
     spoken, service = protocol.load(), Service(state)
     handlers = {
-        name: grpc.unary_unary_rpc_method_handler(
+        # Read as a stream, which looks the same from outside: gRPC itself would wait for the one
+        # message of a call for ever.
+        name: grpc.stream_unary_rpc_method_handler(
             _guarded(state, name, getattr(service, _snake(name)), method.response),
             request_deserializer=_reader(method.request),
             response_serializer=method.response.SerializeToString,
@@ -157,7 +162,7 @@ def _reader(message: Any) -> Callable[[bytes], Any]:
 def _guarded(state: State, name: str, handle: Handler, response: Any) -> Any:
     seconds_allowed = state.settings.request_seconds
 
-    async def guarded(request: Any, context: Any) -> Any:
+    async def guarded(_messages: Any, context: Any) -> Any:
         given = dict(context.invocation_metadata() or ())
         request_id = logs.request_id(given.get("x-request-id"))
         start = time.perf_counter()
@@ -166,9 +171,12 @@ def _guarded(state: State, name: str, handle: Handler, response: Any) -> Any:
         try:
             if name not in _OPEN:
                 state.authorize(given.get("authorization"))
+            request = await _message(context, state.settings.body_seconds)
+            start = time.perf_counter()
+            if name not in _OPEN:
                 state.enter()
                 entered = True
-            if request is None:
+            if request is None or request is grpc.aio.EOF:
                 raise Fault(400, "the request is no message of the protocol")
             fields = handle(request)
             if isinstance(fields, Awaitable):
@@ -190,6 +198,21 @@ def _guarded(state: State, name: str, handle: Handler, response: Any) -> Any:
         return await context.abort(grpc.StatusCode[GRPC_STATUS[status]], said)
 
     return guarded
+
+
+async def _message(context: Any, seconds: float) -> Any:
+    """Return the message of a call, None where it is none.
+
+    Raises
+    ------
+    Fault
+        408, when it does not come in time.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await context.read()
+    except TimeoutError:
+        raise Fault(408, "the message did not arrive in time") from None
 
 
 def _note(state: State, name: str, request_id: str, status: int, seconds: float) -> None:
