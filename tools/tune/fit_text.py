@@ -18,7 +18,7 @@ from .trees import fold_of
 
 EPOCHS = 40
 LEAST = 100  # kernels
-HELD = 5  # every fifth shape is held out
+HELD = 5  # every fifth weight's shape is held out
 Tell = Callable[[str], object]
 
 
@@ -32,7 +32,7 @@ class TextPart:
 
 
 def fit_text(corpus: Path, tell: Tell, epochs: int = EPOCHS) -> TextPart:
-    """Train on four fifths of the shapes of `corpus`, and measure on the others.
+    """Train on four fifths of the weights' shapes of `corpus`, and measure on the others.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def fit_text(corpus: Path, tell: Tell, epochs: int = EPOCHS) -> TextPart:
             hint="'lowc tune --corpus FILE --kernels N' compiles more",
         )  # fmt: skip
     examples = [_example(row) for row in rows]
-    held = [fold_of(row["shape"], HELD) == 0 for row in rows]
+    held = [fold_of(weight_of(row["shape"]), HELD) == 0 for row in rows]
     learnt = [one for one, is_held in zip(examples, held, strict=True) if not is_held]
     tell(f"{len(learnt)} kernels to learn from, {sum(held)} held out")
     model, words = train(learnt, epochs, tell=tell)
@@ -65,6 +65,11 @@ def fit_text(corpus: Path, tell: Tell, epochs: int = EPOCHS) -> TextPart:
     if new:
         metrics["of these, register tiles that were not seen"] = judge(model, new)
     return TextPart(save(dict(model.weights)), tuple(words), metrics)
+
+
+def weight_of(shape: str) -> str:
+    """Return ``NxK`` of ``batch x M x N x K``, or N where there is no K: the rows do not matter."""
+    return "x".join(shape.split("x")[2:])
 
 
 def _example(row: dict[str, Any]) -> Example:

@@ -57,7 +57,11 @@ class Table:
 
     @property
     def family(self) -> str:
-        """What is held out together: the weight's shape, whatever the form and the rows."""
+        """What is held out together: the weight's shape, whatever the form and the rows.
+
+        Products of ``w4a16`` have K rounded up to 16, so that of a K that is none they are another
+        family than those of other forms.
+        """
         p = self.problem
         return f"{p.batch}x{p.n}x{p.k}"
 

@@ -9,7 +9,7 @@ from lowc import UserError
 from lowc.passes.tiling import choice, space
 from lowc.tools.cli import main
 from lowc.tools.report import cost_model
-from lowc.tools.tune import baselines, evaluate, fit, measured, trees
+from lowc.tools.tune import baselines, evaluate, fit, fit_text, measured, trees
 from lowc.tools.tune.store import Store
 from tiny.measurements import HERE, records
 
@@ -170,3 +170,8 @@ def test_the_command_line(store, tmp_path, capsys, monkeypatch):
         pass
     assert main(["report", "cost-model", "--store", str(tmp_path / "empty.sqlite")]) == 2
     assert "fewer than 10" in capsys.readouterr().err
+
+
+def test_kernels_of_one_weight_are_held_out_together():
+    assert fit_text.weight_of("1x7x384x96") == fit_text.weight_of("1xdx384x96") == "384x96"
+    assert fit_text.weight_of("12x128x77") == "77"
