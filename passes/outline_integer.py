@@ -10,7 +10,14 @@ from typing import Any
 
 from iree.compiler import ir
 
-from . import annotations, dispatch_records, epilogues, integer_products, outline_integer_gpu
+from . import (
+    annotations,
+    build,
+    dispatch_records,
+    epilogues,
+    integer_products,
+    outline_integer_gpu,
+)
 from .base import Refusal
 from .epilogues import Chain
 from .formats import panels
@@ -44,6 +51,8 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     product = integer_products.match(op)
     if isinstance(product, Refusal):
         return product
+    if build.element_of(product.codes).width > 8:
+        return Refusal("its codes are stored in words")
     matrices, group = product.matrices, product.group
     batch, m, n, k = matrices.batch, matrices.m, matrices.n, matrices.k
     if batch is None or n is None or k is None:

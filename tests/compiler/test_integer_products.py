@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lowc.compiler.frontend import parse_module
 from lowc.compiler.recipe import Recipe
-from lowc.passes import annotations, build, integer_products
+from lowc.passes import annotations, build, integer_products, outline_integer
 from lowc.passes.base import Refusal
 from lowc.passes.forms import Rule
 from lowc.passes.runner import Runner, parse_pipeline
@@ -213,8 +213,11 @@ def test_other_products_are_not():
     (op,) = annotations.matmuls(model)
     with model.context:
         assert isinstance(integer_products.match(op), Refusal)
-    _model, _op, found = described(words="{packing=words}")
-    assert isinstance(found, Refusal) and "words" in found.reason
+    model, op, found = described(words="{packing=words}")
+    assert not isinstance(found, Refusal)
+    with model.context:
+        refused = outline_integer.match(op, "avx512vnni")
+    assert isinstance(refused, Refusal) and "words" in refused.reason
 
 
 @pytest.mark.parametrize("k", [96, 104])
