@@ -16,10 +16,10 @@ AMD, NVIDIA = 0x1002, 0x10DE
     ("chip", "targets"),
     [
         (70, []),
-        (75, ["sm_75"]),
-        (80, ["sm_80", "sm_75", ""]),
-        (87, ["sm_86", "sm_80", "sm_75", ""]),
-        (90, ["sm_89", "sm_86", "sm_80", "sm_75", ""]),
+        (75, []),
+        (80, ["sm_80", ""]),
+        (87, ["sm_86", "sm_80", ""]),
+        (90, ["sm_89", "sm_86", "sm_80", ""]),
         (0, [""]),  # unknown
     ],
 )
@@ -32,8 +32,8 @@ def test_cuda(chip, targets):
 
 
 def test_an_old_chip_is_told():
-    assert too_old(GpuFacts(chip=70)) == "sm_70 is too old: there is code for sm_75 and newer"
-    assert "sm_75" in gpus.families("cuda")
+    assert too_old(GpuFacts(chip=70)) == "sm_70 is too old: there is code for sm_80 and newer"
+    assert min(gpus.families("cuda")) == "sm_80"
 
 
 @pytest.mark.parametrize(
