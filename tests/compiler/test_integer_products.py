@@ -98,29 +98,44 @@ def test_vulkan(name, tmp_path):
     check(CASES[name], "vulkan", tmp_path)
 
 
-@given(
+any_form_and_shape = given(
     weights=st.sampled_from([f"i{bits}" for bits in range(2, 9)]), symmetric=st.booleans(),
     group=st.sampled_from([0, 16, 32, 48, 64]), scale=st.sampled_from(["row", "group"]),
     n=st.integers(1, 20), k=st.integers(20, 140), seed=st.integers(0, 99),
 )  # fmt: skip
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_any_form_and_shape(tmp_path_factory, weights, symmetric, group, scale, n, k, seed):
+
+
+def check_edges(folder, target, weights, symmetric, group, scale, n, k, seed):
     form = form_of(weights, group, symmetric, scale)
     generator = np.random.default_rng(seed)
     weight = (generator.standard_normal((n, k)) * 10.0 ** generator.integers(-9, 9, (n, 1))).astype(
         "f"
     )
-    artifact = compile_linear(tmp_path_factory.mktemp("linear"), weight, form, None)
+    artifact = compile_linear(folder, weight, form, None, target)
     x = rows_of(generator, 8, k)
     expected, bound = integer_product(x, weight, form)
     assert agrees(lowc.load(artifact)(x), expected, bound)
 
 
+@any_form_and_shape
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_form_and_shape(tmp_path_factory, **example):
+    check_edges(tmp_path_factory.mktemp("linear"), "cpu", **example)
+
+
+@pytest.mark.vulkan
+@any_form_and_shape
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_form_and_shape_on_vulkan(tmp_path_factory, **example):
+    check_edges(tmp_path_factory.mktemp("linear"), "vulkan", **example)
+
+
+@pytest.mark.parametrize("target", ["cpu", pytest.param("vulkan", marks=pytest.mark.vulkan)])
 @pytest.mark.parametrize("scale", ["row", "group"])
-def test_what_is_not_finite_stays_in_its_row(scale, tmp_path):
+def test_what_is_not_finite_stays_in_its_row(scale, target, tmp_path):
     form = form_of("i4", 32, scale=scale)
     weight = np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)
-    module = lowc.load(compile_linear(tmp_path, weight, form, 4))
+    module = lowc.load(compile_linear(tmp_path, weight, form, 4, target))
     x = np.ones((4, 64), np.float32)
     x[1, 3], x[2, 40], x[3, 0] = np.nan, np.inf, -np.inf
     found = module(x)
