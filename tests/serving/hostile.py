@@ -1,7 +1,9 @@
 """Hostile requests: `python tests/serving/hostile.py --port 8000 --count 100000` sends many.
 
 Each is made from a seed and sent over a connection of its own, as bytes: no client library would.
-Every one must get a status of 4xx, or a closed connection where it ends in the middle.
+Every one must get a status of 4xx, or a closed connection where it ends in the middle or is so long
+that it is refused before it is there.  With ``--pid``, that of `lowc serve`, its workers must be the
+same at the end, and no larger; with ``--grpc-port`` calls that send no message come beside.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 INFER = "/v2/models/times/infer"
+LEAST_REFUSED_EARLY = 32 << 10  # bytes of headers; bodies may have more
+MOST_GROWTH = 128 << 20  # bytes of a worker, after the first thousand
 _WIDTH = 6
 _LEAST_JSON = (
     b'{"inputs":[{"name":"features","datatype":"FP64","shape":[1,6],"data":[1,2,3,4,5,6]}]}'
@@ -268,13 +272,60 @@ def huge_tiles(r: random.Random) -> Attack:
     return asked({"problems": [{**good, name: size}]}, "/v1/predict-tiles")
 
 
+def surrogates(r: random.Random) -> Attack:
+    """Return half of a surrogate pair as a key, or as a value: JSON can say it, UTF-8 cannot."""
+    half = chr(r.randint(0xD800, 0xDFFF))
+    one = {"form": "f32", "shape": [8, 8, 8]}
+    return r.choice([
+        asked({"problems": [{half: 1}]}, "/v1/predict-tiles"),
+        asked({"matmuls": [{**one, r.choice([half, "target", "form"]): half}]}, "/v1/choose-tiles"),
+        asked({"mlir": half, "recipe": half}, "/v1/estimate"), asked({half: half}, "/v1/estimate"),
+        asked(tensor(name=half)), asked({"id": half, "inputs": []}),
+    ])  # fmt: skip
+
+
+def many_keys(r: random.Random) -> Attack:
+    keys = {f"{number:x}": 1 for number in range(r.choice([5000, 20_000, 100_000]))}
+    path = r.choice(["/v1/choose-tiles", "/v1/predict-tiles", "/v1/estimate"])
+    return asked(
+        r.choice([keys, {"matmuls": [keys], "problems": [keys], "mlir": "module {}"}]), path
+    )
+
+
+def odd_problems(r: random.Random) -> Attack:
+    """Return a problem whose facts do not go together."""
+    good = {"form": "w4a8", "lowering": "kernel", "unit": "avx512vnni", "batch": 1, "m": 64,
+            "n": 64, "k": 64, "own_batch": True, "weight": "i4", "group": 32}  # fmt: skip
+    odd = r.choice([
+        {"unit": "avx512foo"}, {"unit": ""}, {"form": "lmul", "packs": True}, {"form": "wa16", "k": None},
+        {"form": "w3a8", "weight": "i3", "group": 1, "k": 15}, {"group": 0}, {"weight": "nothing"},
+        {"form": "lut"}, {"form": "ternary", "planes": 2}, {"form": "w9a8"}, {"form": ""}, {"k": 0},
+        {"lowering": "linalg", "unit": "avx512foo"}, {"form": "w4a16", "n": None}, {"m": -1}, {"group": 1.5},
+    ])  # fmt: skip
+    return asked({"problems": [{**good, **odd}]}, "/v1/predict-tiles")
+
+
+def kernel_texts(r: random.Random) -> Attack:
+    """Return a text for a text model that is no function, or one that would take for ever."""
+    squares = "%c = arith.constant 3 : index\n" + "%c = arith.muli %c, %c : index\n" * 100
+    loops = "scf.for %i = %a to %b step %c {\n" * r.randint(70, 5000)
+    text = r.choice([
+        "", "\n" * r.randint(1, 9), "// nothing", "%0 = arith.constant 1.2.3 : f32", loops,
+        f"%0 = arith.constant {'9' * 400} : f32", f"{squares}{loops}", "x" * (257 << 10),
+        "layout(<" * 30_000 + loops, "func.func @f() { %0 = a.b " + "9" * 500,
+    ])  # fmt: skip
+    tensor_ = {"name": "mlir", "datatype": "BYTES", "shape": [1], "data": [text]}
+    name = r.choice(["tiles-text", "tiles-avx512-text"])
+    return asked({"inputs": [tensor_]}, f"/v2/models/{name}/infer")
+
+
 KINDS: dict[str, Callable[[random.Random], Attack]] = {
     made.__name__: made
     for made in (
         noise, random_body, broken_json, deep, sizes, elements, no_numbers, kinds, outlines, lengths,
         header_lengths, texts, not_finite, bad_utf8, encodings, declared, cut_chunks, tiny_chunks,
         long_headers, paths, methods, estimates, tiles, huge_tiles,
-        mlir,
+        mlir, surrogates, many_keys, odd_problems, kernel_texts,
     )
 }  # fmt: skip
 
@@ -372,7 +423,48 @@ def _status(connection: socket.socket) -> int:
 def is_right(attack: Attack, status: int) -> bool:
     """Whether `status` is an answer that a hostile request may get."""
     # A server that refuses early closes while the client still sends: the answer may be lost then.
-    return 400 <= status < 500 or status == 0
+    may_be_lost = attack.is_cut or sum(map(len, attack.pieces)) > LEAST_REFUSED_EARLY
+    return 400 <= status < 500 or (status == 0 and may_be_lost)
+
+
+def calls_without_message(port: int, count: int = 16) -> Counter[tuple[str, int]]:
+    """Begin calls of gRPC that send nothing; each is left with DEADLINE_EXCEEDED, here 408."""
+    import grpc
+
+    end = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        end.wait(120)
+        yield from ()
+
+    found: Counter[tuple[str, int]] = Counter()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        ask = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
+        for call in [ask.future(nothing(), timeout=120) for _ in range(count)]:
+            is_left = "did not arrive in time" in (call.details() or "")
+            found["gRPC without a message", 408 if is_left else -1] += 1
+        end.set()
+    return found
+
+
+def workers(pid: int) -> dict[int, int]:
+    """Return the resident bytes of each worker of a `lowc serve`, by its number."""
+    import psutil
+
+    return {
+        child.pid: child.memory_info().rss for child in psutil.Process(pid).children()
+        if any(part.endswith("serve.worker") for part in child.cmdline())
+    }  # fmt: skip
+
+
+def faults_of(before: dict[int, int], after: dict[int, int]) -> list[str]:
+    """Say which workers are not what they were."""
+    found = [f"worker {pid} is gone" for pid in before if pid not in after]
+    found += [f"worker {pid} is new" for pid in after if pid not in before]
+    grown = {pid: after[pid] - size for pid, size in before.items() if pid in after}
+    return found + [
+        f"worker {pid} has grown by {by} bytes" for pid, by in grown.items() if by > MOST_GROWTH
+    ]
 
 
 def main() -> int:
@@ -382,8 +474,11 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--grpc-port", type=int, default=0)
+    parser.add_argument("--pid", type=int, default=0, help="of lowc serve")
     chosen = parser.parse_args()
     counts: Counter[tuple[str, int]] = Counter()
+    at_first: dict[int, int] = {}
     start, wrong = time.monotonic(), 0
     slow_ones: Counter[tuple[str, int]] = Counter()
     end, still = threading.Event(), Standstill()
@@ -404,7 +499,13 @@ def main() -> int:
                 if not is_right(attack, status):
                     wrong += 1
                     sys.stderr.write(f"{name}: {status}: {attack.pieces[0][:100]!r}\n")
+            if chosen.pid and not at_first:
+                at_first = workers(chosen.pid)
             sys.stderr.write(f"{counts.total()} sent, {time.monotonic() - start:.0f} s\n")
+    if chosen.grpc_port:
+        left = calls_without_message(chosen.grpc_port)
+        counts.update(left)
+        wrong += sum(many for (_, status), many in left.items() if status != 408)
     end.set()
     for one in beside:
         one.join()
@@ -413,6 +514,9 @@ def main() -> int:
     counts[
         "tiny_chunks of a million", send(chosen.port, tiny_chunks(random.Random(), 1_000_000))
     ] += 1
+    for what in faults_of(at_first, workers(chosen.pid)) if chosen.pid else ():
+        wrong += 1
+        sys.stderr.write(f"{what}\n")
     for (name, status), count in sorted(counts.items()):
         sys.stdout.write(f"{name:26} {status:4} {count:7}\n")
     sys.stdout.write(

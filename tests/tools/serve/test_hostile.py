@@ -40,9 +40,20 @@ def test_each_gets_a_4xx(server: Server) -> None:
 
 def test_the_kinds_are_hostile() -> None:
     """A request that nothing was done to is answered: the kinds differ from it in what they are about."""
-    assert len(hostile.KINDS) > 20
+    assert len(hostile.KINDS) > 25
     names = [name for name, _ in hostile.attacks(seed=0, count=480)]
     assert set(names) == set(hostile.KINDS)
+
+
+def test_a_closed_connection_is_an_answer_only_where_one_can_be_lost() -> None:
+    short = hostile.Attack((b"GET / HTTP/1.1\r\n\r\n",))
+    assert not hostile.is_right(short, 0)
+    assert hostile.is_right(hostile.Attack(short.pieces, is_cut=True), 0)
+    assert hostile.is_right(hostile.Attack((b"x" * 40_000,)), 0)
+    assert [hostile.is_right(short, status) for status in (200, 404, 500)] == [False, True, False]
+    assert hostile.faults_of({1: 5, 2: 5, 3: 5}, {1: 5, 2: 1 << 30, 4: 5}) == [
+        "worker 3 is gone", "worker 4 is new", f"worker 2 has grown by {(1 << 30) - 5} bytes",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
