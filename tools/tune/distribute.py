@@ -2,9 +2,11 @@
 
 What travels is text and bytes: JSON of rounds and findings, and compiled modules.  Ray starts a
 compile task again when its worker dies, and the measuring actor when that dies, with the round that
-it had; records are made of what comes back, by this process alone, so that nothing is lost and
-nothing is there twice.  The actor takes all processors of its node: nothing is compiled there while
-it is measuring.  On a single node compiling and measuring take turns.
+it had.  Runs on one cluster share the actor, which ends with the run that made it; the others then
+make one, for the rounds that it had of theirs.  Records are made of what comes back, by this
+process alone, so that nothing is lost and nothing is there twice.  The actor takes all processors
+of its node: nothing is compiled there while it is measuring.  On a single node compiling and
+measuring take turns.
 
 A device is a node with the resource ``lowc_device``; without such nodes, the one that this runs on.
 """
@@ -16,7 +18,9 @@ import json
 import os
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +41,8 @@ from .run import Job, Progress, record_of
 
 RESOURCE = "lowc_device"
 NAMESPACE = "lowc"
-RETRIES = 5  # of a compile task whose worker died
+RETRIES = 5  # of a compile task whose worker died, and of a round whose actor did
+PAUSE_SECONDS = 1.0
 REACH_SECONDS = 10.0
 AHEAD = 4  # rounds that are compiled, or being compiled, for each one that is measured
 
@@ -94,9 +99,16 @@ def explicit_flags(target: Target) -> list[str]:
 class _Site:
     """A device of the cluster: its actor, and what it says of itself."""
 
+    start: Callable[[], Any]
     actor: Any
     machine: Machine
     flags: list[str]
+
+    def replace(self, lost: Any) -> None:
+        """Make the actor again, unless that was done since `lost` died."""
+        if self.actor is lost:
+            time.sleep(PAUSE_SECONDS)  # its name may be taken for a moment yet
+            self.actor = self.start()
 
 
 def tune_on_ray(job: Job, rounds: Sequence[Round], address: str, progress: Progress) -> None:
@@ -174,15 +186,11 @@ def _device(ray: Any, job: Job) -> tuple[_Site, bool]:
     others = [node for node in nodes if node is not chosen and node["Resources"].get("CPU")]
     cores = chosen["Resources"].get("CPU", 0) if others else 0
     place = NodeAffinitySchedulingStrategy(node_id=chosen["NodeID"], soft=False)
-    actor = (
-        ray.remote(Device)
-        .options(
-            name=f"device-{chosen['NodeID']}", get_if_exists=True, num_cpus=cores,
-            max_restarts=-1, max_task_retries=-1, scheduling_strategy=place,
-        )
-        .remote()
+    options = ray.remote(Device).options(
+        name=f"device-{chosen['NodeID']}", get_if_exists=True, num_cpus=cores,
+        max_restarts=-1, max_task_retries=-1, scheduling_strategy=place,
     )  # fmt: skip
-    said = json.loads(ray.get(actor.describe.remote()))
+    actor, said = _described(ray, options.remote)
     machine = Machine.from_json(said["machine"])
     if machine.unit != job.machine.unit:
         raise UserError(
@@ -190,7 +198,21 @@ def _device(ray: Any, job: Job) -> tuple[_Site, bool]:
             where="--executor ray",
             hint="start it on a machine like the device",
         )
-    return _Site(actor, machine, said["flags"]), bool(others)
+    return _Site(options.remote, actor, machine, said["flags"]), bool(others)
+
+
+def _described(ray: Any, start: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the actor and what it says of its device; it may end with another run meanwhile."""
+    from ray.exceptions import ActorDiedError
+
+    for _ in range(RETRIES):
+        actor = start()
+        with contextlib.suppress(ActorDiedError):
+            return actor, json.loads(ray.get(actor.describe.remote()))
+        time.sleep(PAUSE_SECONDS)
+    raise UserError(
+        f"the device's actor died {RETRIES} times", where="--executor ray", hint="ray status"
+    )
 
 
 def _waves(rounds: Sequence[Round]) -> Iterator[Sequence[Round]]:
@@ -204,13 +226,14 @@ def _results(
     ray: Any, job: Job, site: _Site, rounds: Sequence[Round], is_apart: bool
 ) -> Iterator[tuple[int, list[Finding]]]:
     """Yield the number of each round and its findings, as they come."""
-    from ray.exceptions import RayError
+    from ray.exceptions import ActorDiedError, RayError
 
     task = ray.remote(num_cpus=1, max_retries=RETRIES)(compile_round)
     effort = json.dumps(vars(job.effort))
     waiting = list(enumerate(rounds))
     compiling: dict[Any, int] = {}
-    measuring: dict[Any, int] = {}
+    measuring: dict[Any, tuple[int, Any, Any]] = {}  # the round, its modules, and who measures
+    lost: Counter[int] = Counter()
     nodes = max(1, int(ray.cluster_resources().get("CPU", 1)))
     most = nodes * AHEAD if is_apart else len(rounds)
     ready: list[tuple[Any, int]] = []
@@ -223,18 +246,31 @@ def _results(
             if ref in compiling:
                 ready.append((ref, compiling.pop(ref)))
                 continue
-            number = measuring.pop(ref)
+            number, modules, actor = measuring.pop(ref)
             try:
                 found = json.loads(ray.get(ref))
+            except ActorDiedError as error:
+                # It was the actor of another run, which has ended: this run makes one.
+                lost[number] += 1
+                if lost[number] > RETRIES:
+                    output.remark(f"{rounds[number].problem} was not measured: {_line(error)}")
+                    continue
+                site.replace(actor)
+                ready.append((modules, number))
+                continue
             except RayError as error:
-                why = " ".join(str(error).split())[:200]
-                output.remark(f"{rounds[number].problem} was not measured: {why}")
+                output.remark(f"{rounds[number].problem} was not measured: {_line(error)}")
                 continue
             yield number, [Finding(*one) for one in found]
         if is_apart or not compiling:
             for ref, number in ready:
-                measuring[site.actor.measure.remote(ref, effort)] = number
+                asked = site.actor.measure.remote(ref, effort)
+                measuring[asked] = number, ref, site.actor
             ready = []
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _text(one: Round, flags: list[str]) -> str:

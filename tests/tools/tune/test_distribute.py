@@ -97,6 +97,40 @@ def test_two_nodes_and_killed_workers(cluster, tmp_path):
     assert at_once == 1
 
 
+@pytest.mark.slow
+def test_a_run_goes_on_where_the_one_ends_that_made_the_actor(cluster, tmp_path):
+    def run(name, shapes):
+        place = tmp_path / name
+        with Store(place):
+            pass
+        arguments = [part for shape in shapes for part in ("--shape", shape)]
+        return place, subprocess.Popen(
+            [sys.executable, "-c", RUN, "tune", "--store", str(place), "--form", "f32",
+             "--tiles", "2", "--executor", f"ray:{cluster.address}", *arguments],
+            start_new_session=True, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    _, first = run("first.sqlite", [f"1x{m}x40x33" for m in range(1, 9)])
+    place, second = first, first
+    try:
+        while first.poll() is None and not processes("ray::Device"):
+            time.sleep(0.05)
+        place, second = run("second.sqlite", [f"1x{m}x24x33" for m in range(1, 5)])
+        while second.poll() is None and not records(place):
+            time.sleep(0.05)
+        os.killpg(first.pid, signal.SIGKILL)  # the actor is its own, and ends with it
+        said = second.communicate(timeout=300)[1]
+    finally:
+        for one in (first, second):
+            if one.poll() is None:
+                os.killpg(one.pid, signal.SIGKILL)
+            one.wait()
+    assert second.returncode == 0, said
+    assert "was not measured" not in said
+    found = Counter((record.problem.shape, record.outcome) for record in records(place))
+    assert found == {(f"1x{m}x24x33", "ok"): 2 for m in range(1, 5)}, said
+
+
 def kill(pids):
     for pid in pids[:1]:
         os.kill(pid, signal.SIGKILL)
