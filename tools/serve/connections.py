@@ -10,6 +10,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from .state import State
 
 MOST_HEADER_BYTES = 32 << 10
+LEAST_READ = 16 << 10  # bytes of a long answer that a client takes in the time of a body
 _TOO_LONG = (
     b"431 Request Header Fields Too Large",
     b"headers have at most %d bytes" % MOST_HEADER_BYTES,
@@ -26,6 +27,7 @@ class Limited(HttpToolsProtocol):
 
     state: ClassVar[State]
     _timer: asyncio.TimerHandle | None = None
+    _writing: asyncio.TimerHandle | None = None
     _header_bytes = 0
     _unfinished = 0
     _is_whole = False
@@ -46,6 +48,7 @@ class Limited(HttpToolsProtocol):
         super().connection_lost(exc)
         self.state.metrics.connections.set(len(self.connections))
         self._stop_waiting()
+        self._stop_watching()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; what does not even reach the end of its headers may not be endless."""
@@ -57,6 +60,28 @@ class Limited(HttpToolsProtocol):
             self._unfinished += len(data)
             if self._unfinished > MOST_HEADER_BYTES:
                 self._refuse(*_TOO_LONG)
+
+    def pause_writing(self) -> None:
+        """Watch a client that does not read its answer: it holds the memory of it."""
+        super().pause_writing()
+        self._watch()
+
+    def resume_writing(self) -> None:
+        """Watch no longer."""
+        super().resume_writing()
+        self._stop_watching()
+
+    def _watch(self, before: int | None = None) -> None:
+        left = self.transport.get_write_buffer_size()
+        if before is not None and left > before - LEAST_READ:
+            self.transport.abort()
+            return
+        self._writing = self.loop.call_later(self.state.settings.body_seconds, self._watch, left)
+
+    def _stop_watching(self) -> None:
+        if self._writing is not None:
+            self._writing.cancel()
+            self._writing = None
 
     def on_url(self, url: bytes) -> None:
         """Count the bytes of a path."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import socket
+import time
 from pathlib import Path
 
 import psutil
@@ -84,3 +86,30 @@ def test_too_large_by_chunks(hurried: Server) -> None:
 
 def test_tiny_chunks(hurried: Server) -> None:
     assert hostile.send(hurried.port, hostile.tiny_chunks(random.Random(0), 20_000)) == 400
+
+
+def test_who_does_not_read_an_answer_is_left(hurried: Server) -> None:
+    """Its socket takes little, and the answer is longer than what the system keeps for it."""
+    sizes = [[1, 128, 1536, 64 * number] for number in range(1, 9)]
+    body = {"matmuls": [{"form": "f32", "shape": shape} for shape in sizes], "all": True}
+    request = hostile.asked(body, "/v1/choose-tiles").pieces[0] * 30
+    (worker,) = hostile.workers(hurried.process.pid)
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect(("127.0.0.1", hurried.port))
+        slow.settimeout(60)
+        slow.sendall(request)
+        begun = slow.recv(100)
+        assert begun.startswith(b"HTTP/1.1 200")
+        port = slow.getsockname()[1]
+        for _ in range(1200):
+            held = [
+                one
+                for one in psutil.Process(worker).net_connections()
+                if one.raddr and one.raddr.port == port
+            ]
+            if not held:
+                break
+            time.sleep(0.05)
+        assert not held
+    assert hurried.ask("/v2/health/ready")[0] == 200
