@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from iree.compiler import ir
 from iree.compiler.dialects import arith, memref, scf, vector
@@ -53,8 +54,39 @@ class ThreadTile:
         return f"t{self.rows}x{self.vectors * LANES}"
 
 
+class AddedGpu:
+    """What kernels of added products for GPUs have in common: their name, sizes and formats."""
+
+    batch: int | None
+    m: int | None
+    n: int | None
+    k: int | None
+    b_batch: bool
+    dialect: str
+    tile: Any
+
+    prepares = False
+    packs = False
+
+    @property
+    def stored(self) -> StoredFloat:
+        """The format in B."""
+        return STORED["f32"]
+
+    @property
+    def name(self) -> str:
+        """A symbol that two kernels share only if they are the same."""
+        sizes = "x".join("d" if s is None else str(s) for s in self.sizes)
+        return f"add_{self.dialect}_{sizes}_{self.tile.name}" + ("b" if self.b_batch else "")
+
+    @property
+    def sizes(self) -> tuple[int | None, ...]:
+        """(batch, m, n, k)."""
+        return (self.batch, self.m, self.n, self.k)
+
+
 @dataclass(frozen=True)
-class AdditiveMatmulGpu:
+class AdditiveMatmulGpu(AddedGpu):
     """``C[batch, m, n] = sum over k of A[batch, m, k] (+) B[batch, k, n]``.
 
     A holds i32 patterns from which the constant was subtracted, B panels of i32 patterns
@@ -82,25 +114,6 @@ class AdditiveMatmulGpu:
     product: Addition
     dialect: str
     tile: ThreadTile
-
-    prepares = False
-    packs = False
-
-    @property
-    def stored(self) -> StoredFloat:
-        """The format in B."""
-        return STORED["f32"]
-
-    @property
-    def name(self) -> str:
-        """A symbol that two kernels share only if they are the same."""
-        sizes = "x".join("d" if s is None else str(s) for s in self.sizes)
-        return f"add_{self.dialect}_{sizes}_{self.tile.name}" + ("b" if self.b_batch else "")
-
-    @property
-    def sizes(self) -> tuple[int | None, ...]:
-        """(batch, m, n, k)."""
-        return (self.batch, self.m, self.n, self.k)
 
     @property
     def translation(self) -> str:

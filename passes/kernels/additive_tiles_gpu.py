@@ -23,9 +23,8 @@ from iree.compiler import ir
 from iree.compiler.dialects import arith, memref, scf, vector
 
 from ..additive import Addition
-from ..formats.stored import STORED, StoredFloat
 from . import emit, gpu
-from .additive_matmul_gpu import ThreadTile, choose_tile
+from .additive_matmul_gpu import AddedGpu, ThreadTile, choose_tile
 from .executable import Interface
 
 LANES = 4
@@ -71,7 +70,7 @@ class SharedTile:
 
 
 @dataclass(frozen=True)
-class AdditiveTilesGpu:
+class AdditiveTilesGpu(AddedGpu):
     """``C[batch, m, n] = sum over k of A[batch, m, k] (+) B[batch, k, n]``.
 
     A holds i32 patterns from which the constant was subtracted, B panels of i32 patterns
@@ -87,25 +86,6 @@ class AdditiveTilesGpu:
     product: Addition
     dialect: str
     tile: SharedTile
-
-    prepares = False
-    packs = False
-
-    @property
-    def stored(self) -> StoredFloat:
-        """The format in B."""
-        return STORED["f32"]
-
-    @property
-    def name(self) -> str:
-        """A symbol that two kernels share only if they are the same."""
-        sizes = "x".join("d" if s is None else str(s) for s in self.sizes)
-        return f"add_{self.dialect}_{sizes}_{self.tile.name}" + ("b" if self.b_batch else "")
-
-    @property
-    def sizes(self) -> tuple[int | None, ...]:
-        """(batch, m, n, k)."""
-        return (self.batch, self.m, self.n, self.k)
 
     @property
     def translation(self) -> str:

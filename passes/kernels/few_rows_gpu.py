@@ -14,6 +14,7 @@ Short walks are unrolled: then all pieces of a thread are loaded at once.
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -156,7 +157,7 @@ class FewRowsGpu:
 Fetched = list[ir.Value]
 
 
-class FewBody:
+class FewBody(ABC):
     """The function of one kernel while it is being built; subclasses say what a unit does."""
 
     def __init__(self, kernel: FewRowsGpu, interface: Interface) -> None:
@@ -185,17 +186,17 @@ class FewBody:
 
     # -- what subclasses say -----------------------------------------------------------------------
 
+    @abstractmethod
     def bind(self, interface: Interface, of_groups: Sequence[int]) -> None:
         """Bind activations (0), scales (2) and zero points (3)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fetch(self, unit: ir.Value) -> Fetched:
         """Load what is read of the weight for a unit."""
-        raise NotImplementedError
 
+    @abstractmethod
     def add(self, unit: ir.Value, fetched: Fetched, state: Fetched) -> Fetched:
         """Return `state`, ``rows * m`` sums of a thread, with the products of a unit."""
-        raise NotImplementedError
 
     def zero(self) -> ir.Value:
         """Return what a sum starts with."""
