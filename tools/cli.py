@@ -73,9 +73,9 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (``sys.argv[1:]`` if None); return the exit code."""
     try:
-        if arguments is None:
-            _unwind_on_termination()
         with _interrupts_as_terminated():
+            if arguments is None:
+                _unwind_on_termination()
             code = _invoke(sys.argv[1:] if arguments is None else list(arguments))
         sys.stdout.flush()
     except BrokenPipeError:
@@ -124,6 +124,9 @@ def _unwind_on_termination() -> None:
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
+    # Who starts this in the background of a shell may have Ctrl-C ignored: that stays.
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _invoke(arguments: list[str]) -> int:

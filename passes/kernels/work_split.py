@@ -84,9 +84,13 @@ def split(
         chunk, group = chunks[place // len(parts)], parts[place % len(parts)]
         return _score(batch, _sizes(m, chunk), _sizes(panels, group), costs)
 
-    most = score(int(least.argmin()))
-    places = np.flatnonzero(least <= most).tolist()
-    found = min(places, key=score)  # the first of equals
+    best, found = math.inf, 0
+    bounds = least.reshape(-1)
+    for place in np.argsort(bounds, kind="stable").tolist():
+        if bounds[place] > best:
+            break  # And so are those that follow.
+        # Of equals the first, in the order of places.
+        best, found = min((best, found), (score(place), place))
     return parts[found % len(parts)], chunks[found // len(parts)]
 
 
@@ -143,7 +147,12 @@ def _sizes(count: int, part: int) -> list[int]:
 
 
 def _score(batch: int, chunks: Sequence[int], groups: Sequence[int], costs: Costs) -> float:
-    items = [costs.of(rows, panels) for rows in chunks for panels in groups] * batch
+    # All chunks are alike but the last one, and so are all groups: two kinds of lines.
+    full, last = (
+        [costs.of(rows, groups[0])] * (len(groups) - 1) + [costs.of(rows, groups[-1])]
+        for rows in (chunks[0], chunks[-1])
+    )
+    items = (full * (len(chunks) - 1) + last) * batch
     score = 0.0
     for threads, weight in THREADS.items():
         last, portion = makespan(items, threads)

@@ -32,7 +32,7 @@ MOST_ROUNDS = 1e30  # of all loops around an operation
 _LEX = re.compile(
     r'%[\w$.-]+|"[^"]*"|-?0x[0-9A-Fa-f]+|-?\d+\.\d+(?:[eE][+-]?\d+)?|-?\d+|[#!]?[A-Za-z_][\w.$]*|[?@]'
 )
-_DROPPED = re.compile(r"//.*|loc\([^()]*\)|layout\(<[^>]*>\)|(?<=@)[\w$.]+")
+_DROPPED = re.compile(r"//.*|loc\([^()]*\)|layout\(<[^<>]*>\)|(?<=@)[\w$.]+")
 _BETWEEN_SIZES = re.compile(r"(?<=[\d?\]])x(?=[\d?\[a-z])")
 _CONSTANT = re.compile(
     r"(%[\w$.-]+) = arith\.constant (?:dense<)?(-?[\d.]+(?:[eE][+-]?\d+)?|true|false)"

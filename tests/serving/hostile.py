@@ -20,6 +20,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from serving import records
 
 INFER = "/v2/models/times/infer"
 LEAST_REFUSED_EARLY = 32 << 10  # bytes of headers; bodies may have more
@@ -476,7 +480,9 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--grpc-port", type=int, default=0)
     parser.add_argument("--pid", type=int, default=0, help="of lowc serve")
+    parser.add_argument("--output", type=Path, help="record of what came back")
     chosen = parser.parse_args()
+    socket.create_connection(("127.0.0.1", chosen.port), timeout=60).close()  # or there is none
     counts: Counter[tuple[str, int]] = Counter()
     at_first: dict[int, int] = {}
     start, wrong = time.monotonic(), 0
@@ -514,7 +520,8 @@ def main() -> int:
     counts[
         "tiny_chunks of a million", send(chosen.port, tiny_chunks(random.Random(), 1_000_000))
     ] += 1
-    for what in faults_of(at_first, workers(chosen.pid)) if chosen.pid else ():
+    at_last = workers(chosen.pid) if chosen.pid else {}
+    for what in faults_of(at_first, at_last):
         wrong += 1
         sys.stderr.write(f"{what}\n")
     for (name, status), count in sorted(counts.items()):
@@ -523,6 +530,17 @@ def main() -> int:
         f"{counts.total()} requests, {time.monotonic() - start:.0f} s, {wrong} wrong; "
         f"the machine stood still {still.count} times\n"
     )
+    by_status: Counter[str] = Counter()
+    for (_, status), many in counts.items():
+        by_status[str(status)] += many
+    records.write(chosen.output, {
+        "requests": counts.total(), "seconds": round(time.monotonic() - start), "wrong": wrong,
+        "stood_still": still.count, "by_status": dict(sorted(by_status.items())),
+        "kinds": sorted({name for name, _ in counts}),
+        "bytes_of_workers": {
+            "after 1000": sorted(at_first.values()), "at the end": sorted(at_last.values()),
+        },
+    })  # fmt: skip
     return int(wrong > 0)
 
 

@@ -29,7 +29,7 @@ import numpy as np
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from serving import trained
+from serving import records, trained
 
 _MAIN = "import sys; from lowc.tools.cli import main; sys.exit(main())"
 _MODEL = "times"
@@ -236,6 +236,7 @@ def main() -> int:
     """Kill again and again, and say what came of it; exit with 1 for a wrong or a lost answer."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=50)
+    parser.add_argument("--output", type=Path, help="record of what came of it")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder, booster = Path(name), trained.train()
@@ -253,6 +254,12 @@ def main() -> int:
         f"{outcome.answers} answers in {outcome.tries} tries, {len(outcome.wrong)} wrong, "
         f"{len(outcome.lost)} lost\n"
     )
+    records.write(chosen.output, {
+        "kills": chosen.count, "answers": outcome.answers, "tries": outcome.tries,
+        "wrong": outcome.wrong, "lost": outcome.lost,
+        "server_seconds": [round(one, 3) for one in outcome.server_seconds],
+        "worker_seconds": [round(one, 3) for one in outcome.worker_seconds],
+    })  # fmt: skip
     return int(bool(outcome.wrong or outcome.lost))
 
 

@@ -19,6 +19,7 @@ from .cost_model import CostModel
 from .faults import Fault, short
 from .openapi import errors
 from .products import Matmul, only_products, problem_of
+from .read_route import ReadRoute
 from .repository import Repository
 from .state import State
 
@@ -94,7 +95,7 @@ def choose_routes(state: State) -> APIRouter:
 
     One thread for all matmuls of a request: two would wait for each other, at Python's lock.
     """
-    router = APIRouter(tags=["lowc"])
+    router = APIRouter(tags=["lowc"], route_class=ReadRoute)
     settings = state.settings
 
     @router.post(

@@ -14,6 +14,7 @@ from . import choose
 from .choose import Chosen
 from .faults import Fault
 from .openapi import errors
+from .read_route import ReadRoute
 from .reading_client import ReadingClient
 from .repository import Repository
 from .state import State
@@ -71,7 +72,7 @@ class EstimateAnswer(BaseModel):
 
 def estimate_routes(state: State) -> APIRouter:
     """Return the endpoint; MLIR is read by a process that may crash."""
-    router = APIRouter(tags=["lowc"])
+    router = APIRouter(tags=["lowc"], route_class=ReadRoute)
     client, most = ReadingClient(state.settings), state.settings.max_mlir
 
     @router.post(

@@ -112,7 +112,7 @@ class Gate:
                 scope["headers"] = [*headers.items()]
                 held.grow(len(body))
             if body and path.startswith("/v1/"):
-                await _look_at(body)
+                scope["state"]["json"] = await _looked_at(body)
             return await self._pass_on(scope, _given(body, receive), send)
         finally:
             held.release()
@@ -175,12 +175,11 @@ def _most_of(path: str, most: int) -> int:
     return min(most, _MOST_CONTROL if path.startswith(_CONTROL) else _MOST_OF.get(path, most))
 
 
-async def _look_at(body: bytes) -> None:
-    """Refuse JSON that is deep or has many parts before FastAPI makes objects or errors of it."""
+async def _looked_at(body: bytes) -> Any:
+    """Return the values of JSON; refuse what is deep or has many parts before FastAPI looks at it."""
     if len(body) > _LOOKED_AT_HERE:
-        await asyncio.to_thread(messages.read_small_json, body)
-    else:
-        messages.read_small_json(body)
+        return await asyncio.to_thread(messages.read_small_json, body)
+    return messages.read_small_json(body)
 
 
 def _given(body: bytes, receive: Receive) -> Receive:

@@ -169,9 +169,17 @@ async def _timed(ask: Ask, i: int, since: float, outcome: Outcome) -> None:
         await ask(i)
     except Exception as error:
         outcome.failed += 1
-        outcome.first_failure = outcome.first_failure or str(error)[:200]
+        outcome.first_failure = outcome.first_failure or _said(error)
         return
     outcome.seconds.append(time.perf_counter() - since)
+
+
+def _said(error: Exception) -> str:
+    """Return one line; gRPC's own has eight, of which two say something."""
+    details = getattr(error, "details", None)
+    if callable(details):
+        error = RuntimeError(f"{error.code().name}: {details()}")  # type: ignore[attr-defined]
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 @click.command()
@@ -204,7 +212,7 @@ def main(
         try:
             await asyncio.gather(*(ask(0) for ask in set(askers)))
         except Exception as error:
-            raise click.ClickException(f"{host}:{port} gives no answer: {error}") from error
+            raise click.ClickException(f"{host}:{port} gives no answer: {_said(error)}") from error
         gc.disable()  # a pause of the client would be the server's
         if rate is None:
             return await saturate(askers, seconds)

@@ -15,6 +15,7 @@ from .choose import model_for, predicted
 from .faults import Fault
 from .openapi import errors
 from .products import check_problem, only_products
+from .read_route import ReadRoute
 from .repository import Repository
 from .state import State
 
@@ -47,7 +48,7 @@ class PredictAnswer(BaseModel):
 
 def predict_routes(state: State) -> APIRouter:
     """Return the endpoint."""
-    router = APIRouter(tags=["lowc"])
+    router = APIRouter(tags=["lowc"], route_class=ReadRoute)
     settings = state.settings
 
     @router.post(

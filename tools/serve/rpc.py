@@ -16,13 +16,13 @@ from .faults import GRPC_STATUS, Fault
 from .inference import LARGE, Request, infer, infer_at_once
 from .models import check_declared, metadata
 from .repository import Served
-from .state import State
+from .state import Held, State
 
 _OPEN = ("ServerLive", "ServerReady")
 # Calls whose message is still to come: they have no place of a request yet.
 _SPARE = 256
-# Of a message, as gRPC itself has it: parts of so many calls' messages are held at once.
-_MOST_MESSAGE = 4 << 20
+# Of a message, as gRPC itself has it; and of all messages that are on their way at once.
+_MOST_MESSAGE, _MOST_ARRIVING = 4 << 20, 1 << 30
 Handler = Callable[[Any], Any]
 
 
@@ -99,12 +99,13 @@ async def _later(served: Served, asked: Request, most_rows: int) -> dict[str, An
 def make_server(state: State) -> grpc.aio.Server:
     """Return the server of one worker: not listening yet, see :func:`listen`."""
     settings = state.settings
+    most = min(settings.max_body, _MOST_MESSAGE)
     server = grpc.aio.server(
         # Messages of more are not even read; one connection can have fewer.
-        maximum_concurrent_rpcs=settings.max_requests + _SPARE,
+        maximum_concurrent_rpcs=min(settings.max_requests + _SPARE, _MOST_ARRIVING // most),
         options=[
             ("grpc.so_reuseport", 1),
-            ("grpc.max_receive_message_length", min(settings.max_body, _MOST_MESSAGE)),
+            ("grpc.max_receive_message_length", most),
             ("grpc.max_send_message_length", -1),
             ("grpc.max_metadata_size", 16 << 10),
             ("grpc.max_concurrent_streams", settings.max_requests),
@@ -167,7 +168,7 @@ def _guarded(state: State, name: str, handle: Handler, response: Any) -> Any:
         request_id = logs.request_id(given.get("x-request-id"))
         start = time.perf_counter()
         status, said = 200, ""
-        entered = False
+        entered, held = False, Held(state)
         try:
             if name not in _OPEN:
                 state.authorize(given.get("authorization"))
@@ -178,6 +179,7 @@ def _guarded(state: State, name: str, handle: Handler, response: Any) -> Any:
                 entered = True
             if request is None or request is grpc.aio.EOF:
                 raise Fault(400, "the request is no message of the protocol")
+            held.grow(request.ByteSize())
             fields = handle(request)
             if isinstance(fields, Awaitable):
                 async with asyncio.timeout(seconds_allowed):
@@ -194,6 +196,7 @@ def _guarded(state: State, name: str, handle: Handler, response: Any) -> Any:
         finally:
             if entered:
                 state.leave()
+            held.release()
             _note(state, name, request_id, status, time.perf_counter() - start)
         return await context.abort(grpc.StatusCode[GRPC_STATUS[status]], said)
 

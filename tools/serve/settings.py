@@ -30,7 +30,7 @@ class Settings:
     max_body, max_rows, max_elements, max_mlir : int
         Bytes of a body, rows of a request, elements of a tensor, bytes of MLIR.
     max_buffered : int
-        Bytes of all bodies that one worker holds; at least that of one body.
+        Bytes of all bodies and gRPC's messages that one worker holds; at least that of one body.
     max_requests, max_connections, max_waiting_rows, batch_rows : int
         Requests answered at once and connections, of one worker; rows that may wait for a model,
         and that are calculated together.

@@ -29,7 +29,7 @@ class State:
     in_flight : int
         Requests that are being answered, by either protocol.
     buffered : int
-        Bytes of bodies that are held.
+        Bytes of bodies and of gRPC's messages that are held.
     is_draining : bool
         Whether it is about to end: readiness is down.
     """

@@ -112,11 +112,12 @@ class Supervisor:
     def _start(self) -> None:
         if self._is_ending:
             return
-        process = subprocess.Popen(
-            [sys.executable, "-m", f"{__package__}.worker", str(os.getpid())],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            env=_environment(PROMETHEUS_MULTIPROC_DIR=self._settings.metrics_folder),
-        )  # fmt: skip
+        with _interrupts_kept():
+            process = subprocess.Popen(
+                [sys.executable, "-m", f"{__package__}.worker", str(os.getpid())],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                env=_environment(PROMETHEUS_MULTIPROC_DIR=self._settings.metrics_folder),
+            )  # fmt: skip
         assert process.stdin is not None and process.stdout is not None  # noqa: S101
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(self._settings.to_json().encode() + b"\n")
@@ -131,9 +132,10 @@ class Supervisor:
         settings, number = self._settings, self._parser_socket.fileno()
         numbers = [os.getpid(), number, settings.parse_seconds, settings.parser_memory]
         command = [sys.executable, "-m", f"{__package__}.parsers", *map(str, numbers)]
-        self._parsers = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, pass_fds=[number], env=_environment()
-        )
+        with _interrupts_kept():
+            self._parsers = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, pass_fds=[number], env=_environment()
+            )
 
     def _wait(self, wake: int) -> None:
         for key, _ in self._selector.select():
@@ -187,6 +189,19 @@ class Supervisor:
             if not worker.is_told:
                 worker.is_told = True
                 worker.process.terminate()
+
+
+@contextlib.contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """Start children that Ctrl-C does not reach; here it comes a moment later.
+
+    A terminal sends it to all processes, and Python as it begins answers it with a traceback.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _environment(**more: str) -> dict[str, str]:

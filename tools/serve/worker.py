@@ -63,12 +63,11 @@ def http_server(state: State) -> uvicorn.Server:
 
 
 async def serve(state: State) -> None:
-    """Serve until SIGTERM or SIGINT; then readiness goes down, and what is asked is answered."""
+    """Serve until SIGTERM; then readiness goes down, and what is asked is answered."""
     settings = state.settings
     end = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, end.set)
+    loop.add_signal_handler(signal.SIGTERM, end.set)
     http = http_server(state)
     server = None
     if settings.grpc_port >= 0:
@@ -111,7 +110,7 @@ async def _flush(state: State) -> None:
 
 def main() -> None:
     """Run one worker; the first argument is the number of its supervisor."""
-    # Ctrl-C goes to all processes of a terminal; until this one can answer it, the supervisor does.
+    # Ctrl-C goes to all processes of a terminal; it is for the supervisor, which sends SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent(int(sys.argv[1]))
     # LightGBM imports these if they are there, which takes longer than all the rest.

@@ -101,6 +101,6 @@ def test_rounds_of_many_loops_stay_a_number():
 
 
 def test_a_layout_that_never_ends_takes_no_time_to_leave_out():
-    assert read("layout(<a" * 25_000).operations
+    assert read("layout(<a" * 500_000).operations
     words = read("%0 = some.binding layout(<constants = 1, bindings = [#b]>) : index").operations[0]
     assert "constants" not in words and "some.binding" in words

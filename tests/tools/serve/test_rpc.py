@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from lowc.tools.serve import protocol
+from lowc.tools.serve import protocol, rpc, sources
+from lowc.tools.serve.settings import Settings
+from lowc.tools.serve.state import Held, make_state
 from serving import trained
 from serving.server import Server, serving
 
@@ -84,3 +87,35 @@ def test_a_message_that_is_too_long(small: Server) -> None:
             asking(channel, "ModelInfer", model_name="times", raw_input_contents=[bytes(5 << 20)])
         assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert asking(channel, "ServerLive").live
+
+
+def test_messages_that_are_held_are_bounded_together(repository: Path) -> None:
+    """Those of both protocols: here bodies of HTTP have nearly all there is."""
+    settings = Settings(
+        repository=str(repository), port=0, grpc_port=0, max_body=1 << 20, max_buffered=1 << 20,
+        log_requests=False,
+    )  # fmt: skip
+    state = make_state(settings, sources.all_sources(settings))
+    method = SPOKEN.methods["ModelInfer"]
+    rows = trained.rows(100)
+    tensor = {"name": "features", "datatype": "FP64", "shape": list(rows.shape)}
+    asked = method.request(model_name="times", inputs=[tensor], raw_input_contents=[rows.tobytes()])
+
+    async def all_of_it() -> None:
+        server = rpc.make_server(state)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        other = Held(state)
+        other.grow((1 << 20) - asked.ByteSize() + 1)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = channel.unary_unary(f"/{SPOKEN.service}/ModelInfer")
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await call(asked.SerializeToString(), timeout=60)
+            assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            other.release()
+            for _ in range(3):
+                await call(asked.SerializeToString(), timeout=60)
+        await server.stop(None)
+        assert state.buffered == 0
+
+    asyncio.run(all_of_it())
