@@ -51,12 +51,25 @@ class Costs:
 
 def makespan(items: Sequence[float], threads: int) -> tuple[float, float]:
     """Return when the last thread is done with `items`, and the largest portion that one took."""
-    size = 1 if len(items) < PORTION * threads else PORTION
-    portions = [sum(items[start : start + size]) for start in range(0, len(items), size)]
+    portions = _together(items, _portion(len(items), threads))
+    return _last(portions, threads), max(portions)
+
+
+def _portion(count: int, threads: int) -> int:
+    """Return how many of `count` workgroups a thread takes at a time."""
+    return 1 if count < PORTION * threads else PORTION
+
+
+def _together(items: Sequence[float], size: int) -> Sequence[float]:
+    return [sum(items[start : start + size]) for start in range(0, len(items), size)]
+
+
+def _last(portions: Sequence[float], threads: int) -> float:
+    """Return when the last thread is done."""
     ends = [0.0] * threads
     for portion in portions:
         heapq.heapreplace(ends, ends[0] + portion)
-    return max(ends), max(portions)
+    return max(ends)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -123,11 +136,18 @@ def _bounds(
     )  # fmt: skip
     rows, columns = np.minimum(chunk, m), np.minimum(group, panels)
     largest = START + rows * costs.row + columns * costs.panel + rows * columns * costs.tile
+    rows, columns = m - (down - 1) * chunk, panels - (across - 1) * group
+    smallest = START + rows * costs.row + columns * costs.panel + rows * columns * costs.tile
     least = np.zeros(count.shape)
     for threads, weight in THREADS.items():
-        portions = np.where(count < PORTION * threads, count, -(-count // PORTION))
+        alone = count < PORTION * threads
+        portions = np.where(alone, count, -(-count // PORTION))
         portion = np.maximum(largest, total / portions)
-        least += weight * threads * (np.maximum(total / threads, portion) + WAITING * portion)
+        # One thread takes so many portions, of which one may be short.
+        turns = -(-portions // threads)
+        last = np.where(alone, turns, PORTION * (turns - 1)) * smallest
+        last = np.maximum(np.maximum(total / threads, portion), last)
+        least += weight * threads * (last + WAITING * portion)
     return count, least * (1 - 1e-9)  # its sums are rounded otherwise
 
 
@@ -153,8 +173,11 @@ def _score(batch: int, chunks: Sequence[int], groups: Sequence[int], costs: Cost
         for rows in (chunks[0], chunks[-1])
     )
     items = (full * (len(chunks) - 1) + last) * batch
-    score = 0.0
+    score, portions = 0.0, {1: items}
     for threads, weight in THREADS.items():
-        last, portion = makespan(items, threads)
-        score += weight * threads * (last + WAITING * portion)
+        size = _portion(len(items), threads)
+        if size not in portions:
+            portions[size] = _together(items, size)
+        last = _last(portions[size], threads)
+        score += weight * threads * (last + WAITING * max(portions[size]))
     return score

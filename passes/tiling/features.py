@@ -215,11 +215,11 @@ def _columns(problem: Problem, numbers: Floats, machine: Machine) -> dict[str, F
         (l1, l2, l3), not is_record(problem),
         pressure(problem, rows, vectors) / registers,
     )  # fmt: skip
+    share = work.share(cut)
     parts = {
         f"part_{name}": np.log2(np.maximum(seconds, LEAST_PART))
-        for name, seconds in work.parts(cut).items()
+        for name, seconds in work.parts(cut, share).items()
     }
-    share = work.share(cut)
     padded = heights * rows * count * width * float(k) * batch
     compute = padded * cost(problem) / rate * share * threads
     stepped = compute * np.maximum(np.maximum(1.0, loads), 8.0 / in_flight)

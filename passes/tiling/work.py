@@ -148,13 +148,14 @@ def share(cut: Cut) -> Floats:
     shown = np.minimum(count, MOST_PORTIONS)
     # Of many portions all but the last are shared fairly.
     first = np.where(count > MOST_PORTIONS, count - MOST_PORTIONS, 0.0)
-    ends = np.repeat((before(first * portion) / cut.threads)[:, None], cut.threads, axis=1)
-    places = np.arange(len(ends))
-    for turn in range(int(shown.max())):
-        start = (first + turn) * portion
-        taken = before(start + portion) - before(start)
-        earliest = ends.argmin(axis=1)
-        ends[places, earliest] += np.where(turn < shown, taken, 0.0)
+    turns = np.arange(int(shown.max()) + 1.0)
+    done = before((first + turns[:, None]) * portion)
+    taken = np.where(turns[:-1, None] < shown, done[1:] - done[:-1], 0.0)
+    ends = np.repeat((done[0] / cut.threads)[:, None], cut.threads, axis=1)
+    places = np.arange(len(ends)) * cut.threads
+    flat = ends.reshape(-1)
+    for more in taken:
+        flat[ends.argmin(axis=1) + places] += more
     found: Floats = ends.max(axis=1) / total
     return found
 
@@ -170,12 +171,12 @@ def conflicts(cut: Cut) -> Floats:
     return found
 
 
-def parts(cut: Cut) -> dict[str, Any]:
-    """Return seconds by :data:`NAMES`."""
+def parts(cut: Cut, most: Floats | None = None) -> dict[str, Any]:
+    """Return seconds by :data:`NAMES`; `most` is :func:`share`, for who knows it already."""
     first, second, third = cut.caches
     batch, k = cut.batch, cut.k
     count, groups, chunks, blocks = cut.count, cut.groups, cut.chunks, cut.blocks
-    turn = share(cut) * CYCLE
+    turn = (share(cut) if most is None else most) * CYCLE
     tiles = blocks * count * batch
     k_blocks = np.ceil(k / cut.k_block)
     real = float(cut.m) * count * batch  # rows of panels

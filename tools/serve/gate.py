@@ -176,7 +176,7 @@ def _most_of(path: str, most: int) -> int:
 
 
 async def _looked_at(body: bytes) -> Any:
-    """Return the values of JSON; refuse what is deep or has many parts before FastAPI looks at it."""
+    """Return the values of JSON; refuse what is deep or has many parts before FastAPI sees it."""
     if len(body) > _LOOKED_AT_HERE:
         return await asyncio.to_thread(messages.read_small_json, body)
     return messages.read_small_json(body)
