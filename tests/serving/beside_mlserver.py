@@ -5,7 +5,8 @@ MLServer has an environment of its own, anywhere outside the repository::
     python -m venv DIR && DIR/bin/pip install mlserver==1.7.1 mlserver-lightgbm==1.7.1
     python tests/serving/beside_mlserver.py --mlserver DIR --output benchmarks/serve.json
 
-A round asks each over HTTP and gRPC: as much as goes, at the rate ``--half`` and at 300 a second.
+A round asks each over HTTP and gRPC: as much as goes, at half of what MLServer reaches, which is the same
+rate for both, and at 300 a second.
 """
 
 from __future__ import annotations
@@ -70,6 +71,13 @@ def mlserver(environment: Path, folder: Path, model: Path) -> Iterator[tuple[int
         process.wait()
 
 
+def _version(environment: Path) -> str:
+    command = [environment / "bin" / "pip", "freeze"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    wanted = ("mlserver", "lightgbm", "grpcio==", "uvicorn", "uvloop")
+    return ", ".join(line for line in lines if line.startswith(wanted))
+
+
 def _is_ready(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=1) as answer:
@@ -91,18 +99,21 @@ def load(port: int, seconds: float, *options: str) -> dict[str, Any]:
     return found
 
 
-def one_round(ports: dict[str, tuple[int, int]], half: float, seconds: float) -> dict[str, Any]:
+def one_round(ports: dict[str, tuple[int, int]], channels: int, seconds: float) -> dict[str, Any]:
     """Ask each server, in turn, each way."""
     found: dict[str, Any] = {}
-    for what, rate in (
-        ("saturated", ()),
-        ("half", ("--rate", str(half))),
-        ("low", ("--rate", str(_LOW))),
-    ):
-        for protocol, options in (("http", ()), ("grpc", ("--grpc",))):
+    for protocol, options in (("http", ()), ("grpc", ("--grpc", "--channels", str(channels)))):
+        for what in ("saturated", "half", "low"):
+            # Half of what MLServer reaches, and the same for both.
+            reached = found.get(f"mlserver {protocol} saturated", {}).get("requests_per_second", 0)
+            rates = {
+                "saturated": [],
+                "half": ["--rate", str(reached // 2)],
+                "low": ["--rate", str(_LOW)],
+            }
             for name, both in ports.items():
                 port = both[protocol == "grpc"]
-                found[f"{name} {protocol} {what}"] = load(port, seconds, *options, *rate)
+                found[f"{name} {protocol} {what}"] = load(port, seconds, *options, *rates[what])
     return found
 
 
@@ -154,8 +165,8 @@ def main() -> int:
     parser.add_argument("--mlserver", type=Path, required=True, help="its environment")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each load")
-    parser.add_argument("--half", type=float, default=750.0, help="requests a second, of both")
     parser.add_argument("--workers", type=int, default=1, help="of lowc")
+    parser.add_argument("--channels", type=int, default=1, help="connections of gRPC, to each")
     parser.add_argument("--output", type=Path, help="record; rounds are added to those it has")
     chosen = parser.parse_args()
     rounds: list[dict[str, Any]] = []
@@ -172,9 +183,12 @@ def main() -> int:
         theirs = stack.enter_context(mlserver(chosen.mlserver, folder / "mlserver", model))
         ports = {"lowc": (server.port, server.grpc_port), "mlserver": theirs}
         for _ in range(chosen.rounds):
-            found = one_round(ports, chosen.half, chosen.seconds)
+            found = one_round(ports, chosen.channels, chosen.seconds)
             rounds.append({**found, "choose-tiles": choosing(server, len(rounds))})
-    both = {"workers": chosen.workers, "half": chosen.half, "summary": summary(rounds)}
+    both = {
+        "workers": chosen.workers, "channels": chosen.channels, "mlserver": _version(chosen.mlserver),
+        "summary": summary(rounds),
+    }  # fmt: skip
     records.write(chosen.output, {**both, "rounds": rounds})
     json.dump(both, sys.stdout, indent=2)
     sys.stdout.write("\n")

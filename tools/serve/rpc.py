@@ -181,10 +181,10 @@ def _guarded(state: State, name: str, handle: Handler, response: Any) -> Any:
                 raise Fault(400, "the request is no message of the protocol")
             held.grow(request.ByteSize())
             fields = handle(request)
-            if isinstance(fields, Awaitable):
+            if not isinstance(fields, dict):
                 async with asyncio.timeout(seconds_allowed):
                     fields = await fields
-            return response(**fields) if isinstance(fields, dict) else fields
+            return response(**fields)
         except Fault as fault:
             status, said = fault.status, fault.what
         except TimeoutError:

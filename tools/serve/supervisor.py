@@ -23,7 +23,8 @@ from types import FrameType
 from ...errors import InternalError, UserError
 from .settings import Settings
 
-# A worker that falls sooner than this after its start is started again only after a wait.
+# A worker that falls sooner than this after its start, and before it is ready, is started again only
+# after a wait.
 _TOO_SOON = 2.0
 _MOST_FALLS = 5
 
@@ -166,8 +167,9 @@ class Supervisor:
                 self._falls += 1
                 if self._falls >= _MOST_FALLS:
                     raise InternalError("workers fall before they are ready", where="lowc serve")
-            if time.monotonic() - worker.since < _TOO_SOON:
-                time.sleep(_TOO_SOON / 4)
+                # One that was ready is missed, and takes a second to start anyhow.
+                if time.monotonic() - worker.since < _TOO_SOON:
+                    time.sleep(_TOO_SOON / 4)
             self._start()
         if self._parsers is not None and self._parsers.poll() is not None and not self._is_ending:
             time.sleep(_TOO_SOON / 4)
