@@ -39,7 +39,9 @@ _PRODUCTS = (
 
 
 @contextlib.contextmanager
-def mlserver(environment: Path, folder: Path, model: Path) -> Iterator[tuple[int, int]]:
+def mlserver(
+    environment: Path, folder: Path, model: Path, threads: str
+) -> Iterator[tuple[int, int]]:
     """Serve a LightGBM model by MLServer, in its own process; give its ports."""
     ports = (18180, 18181)
     settings = {
@@ -57,7 +59,7 @@ def mlserver(environment: Path, folder: Path, model: Path) -> Iterator[tuple[int
     with log.open("w") as stream:
         process = subprocess.Popen(
             [environment / "bin" / "mlserver", "start", folder], stdout=stream, stderr=stream,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, **({"OMP_NUM_THREADS": threads} if threads else {})},
         )  # fmt: skip
     try:
         until = time.monotonic() + 60
@@ -167,6 +169,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each load")
     parser.add_argument("--workers", type=int, default=1, help="of lowc")
     parser.add_argument("--channels", type=int, default=1, help="connections of gRPC, to each")
+    parser.add_argument(
+        "--their-threads", default="", help="of LightGBM in MLServer; its own choice"
+    )
     parser.add_argument("--output", type=Path, help="record; rounds are added to those it has")
     chosen = parser.parse_args()
     rounds: list[dict[str, Any]] = []
@@ -180,13 +185,16 @@ def main() -> int:
         options += ["--model-repository", str(folder / "models")]
         server = stack.enter_context(serving(folder / "lowc", *options))
         model = folder / "models" / _MODEL / "1" / "model.txt"
-        theirs = stack.enter_context(mlserver(chosen.mlserver, folder / "mlserver", model))
+        theirs = stack.enter_context(
+            mlserver(chosen.mlserver, folder / "mlserver", model, chosen.their_threads)
+        )
         ports = {"lowc": (server.port, server.grpc_port), "mlserver": theirs}
         for _ in range(chosen.rounds):
             found = one_round(ports, chosen.channels, chosen.seconds)
             rounds.append({**found, "choose-tiles": choosing(server, len(rounds))})
     both = {
         "workers": chosen.workers, "channels": chosen.channels, "mlserver": _version(chosen.mlserver),
+        "their_threads": chosen.their_threads or "all cores, as MLServer starts LightGBM",
         "summary": summary(rounds),
     }  # fmt: skip
     records.write(chosen.output, {**both, "rounds": rounds})

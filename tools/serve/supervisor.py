@@ -23,8 +23,8 @@ from types import FrameType
 from ...errors import InternalError, UserError
 from .settings import Settings
 
-# A worker that falls sooner than this after its start, and before it is ready, is started again only
-# after a wait.
+# A worker that falls sooner than this after its start, and before it is ready, is started again
+# only after a wait.
 _TOO_SOON = 2.0
 _MOST_FALLS = 5
 

@@ -41,16 +41,29 @@ def test_a_process_ends_only_without_its_parent(
     )
 
 
-def test_an_end_while_workers_start(repository: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_end_while_workers_start(repository: Path, number: int) -> None:
+    """Ctrl-C goes to all processes of a terminal; none may answer it with Python's traceback."""
     command = [sys.executable, "-c", _MAIN, "serve", "--port", "0", "--grpc-port", "-1",
                "--workers", "6", "--model-repository", str(repository)]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     try:
         supervisor = psutil.Process(process.pid)
         while not supervisor.children():
             assert process.poll() is None
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(120) == 0
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0
+        assert "Traceback" not in said
     finally:
         process.kill()
         process.wait()
