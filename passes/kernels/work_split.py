@@ -173,11 +173,12 @@ def _score(batch: int, chunks: Sequence[int], groups: Sequence[int], costs: Cost
         for rows in (chunks[0], chunks[-1])
     )
     items = (full * (len(chunks) - 1) + last) * batch
-    score, portions = 0.0, {1: items}
+    score = 0.0
+    portions: dict[int, Sequence[float]] = {1: items}
     for threads, weight in THREADS.items():
         size = _portion(len(items), threads)
         if size not in portions:
             portions[size] = _together(items, size)
-        last = _last(portions[size], threads)
-        score += weight * threads * (last + WAITING * max(portions[size]))
+        end = _last(portions[size], threads)
+        score += weight * threads * (end + WAITING * max(portions[size]))
     return score
