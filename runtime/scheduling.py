@@ -12,7 +12,10 @@ More spinning in the workers (``--task_worker_spin_us``) made calls slower.
 To change the policy twice in a call takes 5 to 10 microseconds of it, since the scheduler takes the
 thread out of its queue and puts it back.  So a thread whose short calls follow one another stays
 under it (:class:`Keeping`) for as long as cores are kept awake for it, which ends some milliseconds
-after the last call.  Threads and processes that it starts meanwhile have the policy too, for good.
+after the last call.  Threads that it starts meanwhile have the policy too, for good, and so have
+processes that ``subprocess`` or ``os.posix_spawn`` start: these run no hooks of Python's, which let
+a fork go, and the kernel's ``SCHED_RESET_ON_FORK`` is for real-time policies only.  Who minds
+starts them from another thread, under ``LOWC_WAIT_POLICY=passive``, or sets their policy.
 """
 
 from __future__ import annotations

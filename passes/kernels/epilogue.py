@@ -103,26 +103,17 @@ class Epilogue:
             Which lanes exist; None if all do.
         """
         with ir.Location.name(PLACE):
-            return self._applied(value, buffers, at, mask)
-
-    def _applied(
-        self,
-        value: ir.Value,
-        buffers: Sequence[ir.Value],
-        at: Sequence[ir.Value],
-        mask: ir.Value | None,
-    ) -> ir.Value:
-        lanes = ir.VectorType(value.type).shape[0]
-        values = [value]
-        for given, buffer in zip(self.inputs, buffers, strict=True):
-            if given.kind == "scalar":
-                values.append(memref.load(buffer, [emit.index(0)]))
-            else:
-                place = at if given.kind == "full" else at[-1:]
-                values.append(emit.load(lanes, buffer, place, mask))
-        for step in self.steps:
-            values.append(_built(step, [values[i] for i in step.operands], lanes))
-        return _vector(values[self.result], lanes)
+            lanes = ir.VectorType(value.type).shape[0]
+            values = [value]
+            for given, buffer in zip(self.inputs, buffers, strict=True):
+                if given.kind == "scalar":
+                    values.append(memref.load(buffer, [emit.index(0)]))
+                else:
+                    place = at if given.kind == "full" else at[-1:]
+                    values.append(emit.load(lanes, buffer, place, mask))
+            for step in self.steps:
+                values.append(_built(step, [values[i] for i in step.operands], lanes))
+            return _vector(values[self.result], lanes)
 
 
 def finish_rows(

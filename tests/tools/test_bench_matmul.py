@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import platform
+import re
 import sys
 from pathlib import Path
 
@@ -94,6 +95,7 @@ def test_a_weight_in_few_bits_beside_its_peers(capsys, tmp_path):
     assert all(row["limit_ms"] > 0 for row in rows.values())
     for row in rows.values():
         assert row["over_limit"] == pytest.approx(row["median_ms"] / row["limit_ms"])
+        assert row["reached"] == pytest.approx(row["limit_ms"] / row["median_ms"])
         assert row["gflops"] == pytest.approx(2 * 6 * 40 * 64 / row["median_ms"] / 1e6)
     assert record["form"]["symmetric"] is False and record["machine"]["cpu"]
     (kept,) = tmp_path.glob("matmul-dequant-i4-g32-1x6x40x64-*.json")
@@ -117,7 +119,8 @@ def test_products_of_activations_and_several_shapes_as_text(capsys):
     shown = capsys.readouterr().out
     assert "2x6x10x16 (BxMxNxK, two activations) for cpu" in shown
     assert "1x1x16x24 (BxMxNxK, one weight) for cpu" in shown
-    assert shown.count("limits: fma") == 2
+    assert shown.count("limits: fma") == 2 and shown.count("over limit   reached   by") == 2
+    assert re.search(r"lowc:exact .* [0-9.]+×\s+\d+%\s+(fma|memory)", shown)
     assert shown.count("GFLOP/s") == 1 and shown.count(" GB/s   limit") == 1
     assert "lowc:exact: exact (rule '*')" in shown
 

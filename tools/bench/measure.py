@@ -19,10 +19,11 @@ class Row:
     """One contender on one shape.
 
     ``limit_ms`` is the least time that its operations and bytes take here, ``limited_by`` says
-    which; ``error`` is ``||found - exact|| / ||exact||`` on a sample, ``definition_error`` the same
-    against the NumPy definition of its form, or for peers against the exact product of the weights
-    that they have; ``alike`` says that these weights are those of the form, and the activations in
-    no fewer bits.
+    which; ``over_limit`` is how many times as long it took, ``reached`` the share of the limit that
+    is, its inverse; ``error`` is ``||found - exact|| / ||exact||`` on a sample,
+    ``definition_error`` the same against the NumPy definition of its form, or for peers against the
+    exact product of the weights that they have; ``alike`` says that these weights are those of the
+    form, and the activations in no fewer bits.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Row:
     limit_ms: float | None
     limited_by: str
     over_limit: float | None
+    reached: float | None
     error: float
     definition_error: float
     alike: bool
@@ -186,6 +188,7 @@ def _row(
         limit_ms=limit.milliseconds if limit else None,
         limited_by=limit.by if limit else "",
         over_limit=milliseconds / limit.milliseconds if limit else None,
+        reached=limit.milliseconds / milliseconds if limit else None,
         error=errors[0],
         definition_error=errors[1],
         alike=(contender.form or contender.weights) == form and not contender.is_rougher,

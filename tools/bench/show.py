@@ -30,8 +30,8 @@ def _print_product(product: dict[str, Any], record: dict[str, Any], has_weight: 
     speed = "GB/s" if has_one_row else "GFLOP/s"
     key = "gigabytes_per_second" if has_one_row else "gflops"
     headers = [
-        "contender", "median ms", "p10", "p90", "ratio", speed, "limit ms", "over limit", "by",
-        "error", "vs definition",
+        "contender", "median ms", "p10", "p90", "ratio", speed, "limit ms", "over limit", "reached",
+        "by", "error", "vs definition",
     ]  # fmt: skip
     output.table(
         headers,
@@ -39,8 +39,8 @@ def _print_product(product: dict[str, Any], record: dict[str, Any], has_weight: 
             [
                 row["name"], _number(row["median_ms"]), _number(row["p10_ms"]),
                 _number(row["p90_ms"]), f"{row['ratio']:.2f}", f"{row[key]:.1f}",
-                _number(row["limit_ms"]), _times(row["over_limit"]), row["limited_by"] or "-",
-                f"{row['error']:.1e}", _error(row["definition_error"]),
+                _number(row["limit_ms"]), _times(row["over_limit"]), _share(row["reached"]),
+                row["limited_by"] or "-", f"{row['error']:.1e}", _error(row["definition_error"]),
             ]
             for row in rows
         ],
@@ -102,6 +102,10 @@ def _number(value: float | None) -> str:
 
 def _times(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}×"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"
 
 
 def _error(value: float | None) -> str:
