@@ -31,7 +31,6 @@ from .table_products import TableProduct
 
 # Of the derivation of a weight: all that its codes depend on.
 _CODING = ("planes", "group", "outputs", "terms", "coding", "rounds", "bits", "symmetric")
-_BITS = 'packing = "bits" has a kernel'
 _KINDS: dict[str, Any] = {
     made_by.KIND: made_by for made_by in (table_products, integer_tables, trit_tables)
 }
@@ -92,10 +91,8 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     return Plan(product, kernel, chain)
 
 
-def _of_fives(product: TableProduct, fmt: TableFormat, isa: tiles.Isa) -> Plan | Refusal:
+def _of_fives(product: TableProduct, fmt: TableFormat, isa: tiles.Isa) -> Plan:
     """Describe the kernels for ternary weights that are five in a byte."""
-    if not isa.vbmi:
-        return Refusal(f"five weights at once need AVX-512 with VBMI, not {isa.name}: {_BITS}")
     matrices = product.matrices
     batch, m, n, k = matrices.batch, matrices.m, matrices.n, matrices.k
     assert batch is not None and n is not None and k is not None  # noqa: S101  (for mypy)
