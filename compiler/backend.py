@@ -101,6 +101,17 @@ def _attempt(
     return _Failure(error, can_retry=crashed or error.what.startswith(REFUSED))
 
 
+# Vector unit → a chip that has it, as targets name it: what kernels for a unit are compiled for.
+CHIPS: dict[str, str] = {
+    "avx512vbmi": "cpu:icelake-server",
+    "avx512vnni": "cpu:cascadelake",
+    "avx512": "cpu:skylake-avx512",
+    "avx2vnni": "cpu:alderlake",
+    "avx2": "cpu:haswell",
+    "portable": "cpu:x86-64",
+}
+
+
 @functools.cache
 def vector_unit(target: Target) -> Unit:
     """Return the vector unit that IREE sees on the chip of `target`, or the code of a GPU.

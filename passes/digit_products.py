@@ -29,6 +29,8 @@ from .base import Refusal
 from .contraction import defining
 
 KIND = "signed-digits"  # in the facts of ``lowc.product``
+# Why no kernel takes it: a chip that can multiply has the same integers from a dot product.
+NO_KERNEL = "form 'dequant' with activations i8 gives the same result by a kernel"
 _WIDTH = 32
 
 

@@ -12,6 +12,7 @@ from iree.compiler import ir
 
 from . import (
     annotations,
+    digit_products,
     outline_additive,
     outline_bipolar,
     outline_dequant,
@@ -98,7 +99,7 @@ class OutlineKernels(Pass):
             name = annotations.text(op, annotations.MATMUL)
             plan: Any = Refusal("lowc's kernels are off")
             if self.unit != "none":
-                plan = family.match(op, self.unit) if family else Refusal("no kernel of this form")
+                plan = family.match(op, self.unit) if family else _no_family(op)
             if family is None or isinstance(plan, Refusal):
                 why = f"stock code generation ({plan.reason})"
                 annotations.add_text(op, annotations.LOWERING, why)
@@ -114,6 +115,13 @@ class OutlineKernels(Pass):
         _erase_unread(module)
 
 
+def _no_family(op: Any) -> Refusal:
+    """Say why there is no kernel of a form."""
+    kind = annotations.product_facts(op).get("kind")
+    return Refusal(digit_products.NO_KERNEL if kind == digit_products.KIND else _NO_KERNEL)
+
+
+_NO_KERNEL = "no kernel of this form"
 _PURE = ("arith.", "linalg.", "math.", "tensor.", "util.optimization_barrier")
 
 

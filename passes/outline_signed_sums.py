@@ -3,31 +3,19 @@
 What it takes is what ``lowc-lower-shift-add`` makes of planes of signs without tables.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 from iree.compiler import ir
 
-from . import add_operands, annotations, dispatch_matmul, dispatch_records, epilogues, signed_sums
+from . import annotations, dispatch_matmul, dispatch_records, epilogues, outline_planes, signed_sums
 from .base import Refusal
-from .contraction import dims_of
 from .epilogues import Chain
 from .kernels import tiles
 from .kernels.signed_matmul import SignedMatmul, refusal
 from .matrices import to_matrices
 from .signed_sums import SignedSums
 
-# Of the derivation of a weight: all that its codes depend on.
-_CODING = ("planes", "group", "outputs", "terms", "coding", "rounds")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A product by signed sums, its kernel, and what that does with the sums."""
-
-    product: SignedSums
-    kernel: SignedMatmul
-    chain: Chain | Refusal
+Plan = outline_planes.Plan[SignedSums, SignedMatmul]
 
 
 def takes(op: Any) -> bool:
@@ -41,14 +29,10 @@ def match(op: Any, unit: str) -> Plan | Refusal:
         return Refusal("kernels of signed sums are for CPUs")
     product = signed_sums.match(op)
     matrices = product.matrices
-    batch, m, n, k = matrices.batch, matrices.m, matrices.n, matrices.k
-    if batch is None or n is None or k is None:
-        return Refusal("the shape of its weight is not known")
-    if 0 in (batch, m, n, k):
-        return Refusal("one of its sizes is 0")
-    stored = dims_of(matrices.maps["columns"])
-    if stored != tuple(sorted(stored)):
-        return Refusal("its weight is stored in another order than that of the result")
+    sizes = outline_planes.sizes_of(matrices)
+    if isinstance(sizes, Refusal):
+        return sizes
+    batch, m, n, k = sizes
     why = refusal(product.group, k)
     if why:
         return Refusal(why)
@@ -79,13 +63,8 @@ def rewrite(module: ir.Module, plan: Plan) -> None:
 def _weight(module: ir.Module, plan: Plan) -> list[ir.Value]:
     """Load the weight's signs and terms as the kernel reads them."""
     product, kernel = plan.product, plan.kernel
-    stored = add_operands.derivation_of(product.signs)
     columns, planes = kernel.tile.columns, kernel.planes
-    derivation = {
-        **{key: stored[key] for key in _CODING if key in stored},
-        "kind": "signed-panels",
-        "columns": columns,
-    }
+    panels = {"kind": "signed-panels", "columns": columns}
     n, k, i32 = kernel.n or 0, kernel.k or 0, ir.IntegerType.get_signless(32)
     batch = (kernel.batch or 1) if kernel.b_batch else 1
     head = [batch, -(-n // columns)]
@@ -93,4 +72,4 @@ def _weight(module: ir.Module, plan: Plan) -> list[ir.Value]:
         ("signs", [*head, kernel.words * planes, columns], i32),
         ("terms", [*head, kernel.groups * planes, columns], i32),
     ]
-    return dispatch_records.load_weight(module, product.signs, [batch, n, k], derivation, parts)
+    return outline_planes.load_weight(module, product.signs, [batch, n, k], panels, parts)

@@ -5,7 +5,6 @@ integers.  It becomes two dispatches, one that makes the tables of the activatio
 up and adds.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 from iree.compiler import ir
@@ -16,11 +15,11 @@ from . import (
     dispatch_records,
     epilogues,
     integer_tables,
+    outline_planes,
     table_products,
     trit_tables,
 )
 from .base import Refusal
-from .contraction import dims_of
 from .epilogues import Chain
 from .formats.tables import TableFormat
 from .kernels import tiles
@@ -29,21 +28,13 @@ from .kernels.table_rows import TableRows
 from .kernels.trit_rows import TritRows
 from .table_products import TableProduct
 
-# Of the derivation of a weight: all that its codes depend on.
-_CODING = ("planes", "group", "outputs", "terms", "coding", "rounds", "bits", "symmetric")
-_BITS = 'packing = "bits" has a kernel'
 _KINDS: dict[str, Any] = {
     made_by.KIND: made_by for made_by in (table_products, integer_tables, trit_tables)
 }
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A product by look-up and the kernel that makes it (its rows have the one for tables)."""
-
-    product: TableProduct
-    kernel: TableMatmul
-    chain: Chain | Refusal
+# A product by look-up and the kernel that makes it (its rows have the one for tables).
+Plan = outline_planes.Plan[TableProduct, TableMatmul]
 
 
 def takes(op: Any) -> bool:
@@ -59,18 +50,14 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     if isinstance(product, Refusal):
         return product
     matrices = product.matrices
-    batch, m, n, k = matrices.batch, matrices.m, matrices.n, matrices.k
-    if batch is None or n is None or k is None:
-        return Refusal("the shape of its weight is not known")
-    if 0 in (batch, m, n, k):
-        return Refusal("one of its sizes is 0")
-    stored = dims_of(matrices.maps["columns"])
-    if stored != tuple(sorted(stored)):
-        return Refusal("its weight is stored in another order than that of the result")
+    sizes = outline_planes.sizes_of(matrices)
+    if isinstance(sizes, Refusal):
+        return sizes
+    batch, m, n, k = sizes
     fmt, isa = TableFormat(product.entry_bits, product.span), tiles.ISAS[unit]
     scaling = _scaling(product, isa, n)
     if scaling.kind == "trits":
-        return _of_fives(product, fmt, isa)
+        return _of_fives(product, sizes, fmt, isa)
     why = refusal(fmt, product.group, k)
     if why:
         return Refusal(why)
@@ -92,16 +79,14 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     return Plan(product, kernel, chain)
 
 
-def _of_fives(product: TableProduct, fmt: TableFormat, isa: tiles.Isa) -> Plan | Refusal:
+def _of_fives(
+    product: TableProduct, sizes: tuple[int, int | None, int, int], fmt: TableFormat, isa: tiles.Isa
+) -> Plan:
     """Describe the kernels for ternary weights that are five in a byte."""
-    if not isa.vbmi:
-        return Refusal(f"five weights at once need AVX-512 with VBMI, not {isa.name}: {_BITS}")
-    matrices = product.matrices
-    batch, m, n, k = matrices.batch, matrices.m, matrices.n, matrices.k
-    assert batch is not None and n is not None and k is not None  # noqa: S101  (for mypy)
+    batch, m, n, k = sizes
     rows = TritRows(None if m is None else batch * m, k, fmt, isa)
     tile = tiles.choose_fives(isa, batch, m, n, -(-rows.spans * rows.quads // 4))
-    chain = epilogues.match(product.op, matrices)
+    chain = epilogues.match(product.op, product.matrices)
     epilogue = chain.epilogue if isinstance(chain, Chain) else None
     kernel = TableMatmul(batch, m, n, rows, 1, product.group, tile, epilogue, Scaling("trits"))
     return Plan(product, kernel, chain)
@@ -136,19 +121,17 @@ def _scaling(product: TableProduct, isa: tiles.Isa, n: int) -> Scaling:
 def _weight(module: ir.Module, plan: Plan) -> list[ir.Value]:
     """Load the weight's signs, scales and zeros as the kernel reads them."""
     product, kernel = plan.product, plan.kernel
-    stored = add_operands.derivation_of(product.signs)
     size = {"words": kernel.words} if kernel.rows.by_four else {"quads": 2 * kernel.pairs}
     if kernel.scaling.kind == "trits":
         size = {"fives": kernel.rows.spans * kernel.rows.quads}
     kinds = {"bits": "bit-plane-panels", "trits": "trit-panels"}
-    derivation = {
-        **{key: stored[key] for key in _CODING if key in stored},
+    panels: dict[str, Any] = {
         "kind": kinds.get(kernel.scaling.kind, "binary-panels"),
         "columns": kernel.tile.columns,
         **size,
     }
     if kernel.scaling.shared:
-        derivation["shared"] = True
+        panels["shared"] = True
     head = [kernel.batch, kernel.panels]
     parts = [
         (
@@ -159,4 +142,4 @@ def _weight(module: ir.Module, plan: Plan) -> list[ir.Value]:
         for name, shape, width in kernel.parts
     ]
     shape = [kernel.batch, kernel.n, kernel.rows.k]
-    return dispatch_records.load_weight(module, product.signs, shape, derivation, parts)
+    return outline_planes.load_weight(module, product.signs, shape, panels, parts)

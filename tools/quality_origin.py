@@ -1,7 +1,8 @@
 """What a line of docs/quality.md was made from, so that it is not shown for something else.
 
 A line belongs to a recipe, a model, inputs and a calibration; each has a digest.  Archives
-(``.pt2``, ``.npz``) go by the names and checksums of what is in them, not by when they were packed.
+(``.pt2``, ``.npz``) go by the names and checksums of what is in them, not by when they were packed,
+and a model's graph without its traces: an export in another folder is the same model.
 The commit is kept beside these for people to read: most commits change no figure, and nobody
 measures for an hour after each.
 """
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ..compiler.recipe import Recipe
 
 _CALCULATES = ("compiler", "passes", "runtime")  # folders
+_IDENTITY = "/.data/serialization_id"  # PyTorch's, of all parts with their traces
 
 
 def origin(recipe: Recipe, model: Path, inputs: Path, calibration: Path | None) -> dict[str, str]:
@@ -57,8 +59,22 @@ def recipe_digest(recipe: Recipe) -> str:
 def archive_digest(path: Path) -> str:
     """Return the digest of what lies in the zip archive `path`."""
     with zipfile.ZipFile(path) as archive:
-        parts: list[Any] = [[part.filename, part.CRC] for part in archive.infolist()]
+        parts: list[Any] = [
+            [part.filename, _graph_digest(archive.read(part)) if _is_graph(part) else part.CRC]
+            for part in archive.infolist()
+            if not part.filename.endswith(_IDENTITY)
+        ]
     return _digest(json.dumps(sorted(parts)))
+
+
+def _is_graph(part: zipfile.ZipInfo) -> bool:
+    return part.filename.endswith(".json") and "/models/" in part.filename
+
+
+def _graph_digest(text: bytes) -> str:
+    """Return the digest of a graph; ``metadata`` of nodes has the paths and lines of sources."""
+    graph = json.loads(text, object_hook=lambda found: found | {"metadata": None})
+    return _digest(json.dumps(graph, sort_keys=True))
 
 
 def commit_here() -> str | None:

@@ -1,17 +1,21 @@
-"""Look-ups for five ternary weights at once: the sums of a span, for CPUs with AVX-512 VBMI.
+"""Look-ups for five ternary weights at once: the sums of a span, for CPUs with AVX2.
 
 A byte of a weight is the sign and the magnitude of five ternary weights' key
-(``formats/trits.py``).  A permutation of bytes in two registers (``vpermi2b``) looks its low seven
-bits up in 128 entries, and ignores the sign; where that is set, the entry is taken from twice what
-was added to all entries::
+(``formats/trits.py``).  Its low seven bits are looked up in 128 entries; where the sign is set, the
+entry is taken from twice what was added to all entries::
 
     for pair of fives in span:
-      b[r] = turned(vpermi2b(T[r, first], key), key) + …     // bytes, two of 7 bits
+      b[r] = turned(T[r, first][key & 127], key) + …          // bytes, two of 7 bits
       all[r] += b[r]; odd[r] += b[r] >> 8                      // 16 bits
 
-So 320 weights take a permutation, a mask of signs and a subtraction, and 2 to 3 instructions for
-the sums.  Tables are 26 bytes for an input: panels are read side by side, so that these come from
-the second cache seldom.
+With VBMI a permutation of bytes in two registers (``vpermi2b``) is the look-up, and ignores the
+sign: 320 weights take it, a mask of signs and a subtraction, and 2 to 3 instructions for the sums.
+Without, eight byte shuffles look the low four bits up in 16 entries each, and bits 4, 5 and 6
+choose among what they found: 8 shuffles, 7 choices and 4 instructions for keys and masks, where two
+planes of signs take 10 shuffles and 30 others for as many weights.
+
+Tables are 26 bytes for an input: panels are read side by side, so that these come from the second
+cache seldom.
 """
 
 from __future__ import annotations
@@ -22,7 +26,9 @@ from collections.abc import Sequence
 from iree.compiler import ir
 from iree.compiler.dialects import arith, vector
 
+from ..formats.tables import ENTRIES
 from . import emit
+from .table_rows import WORDS
 from .table_shuffles import Shuffles
 from .table_sums import VECTORS
 
@@ -67,12 +73,17 @@ class Fives(Shuffles):
         return sums
 
     def _tables(self, r: int, five: ir.Value) -> list[ir.Value]:
+        """Return the entries of a table: of a register's bytes, or 16 in each part of one."""
+        count = self.lanes if self.rows.isa.vbmi else WORDS
         start = arith.muli(five, emit.index(self.rows.table_words))
-        places = [start, arith.addi(start, emit.index(self.lanes))]
-        return [
-            vector.bitcast(self.bytes, emit.load(self.lanes, self.a, [self.records[r], place]))
-            for place in places
-        ]
+        found = []
+        for first in range(0, self.rows.table_words, count):
+            place = arith.addi(start, emit.index(first)) if first else start
+            words = emit.load(count, self.a, [self.records[r], place])
+            if count < self.lanes:
+                words = vector.shuffle(words, words, list(range(count)) * (self.lanes // count))
+            found.append(vector.bitcast(self.bytes, words))
+        return found
 
     def _bytes_of(self, p: int, five: ir.Value) -> ir.Value:
         panel, _ = self.panel(p * VECTORS)
@@ -81,10 +92,34 @@ class Fives(Shuffles):
 
     def _entry(self, tables: Sequence[ir.Value], keys: ir.Value) -> ir.Value:
         """Return the entries of keys, with what is added to all of them."""
-        i8, count = emit.integer(8), 4 * self.lanes
-        name = "llvm.x86.avx512.vpermi2var.qi.512"
-        found = emit.intrinsic(name, [tables[0], keys, tables[1]], self.bytes)
-        twice = emit.splat(count, i8, 2 * self.rows.bias & 0xFF)
-        is_minus = arith.cmpi(arith.CmpIPredicate.slt, keys, emit.splat(count, i8, 0))
-        turned: ir.Value = arith.select(is_minus, arith.subi(twice, found), found)
+        if self.rows.isa.vbmi:
+            name = "llvm.x86.avx512.vpermi2var.qi.512"
+            found = emit.intrinsic(name, [tables[0], keys, tables[1]], self.bytes)
+        else:
+            found = self._chosen_entry(tables, keys)
+        twice = self._splat8(2 * self.rows.bias)
+        turned: ir.Value = arith.select(self._has(keys, 7), arith.subi(twice, found), found)
         return turned
+
+    def _chosen_entry(self, tables: Sequence[ir.Value], keys: ir.Value) -> ir.Value:
+        low = arith.andi(keys, self._splat8(ENTRIES - 1))
+        found = [self._look_up(table, low) for table in tables]
+        for bit in (4, 5, 6):
+            is_set = self._has(keys, bit)
+            pairs = zip(found[::2], found[1::2], strict=True)
+            found = [arith.select(is_set, second, first) for first, second in pairs]
+        (entry,) = found
+        return entry
+
+    def _has(self, keys: ir.Value, bit: int) -> ir.Value:
+        """Return which keys have a bit: as a sign, which costs nothing to choose by."""
+        moved = keys
+        if bit < 7:
+            words = vector.bitcast(self.shorts, keys)
+            moved = vector.bitcast(self.bytes, arith.shli(words, self._splat16(7 - bit)))
+        zero = self._splat8(0)
+        found: ir.Value = arith.cmpi(arith.CmpIPredicate.slt, moved, zero)
+        return found
+
+    def _splat8(self, value: int) -> ir.Value:
+        return emit.splat(4 * self.lanes, emit.integer(8), value & 0xFF)

@@ -177,7 +177,8 @@ class TableMatmul(RecordMatmul):
         """Say which kernel it is."""
         size = f"{self.tile.rows} x {self.tile.columns}"
         how = "vpermb, vpdpbusd" if self.rows.by_four else "vpshufb"
-        how = "vpermi2b" if self.scaling.kind == "trits" else how
+        if self.scaling.kind == "trits":
+            how = "vpermi2b" if self.rows.isa.vbmi else "vpshufb, five at once"
         text = f"look-up kernel ({how}, i{self.rows.format.bits}), {size} sums in registers"
         text += ", makes its tables" if self.rounds else ""
         return text if self.epilogue is None else f"{text}, {self.epilogue.describe()}"

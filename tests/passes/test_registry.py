@@ -19,7 +19,8 @@ SUPPORT = {
     "base", "binary_weights", "bipolar_products", "build", "code_values", "contraction",
     "digit_products", "dispatch_matmul", "dispatch_records", "epilogues", "forms", "gpus",
     "instruments", "integer_products", "integer_tables", "matrices", "more_results", "options",
-    "outline_dequant_gpu", "outline_integer_gpu", "outline_threads", "parameters", "registry",
+    "outline_dequant_gpu", "outline_integer_gpu", "outline_planes", "outline_threads", "parameters",
+    "registry",
     "runner", "shift_add", "shift_add_weights", "shift_products", "signed_sums", "table_products",
     "trit_tables", "weight_rows",
 }  # fmt: skip

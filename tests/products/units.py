@@ -3,17 +3,9 @@
 import functools
 
 import pytest
-from lowc.compiler.backend import vector_unit
+from lowc.compiler.backend import CHIPS, vector_unit
 from lowc.compiler.target import load_target
 
-CHIPS = {
-    "avx512vbmi": "cpu:icelake-server",
-    "avx512vnni": "cpu:cascadelake",
-    "avx512": "cpu:skylake-avx512",
-    "avx2vnni": "cpu:alderlake",
-    "avx2": "cpu:haswell",
-    "portable": "cpu:x86-64",
-}
 # Those whose kernels differ: VBMI is about look-ups, VNNI about integers.
 INTEGER_UNITS = ("avx512vnni", "avx512", "avx2vnni", "avx2", "portable")
 FLOAT_UNITS = ("avx512", "avx2", "portable")

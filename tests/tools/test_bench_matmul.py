@@ -32,16 +32,17 @@ def bench(capsys, *arguments):
 def test_planes_of_signs_stand_beside_integers_of_as_many_bits(capsys):
     record = bench(
         capsys, "--form", "shiftadd-2", "--tables", "i6", "--shape", "1x64x256",
-        "--against", "onnxruntime,openvino,w4a8",
+        "--against", "onnxruntime,openvino,w4a8,f32",
     )  # fmt: skip
     assert (record["form"]["planes"], record["form"]["tables"]) == (2, "i6")
     (product,) = record["products"]
     rows = {row["name"]: row for row in product["rows"]}
-    assert {"lowc:binary-2-i6", "onnxruntime:level4", "lowc:w4a8"} <= set(rows)
+    assert {"lowc:binary-2-i6", "onnxruntime:level4", "lowc:w4a8", "lowc:f32"} <= set(rows)
     assert rows["lowc:binary-2-i6"]["definition_error"] < 1e-5
     # Two bits by either way, and they are not the same weights.
     assert 0.1 < rows["lowc:binary-2-i6"]["error"] < rows["onnxruntime:level4"]["error"] < 1
     assert rows["lowc:w4a8"]["error"] < 0.15
+    assert rows["lowc:f32"]["error"] < 1e-5
     assert product["best_peer"] is None
 
 

@@ -119,6 +119,19 @@ def test_a_digest_is_of_what_counts(tmp_path):
     assert a == b != c
 
 
+def test_a_model_that_was_exported_elsewhere_is_the_same(tmp_path):
+    def exported(name, trace, target):
+        node = {"target": target, "metadata": {"stack_trace": f'File "{trace}", line 1'}}
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("few/models/model.json", json.dumps({"graph": {"nodes": [node]}}))
+            archive.writestr("few/.data/serialization_id", trace)
+        return archive_digest(tmp_path / name)
+
+    here = exported("a", "/here/model.py", "relu")
+    assert exported("b", "/elsewhere/model.py", "relu") == here
+    assert exported("c", "/here/model.py", "tanh") != here
+
+
 def test_a_missing_model_is_named(subject, tmp_path, monkeypatch, capsys):
     subject.model.unlink()
     monkeypatch.setattr(quality, "SUBJECTS", (subject,))

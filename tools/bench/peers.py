@@ -93,6 +93,11 @@ def _own_integers(setup: Setup, name: str) -> Contender:
     return _compiled(setup, name, rule, load_target(setup.target), kernels=True)
 
 
+def _own_floats(setup: Setup, name: str) -> Contender:
+    """Return lowc's product in f32: what a form must be faster than, or save energy beside."""
+    return _compiled(setup, name, Rule("*", EXACT), load_target(setup.target), kernels=True)
+
+
 def _always(form: Form) -> bool:
     return True
 
@@ -112,6 +117,7 @@ PEERS: dict[str, tuple[Offer, ...]] = {
     "iree": (Offer("iree", _always, _best_stock),),
     "iree-form": (Offer("iree", _always, _stock),),
     "w4a8": (Offer("lowc:w4a8", _always, _own_integers),),
+    "f32": (Offer("lowc:f32", _always, _own_floats),),
 }
 
 

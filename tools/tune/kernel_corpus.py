@@ -36,15 +36,6 @@ from ...passes.kernels.table_matmul import TableMatmul, looks_up_four
 from ...passes.kernels.table_rows import TableRows
 from ...passes.kernels.tiles import Isa, Tile
 
-# Vector unit → a chip that has it, as targets name it.
-CHIPS = {
-    "avx512vbmi": "cpu:icelake-server",
-    "avx512vnni": "cpu:cascadelake",
-    "avx512": "cpu:skylake-avx512",
-    "avx2vnni": "cpu:alderlake",
-    "avx2": "cpu:haswell",
-    "portable": "cpu:x86-64",
-}
 ROWS = (1, 2, 4, 7, 12, 16, 33, 64, 77, 100, 128, 197, 256, 512)
 COLUMNS = (64, 96, 127, 192, 255, 384, 512, 768, 1000, 1536, 2304, 3072)
 DEPTHS = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 3072)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...compiler.backend import CHIPS
 from ...compiler.target import load_target
 from ...errors import UserError
 from . import kernel_corpus
@@ -32,7 +33,7 @@ def batch(number: int, size: int = BATCH) -> Iterator[dict[str, Any]]:
     chosen = kernel_corpus.samples(unit, size, number)
     module = kernel_corpus.module_of(chosen)
     with tempfile.TemporaryDirectory(prefix="lowc-corpus-") as folder:
-        target = load_target(kernel_corpus.CHIPS[unit])
+        target = load_target(CHIPS[unit])
         facts = compile_facts(str(module), target, Path(folder))
     with module.context:
         texts = [str(function) for function in kernel_corpus.functions_of(module)]

@@ -6,12 +6,12 @@
 
 util.global private @fc.weight = #flow.parameter.named<"model"::"fc.weight"> : tensor<8x128xf32>
 // CHECK: remark: fc: i8 in canonical signed digits: no multiplication by a weight
-// CHECK: remark: fc: no kernel: no kernel of this form
+// CHECK: remark: fc: no kernel: form 'dequant' with activations i8 gives the same result by a kernel
 // CHECK-LABEL: func.func @linear
 func.func @linear(%x: tensor<2x128xf32>, %init: tensor<2x8xf32>) -> tensor<2x8xf32> {
   // CHECK: %[[D:.*]] = linalg.generic {{.*}}["parallel", "parallel", "parallel", "reduction"]} {{.*}} outs(%{{.*}} : tensor<2x8x2xi32>)
   // CHECK-NOT: lowc.part
-  // CHECK-SAME: lowc.lowering = "i8 x i8 in integers, activation scales by group; i8 in canonical signed digits; stock code generation (no kernel of this form)", lowc.matmul = "fc"
+  // CHECK-SAME: lowc.lowering = "i8 x i8 in integers, activation scales by group; i8 in canonical signed digits; stock code generation (form 'dequant' with activations i8 gives the same result by a kernel)", lowc.matmul = "fc"
   // CHECK-SAME: lowc.product = "{\22kind\22: \22signed-digits\22
   // CHECK: ^bb0(%[[Q:.*]]: i8, %[[C:.*]]: i8, %[[SUM:.*]]: i32):
   // CHECK-NOT: arith.mul

@@ -24,11 +24,14 @@
 // VBMI: %[[R:.*]] = flow.dispatch @[[T]]::@[[T]]
 // VBMI: flow.dispatch @[[K]]::@[[K]][{{.*}}](%{{.*}}, %[[R]],
 
-// Elsewhere it is IREE's code, and the report says what would have a kernel.
+// Without VBMI each of eight byte shuffles looks up in 16 of the entries; bits choose among them.
 
-// OTHER: remark: fc: no kernel: five weights at once need AVX-512 with VBMI, not avx512: packing = "bits" has a kernel
-// OTHER-NOT: flow.dispatch
-// OTHER: spans of 70; stock code generation (five weights at once need AVX-512 with VBMI, not avx512
+// OTHER: remark: fc: look-up kernel (vpshufb, five at once, i7), {{[0-9]+}} x 64 sums in registers
+// OTHER-COUNT-8: llvm.call_intrinsic "llvm.x86.avx512.pshuf.b.512"
+// OTHER: flow.dispatch
+
+// Elsewhere it is IREE's code.
+
 // PORTABLE: remark: fc: no kernel: kernels of look-ups are for CPUs with AVX2
 // PORTABLE-NOT: flow.dispatch
 

@@ -29,12 +29,11 @@ def planes(m, n, *, unit="avx512vbmi", batch=1, dynamic=False):
     return lookups.kernel(unit, (m, n, 4096), 2, 128, batch=batch, dynamic=dynamic)
 
 
-def fives(m, n, *, batch=1, dynamic=False):
+def fives(m, n, *, unit="avx512vbmi", batch=1, dynamic=False):
     """A product by ternary weights, five in a byte."""
     fmt = TableFormat(7, 320)
     return lookups.kernel(
-        "avx512vbmi", (m, n, 4096), 1, 4096, fmt, batch=batch, dynamic=dynamic,
-        scaling=Scaling("trits"),
+        unit, (m, n, 4096), 1, 4096, fmt, batch=batch, dynamic=dynamic, scaling=Scaling("trits")
     )  # fmt: skip
 
 
@@ -101,8 +100,7 @@ def test_every_panel_is_somebodys_once(make, m, dynamic, batch):
 def test_no_cliff_at_odd_numbers_of_columns(unit):
     for n in range(32, 1400, 32 * 7):
         made = [integer(m, n, unit=unit) for m in (1, 2)]
-        made += [planes(1, n, unit=unit)] if unit != "portable" else []
-        made += [fives(1, n)] if unit == "avx512vbmi" else []
+        made += [make(1, n, unit=unit) for make in (planes, fives) if unit != "portable"]
         for one in made:
             for found in shares(one, range(1, 17)):
                 assert max(found) - min(found) <= 1, (one.name, found)

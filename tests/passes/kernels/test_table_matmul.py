@@ -116,25 +116,18 @@ def activation(one, seed=0):
 
 
 @pytest.fixture(scope="module")
-def of_fives(tmp_path_factory):
+def of_fives(request, tmp_path_factory):
     """The kernels of ternary weights five in a byte, and those that make their tables."""
-    target = units.target("avx512vbmi")
+    unit, scaling = request.param, Scaling("trits")
+    target = units.target(unit)
     made = [
-        kernel(
-            "avx512vbmi",
-            sizes,
-            1,
-            4096,
-            TableFormat(bits, span),
-            dynamic=dynamic,
-            scaling=Scaling("trits"),
-        )
+        kernel(unit, sizes, 1, 4096, TableFormat(bits, span), dynamic=dynamic, scaling=scaling)
         for sizes, span, bits, dynamic in FIVES
     ]
-    side = Tile(16, 1, 4, 0, 3, 1)  # panels side by side, and one that is left
+    # Panels side by side, and one that is left.
+    side = Tile(ISAS[unit].lanes, 1, 4, 0, 3, 1)
     made.append(
-        kernel("avx512vbmi", (1, 250, 60), 1, 4096, TableFormat(7, 30), tile=side,
-               scaling=Scaling("trits"))
+        kernel(unit, (1, 250, 60), 1, 4096, TableFormat(7, 30), tile=side, scaling=scaling)
     )  # fmt: skip
     rows = [one.rows for one in made]
     folder = tmp_path_factory.mktemp("fives")
@@ -145,6 +138,7 @@ def of_fives(tmp_path_factory):
     )
 
 
+@pytest.mark.parametrize("of_fives", UNITS, indirect=True)
 @pytest.mark.parametrize("number", range(len(FIVES) + 1))
 def test_five_ternary_weights_at_once_are_those_of_the_definition_to_the_bit(of_fives, number):
     loaded, rows = of_fives

@@ -2,6 +2,7 @@
 
 import pytest
 from lowc import InternalError
+from lowc.compiler.backend import CHIPS
 from lowc.compiler.target import load_target
 from lowc.passes.kernels.float_matmul import FloatMatmul
 from lowc.passes.kernels.tiles import Tile
@@ -21,7 +22,7 @@ def compiled(tmp_path_factory):
     folder = tmp_path_factory.mktemp("facts")
     chosen = [sample(8, 3), sample(12, 4)]
     text = str(kernel_corpus.module_of(chosen))
-    target = load_target(kernel_corpus.CHIPS["avx512"])
+    target = load_target(CHIPS["avx512"])
     return chosen, text, object_facts.compile_facts(text, target, folder), folder
 
 
