@@ -1,7 +1,5 @@
 """What a GPU must have to run a module: less than its family has, where the module uses less."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from iree.compiler import ir
