@@ -149,7 +149,17 @@ class DequantThreads:
     @property
     def translation(self) -> str:
         """How IREE goes on from the kernel's body."""
-        return gpu.translation(self.dialect, (self.tile.across, self.tile.down, 1))
+        return gpu.translation(self.dialect, self.threads)
+
+    @property
+    def threads(self) -> tuple[int, int, int]:
+        """Threads of a workgroup along x, y and z."""
+        return (self.tile.across, self.tile.down, 1)
+
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes of workgroup memory."""
+        return 0
 
     @property
     def known_grid(self) -> tuple[int | None, ...]:
@@ -358,7 +368,10 @@ class Body:
         value = subtract(codes, zero)
         for r, splat in enumerate(splats):
             at = r * self.tile.vectors + v
-            parts[at] = add(parts[at], multiply(splat, value))
+            if self.kernel.dialect == "ptx" and not self.kernel.is_whole:
+                parts[at] = emit.multiply_add(splat, value, parts[at])
+            else:
+                parts[at] = add(parts[at], multiply(splat, value))
 
     def _codes(self, words: Sequence[ir.Value], pieces: Sequence[panels.Part], j: int) -> ir.Value:
         """Return code j of a quad, of four columns."""
