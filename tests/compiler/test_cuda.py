@@ -41,7 +41,7 @@ CASES = {
     "pam, few rows": (5, 40, 32, Form("pam"), "sums a thread"),
     "w4a16, many rows": (70, 64, 128, floats("i4", 32), "kernel for GPUs, 8 x 4 sums a thread"),
     "w4a16, any rows": (None, 63, 128, floats("i4", 32), "kernel for GPUs, 8 x 4 sums a thread"),
-    "w3a16": (1, 64, 128, floats("i3", 32), "kernel for GPUs, 1 x 8 sums a thread"),
+    "w3a16": (1, 64, 128, floats("i3", 32), "kernel for GPUs, 1 x 4 sums a thread"),
     # What stays with IREE's code, and why.
     "nf4": (1, 64, 128, floats("nf4", 32), "read integers, not nf4"),
     "w3a8": (1, 64, 128, integers("i3", 32), "weights of 4 or 8 bits, not 3"),
