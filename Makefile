@@ -11,7 +11,7 @@ PARALLEL ?= --numprocesses logical --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test fast check lint format types docs quality wheel bench lock vulkan clients browser clean distclean
+.PHONY: help venv demo test fast check lint format types docs quality wheel bench lock vulkan ptxas clients browser clean distclean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -38,7 +38,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 demo: $(INSTALLED) ## Export MiniLM, compile it as f32 and w4a16, compare both with PyTorch
 	$(BIN)/python -m lowc.tools.demo
 
-test: check vulkan clients browser ## Run everything: style, types, all tests, the wheel in a clean environment
+test: check vulkan ptxas clients browser ## Run everything: style, types, all tests, the wheel in a clean environment
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 fast: $(INSTALLED) ## Run only the tests that take no time
@@ -85,6 +85,9 @@ lock: ## Resolve requirements.lock anew from pyproject.toml
 # Only on a bare machine where we may: elsewhere the Vulkan tests say why they are skipped.
 vulkan: ## Install a software Vulkan driver, where that is possible and none is there
 	@.ci/vulkan
+
+ptxas: $(INSTALLED) ## Get NVIDIA's assembler into build/, where CUDA's toolkit is not
+	@.ci/ptxas $(BIN)/python build/ptxas
 
 # Foreign clients of `lowc serve`; their packages do not stand beside ours.
 CLIENTS := build/clients

@@ -28,6 +28,7 @@ from ..runtime.manifest import Leaf, Manifest
 from . import backend, call_time, planes, report
 from .artifact import Artifact, Staging, embed_manifest, staging
 from .frontend import Model, entry_function, open_model
+from .gpu_needs import needs_of
 from .parameters import plan_parameters, write_parameters
 from .pipeline import passes_for
 from .recipe import Recipe, load_recipe
@@ -332,7 +333,7 @@ class _Road:
             recipe=self.recipe.name,
             target=self.target.name,
             device=self.target.device,
-            needs=self.target.gpu.needs if self.target.gpu else {},
+            needs=needs_of(model.module, self.target.gpu) if self.target.gpu else {},
             serial_microseconds=call_time.serial_microseconds(said["energy"]),
             parameters=written,
             versions=_versions(),

@@ -65,7 +65,7 @@ def passes_for(
         CountOperations(),
         # Products are what kernels will be made of, and kernels read the tile.
         *([] if tiles is None else [tiles]),
-        OutlineKernels(unit=unit),
+        OutlineKernels(unit=unit, dot4=unit == "spirv" and _has_dot4(target)),
         # What is executed in the place of what was verified above.
         VerifyNoMultiplication(),
         OutlineSoftmax(unit=unit),
@@ -79,3 +79,8 @@ def passes_for(
         "cse",
         "symbol-dce",
     ]
+
+
+def _has_dot4(target: Target) -> bool:
+    """Whether a GPU multiplies four bytes in one instruction, and may read them from buffers."""
+    return target.gpu is not None and target.gpu.dot4 and 8 in target.gpu.storage

@@ -14,9 +14,10 @@ Operations are taken in the order of the block as long as they are of this kind.
 wherever nothing outside uses any but the last result; the last such place is chosen, here ``%r``.
 """
 
+import dataclasses
 import re
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from iree.compiler import ir
 
@@ -24,8 +25,11 @@ from . import annotations, build
 from .base import Refusal
 from .contraction import defining, dims_of, indexing_maps, is_dim
 from .kernels.epilogue import Epilogue, Input, Kind, Step
+from .kernels.gpu_results import ELEMENTS as ELEMENTS_OF_GPUS
+from .kernels.gpu_results import can_read
 from .matrices import Matrices
 
+Kernel = TypeVar("Kernel", bound=Any)
 MAX_STEPS = 96
 VIEWS = ("tensor.cast", "tensor.collapse_shape", "tensor.expand_shape", "tensor.reshape")
 ELEMENTS = ("f32", "f16", "bf16", "i32")  # of tensors that are read
@@ -106,6 +110,20 @@ def match(op: Any, matrices: Matrices) -> Chain | Refusal:
         why = "what lies between is used elsewhere too" if uses_more else str(error)
         return Chain(chain.epilogue, chain.tensors, chain.ops, why)
     return chain or Refusal("what follows is long")
+
+
+def on_gpu(op: Any, matrices: Matrices, kernel: Kernel) -> tuple[Kernel, Chain | Refusal]:
+    """Return a kernel for GPUs that does what follows `op` too, as far as it can, and what that is.
+
+    Changes nothing.
+    """
+    chain = match(op, matrices)
+    if isinstance(chain, Refusal):
+        return kernel, chain
+    if not can_read(chain.epilogue):
+        elements = {given.element for given in chain.epilogue.inputs} - set(ELEMENTS_OF_GPUS)
+        return kernel, Refusal(f"kernels for GPUs read no {' nor '.join(sorted(elements))} there")
+    return dataclasses.replace(kernel, epilogue=chain.epilogue), chain
 
 
 def tensors(

@@ -66,7 +66,10 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     packs = reads_f32 and weight is None and _raw(op.operands[columns]) is not None
     if unit in ("spirv", "ptx"):
         gpu = _gpu_kernel(matrices, product, stored, unit)
-        return gpu if isinstance(gpu, Refusal) else Plan(op, matrices, columns, gpu)
+        if isinstance(gpu, Refusal):
+            return gpu
+        gpu, chain = epilogues.on_gpu(op, matrices, gpu)
+        return Plan(op, matrices, columns, gpu, chain)
     kernel = _cpu_kernel(matrices, product, stored, tiles.ISAS[unit], prepares, packs)
     chain = epilogues.match(op, matrices)
     if isinstance(chain, Chain):

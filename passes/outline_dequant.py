@@ -6,7 +6,7 @@ from typing import Any
 
 from iree.compiler import ir
 
-from . import annotations, build, dispatch_matmul, epilogues, outline_dequant_gpu, parameters
+from . import annotations, build, dispatch_matmul, epilogues, parameters
 from .assign_forms import form_of
 from .base import Refusal
 from .contraction import defining, dims_of, is_zero_fill
@@ -20,7 +20,6 @@ from .kernels.dequant_matmul import DequantMatmul
 from .kernels.packed_codes import PackedCodes, can_look_up
 from .kernels.small_float_codes import SmallFloatCodes
 from .matrices import Matrices, as_matrices, to_matrices
-from .outline_dequant_gpu import PlanGpu, erase_unread
 
 
 @dataclass(frozen=True)
@@ -39,15 +38,13 @@ def takes(op: Any) -> bool:
     return annotations.BITS in op.attributes and annotations.PRODUCT not in op.attributes
 
 
-def match(op: Any, unit: str) -> Plan | PlanGpu | Refusal:
+def match(op: Any, unit: str) -> Plan | Refusal:
     """Describe the kernel for `op`, or say why there is none.  Changes nothing."""
-    if unit == "spirv":
-        return Refusal("kernels of weights in few bits are for CPUs and CUDA")
+    if unit not in tiles.ISAS:
+        return Refusal("these kernels are for CPUs")
     found, form = match_dequantised(op), form_of(op)
     if isinstance(found, Refusal):
         return found
-    if unit == "ptx":
-        return outline_dequant_gpu.match(op, found, form)
     why = _outside_kernels(found, form)
     if why:
         return Refusal(why)
@@ -99,11 +96,8 @@ def _outside_kernels(found: Dequantised, form: Form) -> str:
     return ""
 
 
-def rewrite(module: ir.Module, plan: Plan | PlanGpu) -> None:
+def rewrite(module: ir.Module, plan: Plan) -> None:
     """Dispatch to the kernel, with the operands laid out for it."""
-    if isinstance(plan, PlanGpu):
-        outline_dequant_gpu.rewrite(module, plan)
-        return
     op, matrices = plan.op, plan.matrices
 
     def operands() -> list[ir.Value]:
@@ -115,6 +109,16 @@ def rewrite(module: ir.Module, plan: Plan | PlanGpu) -> None:
     chain = plan.chain if isinstance(plan.chain, Chain) else None
     dispatch_matmul.replace(module, op, matrices, plan.kernel, operands, chain)
     erase_unread(reshape)
+
+
+def erase_unread(op: Any) -> None:
+    """Erase what made the weight a float; the barrier in it would keep the codes for ever."""
+    if op is None or any(list(result.uses) for result in op.results):
+        return
+    operands = list(op.operands)
+    op.operation.erase()
+    for operand in operands:
+        erase_unread(defining(operand))
 
 
 def _bits_per_weight(plan: Plan) -> float:

@@ -1,7 +1,7 @@
-"""Products of f32 activations and weights of 4 or 8 bits as kernels for NVIDIA's GPUs.
+"""Products of f32 activations and weights in few bits as kernels for NVIDIA's GPUs.
 
-There is one for few rows, which reads each weight once and makes it f32 in registers.  For more
-rows a weight is made f32 ahead of the product, by IREE's code.
+There is one for few rows and weights of 4 or 8 bits, which reads each weight once and makes it f32
+in registers.  The others get the kernel for threads that Vulkan has too (:mod:`.outline_threads`).
 """
 
 from dataclasses import dataclass
@@ -9,9 +9,20 @@ from typing import Any
 
 from iree.compiler import ir
 
-from . import annotations, build, dispatch_matmul, dispatch_records
+from . import (
+    annotations,
+    build,
+    dispatch_matmul,
+    dispatch_records,
+    epilogues,
+    fuse_dequant,
+    outline_dequant,
+    outline_threads,
+)
+from .assign_forms import form_of
 from .base import Refusal
 from .contraction import defining, dims_of, is_zero_fill
+from .epilogues import Chain
 from .formats import gpu_rows
 from .forms import Form
 from .fuse_dequant import Dequantised
@@ -30,10 +41,25 @@ class PlanGpu:
     found: Dequantised
     matrices: Matrices
     kernel: DequantFewGpu
+    chain: Chain | Refusal
 
 
-def match(op: Any, found: Dequantised, form: Form) -> PlanGpu | Refusal:
+def takes(op: Any) -> bool:
+    """Whether `op` is a product with a weight that ``lowc-quantize-weights`` stored in few bits."""
+    return outline_dequant.takes(op)
+
+
+def match(op: Any, unit: str) -> PlanGpu | outline_threads.Plan | Refusal:
     """Describe the kernel for `op`, or say why there is none.  Changes nothing."""
+    few = _match_few(op)
+    return outline_threads.match(op, unit) if isinstance(few, Refusal) else few
+
+
+def _match_few(op: Any) -> PlanGpu | Refusal:
+    """Describe the kernel of few rows for `op`, or say why it is none for it."""
+    found, form = fuse_dequant.match(op), form_of(op)
+    if isinstance(found, Refusal):
+        return found
     why = _outside(found, form)
     if why:
         return Refusal(why)
@@ -45,7 +71,9 @@ def match(op: Any, found: Dequantised, form: Form) -> PlanGpu | Refusal:
         return Refusal("its weight is stored in another order than that of the result")
     group = build.shape_of(found.inputs[0])[-1]
     kernel = _kernel(matrices, group, form)
-    return kernel if isinstance(kernel, Refusal) else PlanGpu(op, found, matrices, kernel)
+    if isinstance(kernel, Refusal):
+        return kernel
+    return PlanGpu(op, found, matrices, *epilogues.on_gpu(op, matrices, kernel))
 
 
 def _kernel(matrices: Matrices, group: int, form: Form) -> DequantFewGpu | Refusal:
@@ -84,8 +112,11 @@ def _outside(found: Dequantised, form: Form) -> str:
     return ""
 
 
-def rewrite(module: ir.Module, plan: PlanGpu) -> None:
+def rewrite(module: ir.Module, plan: PlanGpu | outline_threads.Plan) -> None:
     """Dispatch to the kernel, with the operands laid out for it."""
+    if isinstance(plan, outline_threads.Plan):
+        outline_threads.rewrite(module, plan)
+        return
     op, kernel = plan.op, plan.kernel
     reshape = defining(op.operands[1 - plan.found.activation])
 
@@ -99,18 +130,9 @@ def rewrite(module: ir.Module, plan: PlanGpu) -> None:
     width = build.element_of(plan.found.inputs[0]).width
     bits = before * (kernel.bits + values) / (width + values)
     op.attributes[annotations.BITS] = ir.FloatAttr.get(ir.F64Type.get(), bits)
-    dispatch_matmul.replace(module, op, plan.matrices, kernel, operands)
-    erase_unread(reshape)
-
-
-def erase_unread(op: Any) -> None:
-    """Erase what made the weight a float; the barrier in it would keep the codes for ever."""
-    if op is None or any(list(result.uses) for result in op.results):
-        return
-    operands = list(op.operands)
-    op.operation.erase()
-    for operand in operands:
-        erase_unread(defining(operand))
+    chain = dispatch_records.as_chain(plan.chain)
+    dispatch_matmul.replace(module, op, plan.matrices, kernel, operands, chain)
+    outline_dequant.erase_unread(reshape)
 
 
 def _load(module: ir.Module, plan: PlanGpu) -> list[ir.Value]:

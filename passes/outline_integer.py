@@ -27,8 +27,6 @@ from .kernels.integer_dot import IntegerDot
 from .kernels.integer_matmul import IntegerMatmul
 from .kernels.integer_rows import IntegerRows
 
-_STORED = "kernels for GPUs store the sums"
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -61,7 +59,9 @@ def match(op: Any, unit: str) -> Plan | Refusal:
         return Refusal("one of its sizes is 0")
     if unit == "ptx":
         gpu = outline_integer_gpu.kernel_for(product)
-        return gpu if isinstance(gpu, Refusal) else Plan(product, gpu, Refusal(_STORED))
+        return (
+            gpu if isinstance(gpu, Refusal) else Plan(product, *epilogues.on_gpu(op, matrices, gpu))
+        )
     try:
         panels.vectors_per_chunk(product.bits, group)
     except ValueError as error:

@@ -16,6 +16,7 @@ from . import (
     outline_additive,
     outline_bipolar,
     outline_dequant,
+    outline_dequant_gpu,
     outline_float,
     outline_integer,
     outline_shifts,
@@ -38,7 +39,10 @@ FAMILIES: tuple[Any, ...] = (
     outline_tables,
 )
 # Those of one unit come before the others.
-OF_UNIT: dict[str, tuple[Any, ...]] = {"spirv": (outline_threads,)}
+OF_UNIT: dict[str, tuple[Any, ...]] = {
+    "spirv": (outline_threads,),
+    "ptx": (outline_dequant_gpu,),
+}
 
 
 @dataclass(frozen=True)
@@ -82,11 +86,14 @@ class OutlineKernels(Pass):
     unit : str
         The vector unit of a CPU, or the code of a GPU, that the kernels are for; ``none`` outlines
         nothing.
+    dot4 : bool
+        Whether the Vulkan device multiplies four bytes in one instruction.
     """
 
     unit: Literal[
         "none", "portable", "avx2", "avx2vnni", "avx512", "avx512vnni", "avx512vbmi", "spirv", "ptx"
     ] = "none"
+    dot4: bool = False
     name: ClassVar[str] = "lowc-outline-kernels"
 
     def run(self, module: ir.Module, remark: Callable[..., None]) -> None:
@@ -107,6 +114,8 @@ class OutlineKernels(Pass):
                 remark(RemarkKind.REFUSED, op, name, f"no kernel: {plan.reason}")
                 continue
             plan = attribute.with_tile_on(op, plan, self.unit)
+            if self.dot4 and family is outline_threads:
+                plan = outline_threads.by_dots(plan)
             text = plan.kernel.describe()
             annotations.add_text(op, annotations.LOWERING, text)
             annotations.set_text(op, annotations.TILE, families.tiling_of(plan.kernel).text)

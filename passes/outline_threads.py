@@ -1,9 +1,10 @@
-"""Products with weights in few bits as kernels for Vulkan, for ``lowc-outline-kernels``.
+"""Products with weights in few bits as kernels for threads, for ``lowc-outline-kernels``.
 
 One kernel takes f32 activations and those of 8 bits; the latter are rounded by IREE's code, once
-for all products that share them.
+for all products that share them.  For Vulkan both get it, for CUDA f32 activations of many rows.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from . import (
     build,
     dispatch_matmul,
     dispatch_records,
+    epilogues,
     fuse_dequant,
     integer_products,
     outline_dequant,
@@ -23,10 +25,12 @@ from . import (
 from .assign_forms import form_of
 from .base import Refusal
 from .contraction import defining, dims_of, is_zero_fill
+from .epilogues import Chain
 from .formats import panels
 from .formats.integer import element_bits
 from .integer_products import IntegerProduct
 from .kernels import dequant_threads
+from .kernels.dequant_dots import DequantDots
 from .kernels.dequant_threads import DequantThreads
 from .kernels.gpu import MAX_WORKGROUPS
 from .matrices import Matrices, as_matrices, to_matrices
@@ -41,6 +45,7 @@ class Plan:
     kernel: DequantThreads
     codes: ir.Value
     activation: ir.Value  # f32, or the product's if it is one of integers
+    chain: Chain | Refusal
     product: IntegerProduct | None = None
 
 
@@ -51,7 +56,9 @@ def takes(op: Any) -> bool:
 
 def match(op: Any, unit: str) -> Plan | Refusal:
     """Describe the kernel for `op`, or say why there is none.  Changes nothing."""
-    return _match_integers(op) if outline_integer.takes(op) else _match_floats(op)
+    if unit == "ptx":
+        return _match_floats(op, unit)
+    return _match_integers(op) if outline_integer.takes(op) else _match_floats(op, unit)
 
 
 def _match_integers(op: Any) -> Plan | Refusal:
@@ -65,10 +72,20 @@ def _match_integers(op: Any) -> Plan | Refusal:
     )
     if isinstance(kernel, Refusal):
         return kernel
-    return Plan(op, product.matrices, kernel, product.codes, product.activation, product)
+    kernel, chain = epilogues.on_gpu(op, product.matrices, kernel)
+    return Plan(op, product.matrices, kernel, product.codes, product.activation, chain, product)
 
 
-def _match_floats(op: Any) -> Plan | Refusal:
+def by_dots(plan: Plan) -> Plan:
+    """Return a plan whose kernel multiplies four bytes at once, where it multiplies integers."""
+    kernel = plan.kernel
+    if kernel.scaled == "none":
+        return plan
+    facts = {field.name: getattr(kernel, field.name) for field in dataclasses.fields(kernel)}
+    return dataclasses.replace(plan, kernel=DequantDots(**facts))
+
+
+def _match_floats(op: Any, dialect: str) -> Plan | Refusal:
     found, form = fuse_dequant.match(op, words=True), form_of(op)
     if isinstance(found, Refusal):
         return found
@@ -76,7 +93,7 @@ def _match_floats(op: Any) -> Plan | Refusal:
         if build.element_of(value) != ir.F32Type.get():
             return Refusal(f"kernels multiply f32, not {build.element_of(value)}")
     if not form.has_integer_weights:
-        return Refusal(f"kernels for Vulkan read integers, not {form.weights}")
+        return Refusal(f"kernels for GPUs read integers, not {form.weights}")
     if not is_zero_fill(found.contraction.init):
         return Refusal("the sums do not start at zero")
     matrices = as_matrices(op, 1 - found.activation)
@@ -92,7 +109,9 @@ def _match_floats(op: Any) -> Plan | Refusal:
     kernel = _kernel(matrices, groups * group, form.bits, group, "none", symmetric=form.symmetric)
     if isinstance(kernel, Refusal):
         return kernel
-    return Plan(op, matrices, kernel, codes, op.operands[found.activation])
+    kernel = dataclasses.replace(kernel, dialect=dialect)
+    kernel, chain = epilogues.on_gpu(op, matrices, kernel)
+    return Plan(op, matrices, kernel, codes, op.operands[found.activation], chain)
 
 
 def _kernel(
@@ -138,7 +157,8 @@ def rewrite(module: ir.Module, plan: Plan) -> None:
     values = (32 if kernel.symmetric else 40) / kernel.group  # a scale, and a zero point in a byte
     bits = (kernel.bits + values) * kernel.k / (matrices.k or kernel.k)
     op.attributes[annotations.BITS] = ir.FloatAttr.get(ir.F64Type.get(), bits)
-    dispatch_matmul.replace(module, op, matrices, kernel, operands)
+    chain = dispatch_records.as_chain(plan.chain)
+    dispatch_matmul.replace(module, op, matrices, kernel, operands, chain)
 
 
 def _with_integers(plan: Plan, product: IntegerProduct, weight: list[ir.Value]) -> list[ir.Value]:
@@ -147,17 +167,20 @@ def _with_integers(plan: Plan, product: IntegerProduct, weight: list[ir.Value]) 
     rank = len(build.shape_of(product.x_codes))
     joined = [[d] if d < axis else [d, d + 1] if d == axis else [d + 1] for d in range(rank - 1)]
     codes = build.collapse(product.x_codes, joined)
-    if not plan.kernel.is_whole:
+    if isinstance(plan.kernel, DequantDots):
+        i8 = ir.IntegerType.get_signless(8)
+        codes = build.elementwise([codes], i8, lambda q, _: arith.trunci(i8, q)).result
+    elif not plan.kernel.is_whole:
         f32 = ir.F32Type.get()
         codes = build.elementwise([codes], f32, lambda q, _: arith.sitofp(f32, q)).result
+    return [to_matrices(codes, plan.matrices, "rows"), *weight, _scales(plan, product)]
+
+
+def _scales(plan: Plan, product: IntegerProduct) -> ir.Value:
     scales = product.x_scales
     if product.per_row:
-        scales = build.insert_units(scales, [axis])
-    return [
-        to_matrices(codes, plan.matrices, "rows"),
-        *weight,
-        to_matrices(scales, plan.matrices, "rows"),
-    ]
+        scales = build.insert_units(scales, [product.axis])
+    return to_matrices(scales, plan.matrices, "rows")
 
 
 def _weight(module: ir.Module, plan: Plan) -> list[ir.Value]:

@@ -20,7 +20,7 @@ files into place.  `runtime/` runs the result and needs none of the above; `tool
 line.
 
 What is no Python: `Makefile` (all that people do here), `.ci/` (what machines do: `run` everything,
-`vulkan` installs a driver, `browser` a browser, `lock` resolves the requirements), `requirements.lock`, `.pre-commit-config.yaml`;
+`vulkan` installs a driver, `ptxas` an assembler, `browser` a browser, `lock` resolves the requirements), `requirements.lock`, `.pre-commit-config.yaml`;
 [recipes.md](recipes.md), [passes.md](passes.md) (generated), [safety.md](safety.md), [serve.md](serve.md), [tiles.md](tiles.md),
 [cost-models.md](cost-models.md), [quality.md](quality.md) (its tables by `make quality`),
 `deploy/` (files for operators of the server), and

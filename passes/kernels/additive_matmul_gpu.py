@@ -23,12 +23,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from iree.compiler import ir
-from iree.compiler.dialects import arith, memref, scf, vector
+from iree.compiler.dialects import arith, memref, vector
 
 from ..additive import Addition
 from ..formats.stored import STORED, StoredFloat
 from . import emit, gpu
+from .epilogue import Epilogue
 from .executable import Interface
+from .gpu_results import Results
 
 SIDE = 8  # threads of a workgroup along columns, and along rows
 LANES = 4
@@ -64,6 +66,7 @@ class AddedGpu:
     b_batch: bool
     dialect: str
     tile: Any
+    epilogue: Epilogue | None
 
     prepares = False
     packs = False
@@ -77,12 +80,19 @@ class AddedGpu:
     def name(self) -> str:
         """A symbol that two kernels share only if they are the same."""
         sizes = "x".join("d" if s is None else str(s) for s in self.sizes)
-        return f"add_{self.dialect}_{sizes}_{self.tile.name}" + ("b" if self.b_batch else "")
+        follows = f"_{self.epilogue.name}" if self.epilogue else ""
+        batches = "b" if self.b_batch else ""
+        return f"add_{self.dialect}_{sizes}_{self.tile.name}{batches}{follows}"
 
     @property
     def sizes(self) -> tuple[int | None, ...]:
         """(batch, m, n, k)."""
         return (self.batch, self.m, self.n, self.k)
+
+    def said(self, tile: str) -> str:
+        """Say which kernel it is, given what is said of its tile."""
+        most = "" if self.batch is not None else f", for at most {gpu.MAX_WORKGROUPS} batches"
+        return f"{tile}{most}" + (f", {self.epilogue.describe()}" if self.epilogue else "")
 
 
 @dataclass(frozen=True)
@@ -104,6 +114,8 @@ class AdditiveMatmulGpu(AddedGpu):
         ``spirv`` (Vulkan) or ``ptx`` (CUDA).
     tile : ThreadTile
         The sums of one thread.
+    epilogue : Epilogue or None
+        What is done to the sums before they are stored.
     """
 
     batch: int | None
@@ -114,6 +126,7 @@ class AdditiveMatmulGpu(AddedGpu):
     product: Addition
     dialect: str
     tile: ThreadTile
+    epilogue: Epilogue | None = None
 
     @property
     def translation(self) -> str:
@@ -147,10 +160,8 @@ class AdditiveMatmulGpu(AddedGpu):
 
     def describe(self) -> str:
         """Say which kernel it is."""
-        said = f"kernel for GPUs, {self.tile.rows} x {self.tile.vectors * LANES} sums a thread"
-        return (
-            said if self.batch is not None else f"{said}, for at most {gpu.MAX_WORKGROUPS} batches"
-        )
+        tile = self.tile
+        return self.said(f"kernel for GPUs, {tile.rows} x {tile.vectors * LANES} sums a thread")
 
     def emit(self, interface: Interface) -> None:
         """Build the kernel's function at the current place."""
@@ -173,11 +184,10 @@ class _Body:
         four = emit.vector_type(LANES, self.i32)
         # Vectors of four where a row is a whole number of them.
         self.step = LANES if kernel.k is not None and kernel.k % LANES == 0 else 1
-        self.wide = kernel.n is not None and kernel.n % LANES == 0
         self.a = self._buffer(interface, 0, ("batch", "m", "k"), self.step, self.i32)
         self.b = self._panels(interface, four)
-        width = LANES if self.wide else 1
-        self.c = self._buffer(interface, 2, ("batch", "m", "n"), width, self.f32)
+        sizes = {"batch": self.batch, "m": self.m, "n": self.n}
+        self.results = Results(kernel, interface, 2, sizes)
         self.panel, self.block, self.item = (interface.workgroup(axis) for axis in range(3))
         self.b_item = self.item if kernel.b_batch else emit.index(0)
 
@@ -222,12 +232,9 @@ class _Body:
             return self._products(k, readable, places, carried)
 
         totals = emit.loop(emit.index(0), self.k, emit.index(self.step), step, sums)
-        for r, row in enumerate(rows):
-            inside = arith.cmpi(arith.CmpIPredicate.ult, row, self.m)
-            with ir.InsertionPoint(scf.IfOp(inside).then_block):
-                for v, place in enumerate(places):
-                    self._store(totals[r * len(places) + v], row, place)
-                scf.YieldOp([])
+        start = gpu.scaled(self.panel, self.tile.columns // LANES)
+        columns = [arith.addi(start, place) for place in places]
+        self.results.store(totals, self.item, rows, columns)
 
     def _products(
         self,
@@ -251,24 +258,6 @@ class _Body:
                     value = vector.bitcast(four, arith.addi(splat, weight))
                     totals[i] = arith.addf(totals[i], value)
         return totals
-
-    def _store(self, value: ir.Value, row: ir.Value, place: ir.Value) -> None:
-        """Store four columns, those of them that exist."""
-        start = arith.muli(self.panel, emit.index(self.tile.columns // LANES))
-        column = arith.addi(start, place)
-        if self.wide:
-            bound = arith.divui(self.n, emit.index(LANES))
-            inside = arith.cmpi(arith.CmpIPredicate.ult, column, bound)
-            with ir.InsertionPoint(scf.IfOp(inside).then_block):
-                memref.store(value, self.c, [self.item, row, column])
-                scf.YieldOp([])
-            return
-        for lane in range(LANES):
-            at = arith.addi(arith.muli(column, emit.index(LANES)), emit.index(lane))
-            inside = arith.cmpi(arith.CmpIPredicate.ult, at, self.n)
-            with ir.InsertionPoint(scf.IfOp(inside).then_block):
-                memref.store(vector.extract(value, [], [lane]), self.c, [self.item, row, at])
-                scf.YieldOp([])
 
 
 def choose_tile(m: int | None, n: int | None) -> ThreadTile:

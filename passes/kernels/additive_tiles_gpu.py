@@ -25,7 +25,9 @@ from iree.compiler.dialects import arith, memref, scf, vector
 from ..additive import Addition
 from . import emit, gpu
 from .additive_matmul_gpu import AddedGpu, ThreadTile, choose_tile
+from .epilogue import Epilogue
 from .executable import Interface
+from .gpu_results import Results
 
 LANES = 4
 PAD = 4  # words of a row of A in workgroup memory: neighbours in K are in other banks
@@ -86,6 +88,7 @@ class AdditiveTilesGpu(AddedGpu):
     product: Addition
     dialect: str
     tile: SharedTile
+    epilogue: Epilogue | None = None
 
     @property
     def translation(self) -> str:
@@ -118,12 +121,9 @@ class AdditiveTilesGpu(AddedGpu):
     def describe(self) -> str:
         """Say which kernel it is."""
         tile = self.tile
-        said = (
+        return self.said(
             f"kernel for GPUs, {tile.rows} x {tile.vectors * LANES} sums a thread, "
             f"{tile.height} x {tile.columns} a workgroup with {tile.depth} of K in its memory"
-        )
-        return (
-            said if self.batch is not None else f"{said}, for at most {gpu.MAX_WORKGROUPS} batches"
         )
 
     def emit(self, interface: Interface) -> None:
@@ -146,7 +146,6 @@ class _Body:
         tile = kernel.tile
         # Vectors of four where a row is a whole number of them.
         self.step = LANES if kernel.k is not None and kernel.k % LANES == 0 else 1
-        self.wide = kernel.n is not None and kernel.n % LANES == 0
         self.a = self._buffer(interface, 0, ("batch", "m", "k"), self.step, self.i32)
         panels = None if kernel.n is None else -(-kernel.n // tile.columns)
         counted = arith.ceildivui(self.n, emit.index(tile.columns))
@@ -154,8 +153,8 @@ class _Body:
         values = [self.batch, counted, self.k]
         unknown = [v for v, size in zip(values, shape, strict=False) if size is None]
         self.b = gpu.buffer(interface, 1, shape, self.i32, unknown, lanes=LANES)
-        width = LANES if self.wide else 1
-        self.c = self._buffer(interface, 2, ("batch", "m", "n"), width, self.f32)
+        sizes = {"batch": self.batch, "m": self.m, "n": self.n}
+        self.results = Results(kernel, interface, 2, sizes)
         self.panel, self.block, self.item = (interface.workgroup(axis) for axis in range(3))
         self.b_item = self.item if kernel.b_batch else emit.index(0)
         self.across, self.down = gpu.thread("x"), gpu.thread("y")
@@ -290,29 +289,10 @@ class _Body:
 
     def _store(self, totals: Sequence[ir.Value]) -> None:
         tile = self.tile
-        for r in range(tile.rows):
-            row = self._row(r)
-            inside = arith.cmpi(arith.CmpIPredicate.ult, row, self.m)
-            with gpu.when(inside):
-                for v in range(tile.vectors):
-                    self._store_four(totals[r * tile.vectors + v], row, v)
-                scf.YieldOp([])
-
-    def _store_four(self, value: ir.Value, row: ir.Value, v: int) -> None:
-        """Store four columns, those of them that exist."""
-        start = gpu.scaled(self.panel, self.tile.columns // LANES)
-        column = arith.addi(start, self._column(v))
-        if self.wide:
-            bound = arith.divui(self.n, emit.index(LANES))
-            with gpu.when(arith.cmpi(arith.CmpIPredicate.ult, column, bound)):
-                memref.store(value, self.c, [self.item, row, column])
-                scf.YieldOp([])
-            return
-        for lane in range(LANES):
-            at = gpu.add(gpu.scaled(column, LANES), lane)
-            with gpu.when(arith.cmpi(arith.CmpIPredicate.ult, at, self.n)):
-                memref.store(vector.extract(value, [], [lane]), self.c, [self.item, row, at])
-                scf.YieldOp([])
+        start = gpu.scaled(self.panel, tile.columns // LANES)
+        columns = [arith.addi(start, self._column(v)) for v in range(tile.vectors)]
+        rows = [self._row(r) for r in range(tile.rows)]
+        self.results.store(totals, self.item, rows, columns)
 
 
 def misfit(k: int | None, tile: SharedTile) -> str:

@@ -1,4 +1,4 @@
-"""A product with a weight in few bits for Vulkan: each thread takes codes apart for a tile of sums.
+"""A product with a weight in few bits for GPUs: each thread takes codes apart for a tile of sums.
 
 A thread has `rows` times `vectors` vectors of four columns.  A word that it loads holds a quad or
 more of one column's codes (:mod:`..formats.panels`), which meet all its rows::
@@ -12,7 +12,8 @@ more of one column's codes (:mod:`..formats.panels`), which meet all its rows::
           part[r, v] += splat(a[r][j]) * c
     sum[r, v] += part[r, v] * scale
 
-No thread reads what another one wrote, so nothing is asked of subgroups.  Activations are f32, or
+No thread reads what another one wrote, so nothing is asked of subgroups: the body is the same for
+Vulkan and CUDA.  Activations are f32, or
 codes of 8 bits as whole numbers: then `part` is exact, in f32 where every such sum fits 24 bits,
 else in i32.
 """
@@ -24,11 +25,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from iree.compiler import ir
-from iree.compiler.dialects import arith, memref, scf, vector
+from iree.compiler.dialects import arith, memref, vector
 
 from ..formats import panels
 from . import emit, gpu
+from .epilogue import Epilogue
 from .executable import Interface
+from .gpu_results import Results
 
 LANES = 4
 MAGIC = 0x4B000000  # the pattern of 2^23: with a code in its mantissa it is that much larger
@@ -77,6 +80,10 @@ class DequantThreads:
         ``none`` for f32 activations; else whether 8-bit ones have a scale by ``group`` or ``row``.
     tile : DequantTile
         The sums of one thread.
+    dialect : str
+        ``spirv`` (Vulkan) or ``ptx`` (CUDA).
+    epilogue : Epilogue or None
+        What is done to the sums before they are stored.
     """
 
     batch: int | None
@@ -89,8 +96,11 @@ class DequantThreads:
     symmetric: bool
     scaled: Literal["none", "group", "row"]
     tile: DequantTile
+    dialect: str = "spirv"
+    epilogue: Epilogue | None = None
 
     packs = False
+    stem = "dequant"  # of its symbol
 
     @property
     def groups(self) -> int:
@@ -132,12 +142,24 @@ class DequantThreads:
         """A symbol that two kernels share only if they are the same."""
         sizes = "x".join("d" if s is None else str(s) for s in self.sizes)
         kind = f"i{self.bits}g{self.group}{'' if self.symmetric else 'z'}_{self.scaled}"
-        return f"dequant_{kind}_{sizes}_{self.tile.name}" + ("b" if self.b_batch else "")
+        follows = f"_{self.epilogue.name}" if self.epilogue else ""
+        batches = "b" if self.b_batch else ""
+        return f"{self.stem}_{self.dialect}_{kind}_{sizes}_{self.tile.name}{batches}{follows}"
 
     @property
     def translation(self) -> str:
         """How IREE goes on from the kernel's body."""
-        return gpu.translation("spirv", (self.tile.across, self.tile.down, 1))
+        return gpu.translation(self.dialect, self.threads)
+
+    @property
+    def threads(self) -> tuple[int, int, int]:
+        """Threads of a workgroup along x, y and z."""
+        return (self.tile.across, self.tile.down, 1)
+
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes of workgroup memory."""
+        return 0
 
     @property
     def known_grid(self) -> tuple[int | None, ...]:
@@ -153,16 +175,20 @@ class DequantThreads:
     def describe(self) -> str:
         """Say which kernel it is."""
         kind = "dequantising" if self.scaled == "none" else "integer"
-        tile = self.tile
-        return f"{kind} kernel for Vulkan, {tile.rows} x {tile.vectors * LANES} sums a thread"
+        where = "Vulkan" if self.dialect == "spirv" else "GPUs"
+        text = f"{kind} kernel for {where}, {self._threads()}"
+        return text if self.epilogue is None else f"{text}, {self.epilogue.describe()}"
+
+    def _threads(self) -> str:
+        return f"{self.tile.rows} x {self.tile.vectors * LANES} sums a thread"
 
     def emit(self, interface: Interface) -> None:
         """Build the kernel's function at the current place."""
-        _Body(self, interface).emit()
+        Body(self, interface).emit()
 
 
-class _Body:
-    """The function of one kernel while it is being built."""
+class Body:
+    """The function of one kernel while it is being built; another one may multiply otherwise."""
 
     def __init__(self, kernel: DequantThreads, interface: Interface) -> None:
         self.kernel, self.tile = kernel, kernel.tile
@@ -177,7 +203,7 @@ class _Body:
         rows, weights = (kernel.batch, kernel.m), kernel.batch if kernel.b_batch else 1
         head, values = [weights, kernel.panels], kernel.groups
         self.summed = self.i32 if kernel.is_whole else self.f32
-        self.a = self._buffer([*rows, kernel.k], self.summed, LANES)
+        self.a = self._activations([*rows, kernel.k])
         self.codes = self._buffer([*head, kernel.words, self.tile.columns], self.i32, LANES)
         self.scales = self._buffer([*head, values, self.tile.columns], self.f32, LANES)
         if not kernel.symmetric:
@@ -186,26 +212,24 @@ class _Body:
         if kernel.scaled != "none":
             count = values if kernel.scaled == "group" else 1
             self.x_scales = self._buffer([*rows, count], self.f32, 1)
-        self.wide = kernel.n % LANES == 0
-        self.c = self._buffer([*rows, kernel.n], self.f32, LANES if self.wide else 1, result=True)
+        values_of = {"batch": self.batch, "m": self.m, "n": emit.index(kernel.n)}
+        self.results = Results(kernel, interface, self.bound, values_of)
         self.panel, self.block, self.item = (interface.workgroup(axis) for axis in range(3))
         self.b_item = self.item if kernel.b_batch else emit.index(0)
 
-    def _buffer(
-        self, shape: Sequence[int | None], scalar: ir.Type, width: int, *, result: bool = False
-    ) -> ir.Value:
+    def _activations(self, shape: Sequence[int | None]) -> ir.Value:
+        """Bind the activations, in vectors of a quad."""
+        return self._buffer(shape, self.summed, LANES)
+
+    def _buffer(self, shape: Sequence[int | None], scalar: ir.Type, width: int) -> ir.Value:
         """Return the next binding, its last dimension counted in vectors of `width`."""
         values = [self.batch, self.m]
         opened = [v for v, size in zip(values, shape, strict=False) if size is None]
-        known = [ir.ShapedType.get_dynamic_size() if size is None else size for size in shape]
-        known[-1] //= width
-        element = scalar if width == 1 else emit.vector_type(width, scalar)
-        space = ir.Attribute.parse("#hal.descriptor_type<storage_buffer>")
-        type_ = ir.MemRefType.get(known, element, memory_space=space)
         ordinal, self.bound = self.bound, self.bound + 1
-        return self.interface.buffer(ordinal, type_, opened, is_input=not result)
+        return gpu.buffer(self.interface, ordinal, shape, scalar, opened, lanes=width)
 
     def emit(self) -> None:
+        """Build the body."""
         tile, kernel = self.tile, self.kernel
         across, down = (gpu.thread(axis) for axis in ("x", "y"))
         first = arith.addi(arith.muli(self.block, emit.index(tile.down)), down)
@@ -215,18 +239,15 @@ class _Body:
         # Rows beyond the last one read it again, and are not stored.
         self.rows = [arith.minui(row, last) for row in rows]
         self.places = [arith.addi(across, emit.index(v * tile.across)) for v in range(tile.vectors)]
-        start = [emit.splat(LANES, self.f32, 0.0)] * (tile.rows * tile.vectors)
+        sums = [emit.splat(LANES, self.f32, 0.0)] * (tile.rows * tile.vectors)
         zero, one = emit.index(0), emit.index(1)
-        totals = emit.loop(zero, emit.index(kernel.groups), one, self._group, start)
-        for r, row in enumerate(rows):
-            inside = arith.cmpi(arith.CmpIPredicate.ult, row, self.m)
-            with ir.InsertionPoint(scf.IfOp(inside).then_block):
-                for v, place in enumerate(self.places):
-                    value = totals[r * tile.vectors + v]
-                    if kernel.scaled == "row":
-                        value = arith.mulf(value, self._x_scale(r, zero))
-                    self._store(value, row, place)
-                scf.YieldOp([])
+        totals = emit.loop(zero, emit.index(kernel.groups), one, self._group, sums)
+        if kernel.scaled == "row":
+            scales = [self._x_scale(r, zero) for r in range(tile.rows)]
+            totals = [arith.mulf(t, scales[i // tile.vectors]) for i, t in enumerate(totals)]
+        start = emit.index(tile.columns // LANES)
+        columns = [arith.addi(arith.muli(self.panel, start), place) for place in self.places]
+        self.results.store(totals, self.item, rows, columns)
 
     # -- a group -----------------------------------------------------------------------------------
 
@@ -236,8 +257,7 @@ class _Body:
         chunks = kernel.group // kernel.chunk
         first = arith.muli(group, emit.index(chunks))
         zeros = self._zeros(group)
-        start = emit.splat(LANES, self.summed, 0)
-        parts: Sequence[ir.Value] = [start] * len(totals)
+        parts: Sequence[ir.Value] = self._empty()
 
         def step(i: ir.Value, *carried: ir.Value) -> list[ir.Value]:
             return self._chunk(arith.addi(first, i), zeros, carried)
@@ -246,6 +266,7 @@ class _Body:
             parts = self._chunk(first, zeros, parts)
         else:
             parts = emit.loop(emit.index(0), emit.index(chunks), emit.index(1), step, parts)
+        parts = self._whole(parts, zeros)
         at = [self.b_item, self.panel, group]
         scales = [memref.load(self.scales, [*at, place]) for place in self.places]
         found = []
@@ -257,6 +278,14 @@ class _Body:
             value = arith.sitofp(self.four, part) if kernel.is_whole else part
             found.append(arith.addf(total, arith.mulf(value, scale)))
         return found
+
+    def _empty(self) -> list[ir.Value]:
+        """Return what the chunks of a group add to."""
+        return [emit.splat(LANES, self.summed, 0)] * (self.tile.rows * self.tile.vectors)
+
+    def _whole(self, parts: Sequence[ir.Value], zeros: Sequence[ir.Value]) -> Sequence[ir.Value]:
+        """Return the sums of a group in vectors of columns."""
+        return parts
 
     def _x_scale(self, r: int, group: ir.Value) -> ir.Value:
         return vector.broadcast(
@@ -297,17 +326,7 @@ class _Body:
         self, chunk: ir.Value, zeros: Sequence[ir.Value], carried: Sequence[ir.Value]
     ) -> list[ir.Value]:
         kernel, parts = self.kernel, list(carried)
-        first = arith.muli(chunk, emit.index(kernel.vectors))
-        words = [
-            [
-                memref.load(
-                    self.codes,
-                    [self.b_item, self.panel, arith.addi(first, emit.index(i)), place],
-                )
-                for i in range(kernel.vectors)
-            ]
-            for place in self.places
-        ]
+        words = self._words(chunk)
         quads = kernel.chunk // 4
         start = arith.muli(chunk, emit.index(quads))
         for quad, pieces in enumerate(panels.parts(kernel.bits, quads)):
@@ -319,6 +338,16 @@ class _Body:
                     codes = self._raised(self._codes(own, pieces, j))
                     self._add_products(splats, codes, zeros[v], parts, v)
         return parts
+
+    def _words(self, chunk: ir.Value) -> list[list[ir.Value]]:
+        """Load the words of a chunk, of each vector of columns."""
+        first = arith.muli(chunk, emit.index(self.kernel.vectors))
+        numbers = [arith.addi(first, emit.index(i)) for i in range(self.kernel.vectors)]
+        head = [self.b_item, self.panel]
+        return [
+            [memref.load(self.codes, [*head, number, place]) for number in numbers]
+            for place in self.places
+        ]
 
     def _splat(self, value: ir.Value, lane: int) -> ir.Value:
         type_ = self.whole if self.kernel.is_whole else self.four
@@ -339,7 +368,10 @@ class _Body:
         value = subtract(codes, zero)
         for r, splat in enumerate(splats):
             at = r * self.tile.vectors + v
-            parts[at] = add(parts[at], multiply(splat, value))
+            if self.kernel.dialect == "ptx" and not self.kernel.is_whole:
+                parts[at] = emit.multiply_add(splat, value, parts[at])
+            else:
+                parts[at] = add(parts[at], multiply(splat, value))
 
     def _codes(self, words: Sequence[ir.Value], pieces: Sequence[panels.Part], j: int) -> ir.Value:
         """Return code j of a quad, of four columns."""
@@ -354,23 +386,6 @@ class _Body:
                 value = arith.shli(value, emit.splat(LANES, self.i32, piece.shift))
             found = value if found is None else arith.ori(found, value)
         return found
-
-    def _store(self, value: ir.Value, row: ir.Value, place: ir.Value) -> None:
-        """Store four columns, those of them that exist."""
-        start = arith.muli(self.panel, emit.index(self.tile.columns // LANES))
-        column = arith.addi(start, place)
-        if self.wide:
-            self._store_inside(value, row, column, self.kernel.n // LANES)
-            return
-        for lane in range(LANES):
-            at = arith.addi(arith.muli(column, emit.index(LANES)), emit.index(lane))
-            self._store_inside(vector.extract(value, [], [lane]), row, at, self.kernel.n)
-
-    def _store_inside(self, value: ir.Value, row: ir.Value, at: ir.Value, bound: int) -> None:
-        inside = arith.cmpi(arith.CmpIPredicate.ult, at, emit.index(bound))
-        with ir.InsertionPoint(scf.IfOp(inside).then_block):
-            memref.store(value, self.c, [self.item, row, at])
-            scf.YieldOp([])
 
 
 def choose_tile(m: int | None, n: int) -> DequantTile:

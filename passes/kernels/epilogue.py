@@ -104,13 +104,21 @@ class Epilogue:
         """
         with ir.Location.name(PLACE):
             lanes = ir.VectorType(value.type).shape[0]
-            values = [value]
+            inputs = []
             for given, buffer in zip(self.inputs, buffers, strict=True):
                 if given.kind == "scalar":
-                    values.append(memref.load(buffer, [emit.index(0)]))
+                    inputs.append(memref.load(buffer, [emit.index(0)]))
                 else:
                     place = at if given.kind == "full" else at[-1:]
-                    values.append(emit.load(lanes, buffer, place, mask))
+                    inputs.append(emit.load(lanes, buffer, place, mask))
+        return self.finish(value, inputs)
+
+    def finish(self, value: ir.Value, inputs: Sequence[ir.Value]) -> ir.Value:
+        """Build the steps on sums, a vector or a scalar, with the inputs loaded for them."""
+        is_vector = isinstance(value.type, ir.VectorType)
+        lanes = ir.VectorType(value.type).shape[0] if is_vector else 0
+        with ir.Location.name(PLACE):
+            values = [value, *inputs]
             for step in self.steps:
                 values.append(_built(step, [values[i] for i in step.operands], lanes))
             return _vector(values[self.result], lanes)
@@ -142,8 +150,10 @@ def finish_rows(
 
 
 def _built(step: Step, operands: Sequence[ir.Value], lanes: int) -> ir.Value:
-    """Build one step: on scalars where no operand is a vector, else on vectors."""
+    """Build one step: on scalars where no operand is a vector or `lanes` is 0, else on vectors."""
     result = ir.Type.parse(step.element)
+    if step.name == "math.erf" and step.element == "f32" and not lanes:
+        return erf(operands[0], 0)
     if any(isinstance(operand.type, ir.VectorType) for operand in operands):
         result = emit.vector_type(lanes, result)
         operands = [_vector(operand, lanes) for operand in operands]
@@ -158,6 +168,6 @@ def _built(step: Step, operands: Sequence[ir.Value], lanes: int) -> ir.Value:
 
 
 def _vector(value: ir.Value, lanes: int) -> ir.Value:
-    if isinstance(value.type, ir.VectorType):
+    if not lanes or isinstance(value.type, ir.VectorType):
         return value
     return vector.broadcast(emit.vector_type(lanes, value.type), value)

@@ -29,7 +29,7 @@ EVEN = (
 
 
 def erf(x: ir.Value, lanes: int) -> ir.Value:
-    """Return the error function of ``vector<lanes x f32>``; NaN stays NaN."""
+    """Return the error function of ``vector<lanes x f32>``, of an f32 for 0; NaN stays NaN."""
     near = _clamped(x, LARGEST, lanes)
     square = arith.mulf(near, near)
     above = arith.mulf(near, _polynomial(ODD, square, lanes))
@@ -39,16 +39,19 @@ def erf(x: ir.Value, lanes: int) -> ir.Value:
 
 def _polynomial(coefficients: Sequence[float], x: ir.Value, lanes: int) -> ir.Value:
     """Return the polynomial with the highest coefficient first."""
-    f32 = ir.F32Type.get()
-    total = emit.splat(lanes, f32, coefficients[0])
+    total = _constant(coefficients[0], lanes)
     for coefficient in coefficients[1:]:
-        total = emit.multiply_add(total, x, emit.splat(lanes, f32, coefficient))
+        total = emit.multiply_add(total, x, _constant(coefficient, lanes))
     return total
 
 
 def _clamped(x: ir.Value, bound: float, lanes: int) -> ir.Value:
     """Return x, but no further from 0 than `bound`; comparisons are false for NaN."""
-    f32 = ir.F32Type.get()
-    low, high = emit.splat(lanes, f32, -bound), emit.splat(lanes, f32, bound)
+    low, high = _constant(-bound, lanes), _constant(bound, lanes)
     x = arith.select(arith.cmpf(arith.CmpFPredicate.OLT, x, low), low, x)
     return arith.select(arith.cmpf(arith.CmpFPredicate.OGT, x, high), high, x)
+
+
+def _constant(value: float, lanes: int) -> ir.Value:
+    f32 = ir.F32Type.get()
+    return emit.splat(lanes, f32, value) if lanes else arith.constant(f32, value)

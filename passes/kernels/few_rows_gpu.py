@@ -16,14 +16,16 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from iree.compiler import ir
 from iree.compiler.dialects import arith, memref, scf
 
 from ..formats import gpu_rows
 from . import emit, gpu
+from .epilogue import Epilogue
 from .executable import Interface
+from .gpu_results import Extra
 
 MOST_ROWS = 8  # of activations; more are multiplied by tiles
 MOST_WARPS = 8  # of a workgroup
@@ -78,6 +80,8 @@ class FewRowsGpu:
         Whether no zero points are stored.
     tile : FewTile
         How it is cut.
+    epilogue : Epilogue or None
+        What is done to the sums before they are stored; what it reads is bound before C.
     """
 
     batch: int
@@ -88,6 +92,12 @@ class FewRowsGpu:
     group: int
     symmetric: bool
     tile: FewTile
+    epilogue: Epilogue | None = field(default=None, kw_only=True)
+
+    @property
+    def inputs(self) -> int:
+        """How many buffers it reads."""
+        return (3 if self.symmetric else 4) + (len(self.epilogue.inputs) if self.epilogue else 0)
 
     @property
     def groups(self) -> int:
@@ -143,15 +153,17 @@ class FewRowsGpu:
     def stem(self) -> str:
         """The part of a symbol that all kernels of few rows have."""
         kind = f"i{self.bits}g{self.group}{'' if self.symmetric else 'z'}"
-        return f"{kind}_{self.batch}x{self.m}x{self.n}x{self.k}_{self.tile.name}"
+        follows = f"{self.epilogue.name}_" if self.epilogue else ""
+        return f"{kind}_{self.batch}x{self.m}x{self.n}x{self.k}_{follows}{self.tile.name}"
 
     def describe_tile(self) -> str:
-        """Say how it is cut."""
+        """Say how it is cut, and what it does with the sums."""
         tile = self.tile
-        return (
+        text = (
             f"{tile.rows} pieces of 16 bytes a thread, {tile.lanes} threads a column, "
             f"{tile.across} x {tile.along} warps"
         )
+        return text if self.epilogue is None else f"{text}, {self.epilogue.describe()}"
 
 
 Fetched = list[ir.Value]
@@ -180,9 +192,13 @@ class FewBody(ABC):
         words = kernel.pieces * 4
         self.codes = gpu.buffer(interface, 1, [*head, words], self.i32, lanes=4)
         self.bind(interface, [*head, kernel.groups])
-        ordinal = 3 if kernel.symmetric else 4
         shape = [kernel.batch, kernel.m, kernel.n]
-        self.result = gpu.buffer(interface, ordinal, shape, self.f32, is_input=False)
+        self.extra: Extra | None = None
+        if kernel.epilogue is not None:
+            first_extra = kernel.inputs - len(kernel.epilogue.inputs)
+            known: dict[str, int | None] = dict(zip(("batch", "m", "n"), shape, strict=True))
+            self.extra = Extra(kernel.epilogue, interface, first_extra, known, {}, 1)
+        self.result = gpu.buffer(interface, kernel.inputs, shape, self.f32, is_input=False)
 
     # -- what subclasses say -----------------------------------------------------------------------
 
@@ -290,7 +306,8 @@ class FewBody(ABC):
         inside = arith.cmpi(arith.CmpIPredicate.ult, self.columns[r], emit.index(self.kernel.n))
         with gpu.when(inside):
             at = [self.item, emit.index(m), self.columns[r]]
-            memref.store(self.finish(value, r, m), self.result, at)
+            found = self.finish(value, r, m)
+            memref.store(self.extra.apply(found, at) if self.extra else found, self.result, at)
             scf.YieldOp([])
 
 

@@ -53,11 +53,6 @@ class IntegerFewGpu(FewRowsGpu):
         return max(1, self.group // whole) if self.groups > 1 else 1
 
     @property
-    def inputs(self) -> int:
-        """How many buffers it reads."""
-        return 3 if self.symmetric else 4
-
-    @property
     def name(self) -> str:
         """A symbol that two kernels share only if they are the same."""
         return f"few_integer_{self.stem}{'g' if self.per_group else 'r'}"
@@ -126,7 +121,8 @@ class _Body(FewBody):
             piece = self.piece(unit, step)
             quads = [self._activations(m, piece) for m in range(kernel.m)]
             for r in range(rows):
-                codes = self._codes(words[step * rows + r])
+                piece_words = gpu.lanes_of(words[step * rows + r])
+                codes = codes_of(piece_words, kernel.bits, symmetric=kernel.symmetric)
                 for m in range(kernel.m):
                     first = (r * kernel.m + m) * self.parts
                     for i, code in enumerate(codes):
@@ -144,21 +140,6 @@ class _Body(FewBody):
         for i in range(vectors):
             loaded = memref.load(self.q, [self.records[m], gpu.add(first, i)])
             found += gpu.lanes_of(loaded)
-        return found
-
-    def _codes(self, piece: ir.Value) -> list[ir.Value]:
-        """Return the quads of a piece in the order of k."""
-        words = gpu.lanes_of(piece)
-        if self.kernel.bits == 8:
-            return words
-        found, four = [], gpu.word(4)
-        for word in words:
-            if self.kernel.symmetric:
-                found.append(arith.andi(arith.shli(word, four), gpu.word(HIGH)))
-                found.append(arith.andi(word, gpu.word(HIGH)))
-            else:
-                found.append(arith.andi(word, gpu.word(LOW)))
-                found.append(arith.andi(arith.shrui(word, four), gpu.word(LOW)))
         return found
 
     # -- scales ------------------------------------------------------------------------------------
@@ -214,3 +195,18 @@ class _Body(FewBody):
     def _activation_scale(self, m: int, group: ir.Value) -> ir.Value:
         place = gpu.add(group, self.layout.first_scale)
         return arith.bitcast(self.f32, memref.load(self.values, [self.records[m], place]))
+
+
+def codes_of(words: Sequence[ir.Value], bits: int, *, symmetric: bool) -> list[ir.Value]:
+    """Return quads in the order of k, of words in integer order; symmetric 4-bit codes times 16."""
+    if bits == 8:
+        return list(words)
+    found, four = [], gpu.word(4)
+    for word in words:
+        if symmetric:
+            found.append(arith.andi(arith.shli(word, four), gpu.word(HIGH)))
+            found.append(arith.andi(word, gpu.word(HIGH)))
+        else:
+            found.append(arith.andi(word, gpu.word(LOW)))
+            found.append(arith.andi(arith.shrui(word, four), gpu.word(LOW)))
+    return found

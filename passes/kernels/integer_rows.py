@@ -12,6 +12,7 @@ itself, by the same code, in each of its workgroups: that costs less than a seco
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -35,8 +36,8 @@ SMALLEST = int(bits_of(SMALLEST_MAXIMUM, F32))  # compared as a pattern
 
 
 @dataclass(frozen=True)
-class IntegerRows:
-    """``f32 [m, k]`` → records ``i32 [m, words]``.
+class IntegerRecords(ABC):
+    """``f32 [m, k]`` → records ``i32 [m, words]``: codes, scales, sums of groups.
 
     Attributes
     ----------
@@ -46,15 +47,12 @@ class IntegerRows:
         Length of a row; how many of its elements share a sum, and a scale if `per_group`.
     per_group : bool
         Whether each group has a scale; else the row has one.
-    dot : IntegerDot
-        How quads are stored.
     """
 
     m: int | None
     k: int
     group: int
     per_group: bool
-    dot: IntegerDot
 
     @property
     def groups(self) -> int:
@@ -62,19 +60,14 @@ class IntegerRows:
         return -(-self.k // self.group)
 
     @property
-    def chunks(self) -> int:
-        """Chunks of K, with what pads the last group."""
-        return self.groups * self.group // self.dot.chunk
-
-    @property
     def scales(self) -> int:
         """How many scales a row has."""
         return self.groups if self.per_group else 1
 
     @property
+    @abstractmethod
     def first_scale(self) -> int:
         """The word of a record where the scales begin."""
-        return self.chunks * self.dot.quads * self.dot.stride
 
     @property
     def first_sum(self) -> int:
@@ -82,9 +75,31 @@ class IntegerRows:
         return self.first_scale + self.scales
 
     @property
+    def sums(self) -> int:
+        """How many sums a record has."""
+        return self.groups
+
+    @property
     def words(self) -> int:
         """Words of a record: whole cache lines, so that all begin on one."""
-        return -(-(self.first_sum + self.groups) // 16) * 16
+        return -(-(self.first_sum + self.sums) // 16) * 16
+
+
+@dataclass(frozen=True)
+class IntegerRows(IntegerRecords):
+    """What makes records for CPUs; `dot` says how quads are stored."""
+
+    dot: IntegerDot
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of K, with what pads the last group."""
+        return self.groups * self.group // self.dot.chunk
+
+    @property
+    def first_scale(self) -> int:
+        """The word of a record where the scales begin."""
+        return self.chunks * self.dot.quads * self.dot.stride
 
     @property
     def name(self) -> str:

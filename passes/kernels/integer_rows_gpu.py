@@ -25,6 +25,7 @@ from ..formats.activations import LARGEST, MAGNITUDE_MASK, SMALLEST_MAXIMUM
 from ..formats.floats import F32, bits_of
 from . import emit, gpu
 from .executable import Interface
+from .integer_rows import IntegerRecords
 
 QUAD = 4
 STEP = gpu.WARP * QUAD  # elements that a warp takes at a time
@@ -33,25 +34,9 @@ SMALLEST = int(bits_of(SMALLEST_MAXIMUM, F32))  # compared as a pattern
 
 
 @dataclass(frozen=True)
-class IntegerRowsGpu:
-    """``f32 [m, k]`` → records ``i32 [m, words]``.
+class IntegerRowsGpu(IntegerRecords):
+    """What makes records for GPUs; `has_sums` says whether sums are stored."""
 
-    Attributes
-    ----------
-    m : int or None
-        Rows; None where they are known only at run time.
-    k, group : int
-        Length of a row; how many of its elements share a sum, and a scale if `per_group`.
-    per_group : bool
-        Whether each group has a scale; else the row has one.
-    has_sums : bool
-        Whether sums are stored.
-    """
-
-    m: int | None
-    k: int
-    group: int
-    per_group: bool
     has_sums: bool
 
     @property
@@ -70,19 +55,9 @@ class IntegerRowsGpu:
         return self.padded // QUAD
 
     @property
-    def scales(self) -> int:
-        """How many scales a row has."""
-        return self.groups if self.per_group else 1
-
-    @property
-    def first_sum(self) -> int:
-        """The word of a record where the sums begin."""
-        return self.first_scale + self.scales
-
-    @property
-    def words(self) -> int:
-        """Words of a record: whole lines of 64 bytes."""
-        return -(-(self.first_sum + self.groups * self.has_sums) // 16) * 16
+    def sums(self) -> int:
+        """How many sums a record has."""
+        return self.groups * self.has_sums
 
     @property
     def spans(self) -> int:

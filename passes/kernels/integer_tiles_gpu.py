@@ -16,16 +16,18 @@ of A and of B alike, as they stand in memory.  So rows of records and weights ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 from iree.compiler import ir
 from iree.compiler.dialects import arith, memref, scf, vector
 
 from ..formats import gpu_rows
 from . import emit, gpu
+from .epilogue import Epilogue
 from .executable import Interface
-from .integer_few_gpu import HIGH, LOW
+from .gpu_results import Extra
+from .integer_few_gpu import codes_of
 from .integer_rows_gpu import IntegerRowsGpu
 from .mma_tile import SHARING, MmaTile
 
@@ -49,6 +51,8 @@ class IntegerTilesGpu:
         Whether no zero points are stored; whether an activation has a scale per group.
     tile : MmaTile
         How it is cut.
+    epilogue : Epilogue or None
+        What is done to the sums before they are stored; what it reads is bound before C.
     """
 
     batch: int
@@ -60,6 +64,7 @@ class IntegerTilesGpu:
     symmetric: bool
     per_group: bool
     tile: MmaTile
+    epilogue: Epilogue | None = field(default=None, kw_only=True)
 
     @property
     def rows(self) -> IntegerRowsGpu:
@@ -80,7 +85,7 @@ class IntegerTilesGpu:
     @property
     def inputs(self) -> int:
         """How many buffers it reads."""
-        return 3 if self.symmetric else 4
+        return (3 if self.symmetric else 4) + (len(self.epilogue.inputs) if self.epilogue else 0)
 
     @property
     def name(self) -> str:
@@ -88,7 +93,8 @@ class IntegerTilesGpu:
         kind = f"i{self.bits}g{self.group}{'' if self.symmetric else 'z'}"
         m = "d" if self.m is None else str(self.m)
         scales = "g" if self.per_group else "r"
-        return f"mma_{kind}_{self.batch}x{m}x{self.n}x{self.k}_{self.tile.name}{scales}"
+        follows = f"_{self.epilogue.name}" if self.epilogue else ""
+        return f"mma_{kind}_{self.batch}x{m}x{self.n}x{self.k}_{self.tile.name}{scales}{follows}"
 
     @property
     def translation(self) -> str:
@@ -119,10 +125,11 @@ class IntegerTilesGpu:
     def describe(self) -> str:
         """Say which kernel it is."""
         tile = self.tile
-        return (
+        text = (
             f"integer kernel for GPUs (mma m16n8k32), {tile.rows} x {tile.columns} sums a "
             f"workgroup, {tile.stages} blocks of {tile.depth} of K in its memory"
         )
+        return text if self.epilogue is None else f"{text}, {self.epilogue.describe()}"
 
     def emit(self, interface: Interface) -> None:
         """Build the kernel's function at the current place."""
@@ -168,12 +175,16 @@ class _Body:
         self.scales = gpu.buffer(interface, 2, [*head, kernel.groups], self.f32)
         if not kernel.symmetric:
             self.zeros = gpu.buffer(interface, 3, [*head, kernel.groups], byte)
-        ordinal = 3 if kernel.symmetric else 4
         self.lanes = 2 if kernel.n % 2 == 0 else 1
         opened = [self.m] if kernel.m is None else []
         shape = [kernel.batch, kernel.m, kernel.n]
+        self.extra: Extra | None = None
+        if kernel.epilogue is not None:
+            first = kernel.inputs - len(kernel.epilogue.inputs)
+            known = dict(zip(("batch", "m", "n"), shape, strict=True))
+            self.extra = Extra(kernel.epilogue, interface, first, known, {"m": self.m}, self.lanes)
         self.c = gpu.buffer(
-            interface, ordinal, shape, self.f32, opened, lanes=self.lanes, is_input=False
+            interface, kernel.inputs, shape, self.f32, opened, lanes=self.lanes, is_input=False
         )
 
     # -- the walk along K --------------------------------------------------------------------------
@@ -326,7 +337,9 @@ class _Body:
         per_half = self.read // 4
         halves = [words[i * per_half : (i + 1) * per_half] for i in range(2 * tile.tall)]
         rest, per_column = words[2 * tile.tall * per_half :], per_half * self.kernel.bits // 8
-        right = [self._codes(rest[w * per_column : (w + 1) * per_column]) for w in range(tile.wide)]
+        columns = [rest[w * per_column : (w + 1) * per_column] for w in range(tile.wide)]
+        bits, symmetric = self.kernel.bits, self.kernel.symmetric
+        right = [codes_of(own, bits, symmetric=symmetric) for own in columns]
         for step in range(self.part // MMA_K):
             for t in range(tile.tall):
                 upper, lower = halves[2 * t : 2 * t + 2]
@@ -335,20 +348,6 @@ class _Body:
                     at = (t * tile.wide + w) * 4
                     b = quads[2 * step : 2 * step + 2]
                     found[at : at + 4] = self._mma(a, b, found[at : at + 4])
-        return found
-
-    def _codes(self, words: Sequence[ir.Value]) -> list[ir.Value]:
-        """Return codes of a column, four to a word, of words as they are stored."""
-        if self.kernel.bits == 8:
-            return list(words)
-        found, four = [], gpu.word(4)
-        for word in words:
-            if self.kernel.symmetric:
-                found.append(arith.andi(arith.shli(word, four), gpu.word(HIGH)))
-                found.append(arith.andi(word, gpu.word(HIGH)))
-            else:
-                found.append(arith.andi(word, gpu.word(LOW)))
-                found.append(arith.andi(arith.shrui(word, four), gpu.word(LOW)))
         return found
 
     def _words(
@@ -424,9 +423,15 @@ class _Body:
         self, values: tuple[list[ir.Value], ...], sums: Sequence[ir.Value], totals: list[ir.Value]
     ) -> list[ir.Value]:
         """Return `totals` with the sums of a group, each times its scales."""
+        found = zip(self._with_scales(values, sums), totals, strict=True)
+        return [emit.multiply_add(value, scale, total) for (value, scale), total in found]
+
+    def _with_scales(
+        self, values: tuple[list[ir.Value], ...], sums: Sequence[ir.Value]
+    ) -> Iterator[tuple[ir.Value, ir.Value]]:
+        """Yield the sums of a group as f32, less zero points, and what each is to be scaled by."""
         scales, of_rows, zeros, negated = values
-        found = []
-        for i, (value, total) in enumerate(zip(sums, totals, strict=True)):
+        for i, value in enumerate(sums):
             row, column = self._place(i)
             exact = value
             if zeros:
@@ -434,8 +439,7 @@ class _Body:
             scale = scales[column]
             if of_rows:
                 scale = arith.mulf(scale, of_rows[row])
-            found.append(emit.multiply_add(arith.sitofp(self.f32, exact), scale, total))
-        return found
+            yield arith.sitofp(self.f32, exact), scale
 
     def _place(self, i: int) -> tuple[int, int]:
         """Return the numbers of the row and the column of sum `i` among this thread's."""
@@ -445,18 +449,8 @@ class _Body:
 
     def _whole(self, sums: Sequence[ir.Value]) -> list[ir.Value]:
         """Return the sums of the only group, each times its scales."""
-        scales, of_rows, zeros, negated = self._group_values(emit.index(0))
-        found = []
-        for i, value in enumerate(sums):
-            row, column = self._place(i)
-            exact = value
-            if zeros:
-                exact = arith.addi(exact, arith.muli(zeros[column], negated[row]))
-            scale = scales[column]
-            if of_rows:
-                scale = arith.mulf(scale, of_rows[row])
-            found.append(arith.mulf(arith.sitofp(self.f32, exact), scale))
-        return found
+        values = self._group_values(emit.index(0))
+        return [arith.mulf(value, scale) for value, scale in self._with_scales(values, sums)]
 
     def _store(self, sums: list[ir.Value]) -> None:
         """Store the results of totals."""
@@ -467,26 +461,41 @@ class _Body:
                 for t, h in self._halves()
             ]
             sums = [arith.mulf(value, rows[self._place(i)[0]]) for i, value in enumerate(sums)]
+        extra = self.extra
+        is_apart = extra is not None and extra.epilogue.is_long
         for t, half in self._halves():
             row = self._row(t, half)
             with gpu.when(arith.cmpi(arith.CmpIPredicate.ult, row, self.m)):
                 for w in range(tile.wide):
                     first = (t * tile.wide + w) * 4 + 2 * half
-                    self._store_pair(sums[first : first + 2], row, w)
+                    self._store_pair(sums[first : first + 2], row, w, None if is_apart else extra)
                 scf.YieldOp([])
+        if extra is not None and is_apart:
+            # Once for a row, in a loop that reads what this thread has just stored.
+            first_row = self._row(0, 0)
+            end = arith.minui(gpu.add(first_row, 16 * tile.tall), self.m)
+            emit.each(first_row, end, 8, lambda row: self._finish(row, extra))
 
-    def _store_pair(self, pair: Sequence[ir.Value], row: ir.Value, w: int) -> None:
+    def _store_pair(
+        self, pair: Sequence[ir.Value], row: ir.Value, w: int, extra: Extra | None
+    ) -> None:
+        for at, i in self._existing(row, w):
+            value = pair[i]
+            if self.lanes == 2:
+                value = vector.from_elements(emit.vector_type(2, self.f32), list(pair))
+            memref.store(value if extra is None else extra.apply(value, at), self.c, at)
+
+    def _finish(self, row: ir.Value, extra: Extra) -> None:
+        for w in range(self.tile.wide):
+            for at, _ in self._existing(row, w):
+                memref.store(extra.apply(memref.load(self.c, at), at), self.c, at)
+
+    def _existing(self, row: ir.Value, w: int) -> Iterator[tuple[list[ir.Value], int]]:
+        """Yield the places of a pair's sums, one or both at once, inside of "if it exists"."""
         end = emit.index(self.kernel.n)
-        if self.lanes == 2:
-            column = self._column(w, 0)
+        for i in range(0, 2, self.lanes):
+            column = self._column(w, i)
             with gpu.when(arith.cmpi(arith.CmpIPredicate.ult, column, end)):
-                both = vector.from_elements(emit.vector_type(2, self.f32), list(pair))
-                half = arith.divui(column, emit.index(2))
-                memref.store(both, self.c, [self.item, row, half])
-                scf.YieldOp([])
-            return
-        for place, value in enumerate(pair):
-            column = self._column(w, place)
-            with gpu.when(arith.cmpi(arith.CmpIPredicate.ult, column, end)):
-                memref.store(value, self.c, [self.item, row, column])
+                at = column if self.lanes == 1 else arith.divui(column, emit.index(2))
+                yield [self.item, row, at], i
                 scf.YieldOp([])

@@ -149,9 +149,11 @@ def with_tiling(kernel: Any, tiling: Tiling) -> Any:
     if isinstance(kernel, (AdditiveMatmulGpu, AdditiveTilesGpu)):
         given: Any = tiling
         kind: Any = AdditiveTilesGpu if isinstance(given.tile, SharedTile) else AdditiveMatmulGpu
-        return kind(*kernel.sizes, kernel.b_batch, kernel.product, kernel.dialect, given.tile)
+        facts = (kernel.b_batch, kernel.product, kernel.dialect)
+        return kind(*kernel.sizes, *facts, given.tile, kernel.epilogue)
     if isinstance(kernel, (FewRowsGpu, IntegerTilesGpu)):
-        return kernel_of(problem_of(kernel, "ptx"), tiling)
+        found = kernel_of(problem_of(kernel, "ptx"), tiling)
+        return dataclasses.replace(found, epilogue=kernel.epilogue)
     return dataclasses.replace(kernel, tile=tiling.tile)  # type: ignore[union-attr]
 
 

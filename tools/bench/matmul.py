@@ -121,7 +121,7 @@ def matmul_command(
         products=[outcome.to_dict() for outcome in outcomes],
     )  # fmt: skip
     if keep is not None:
-        output.remark(f"kept in {keep_record(record, keep, _stem(rule, wanted, rotate))}")
+        output.remark(f"kept in {keep_record(record, keep, _stem(rule, wanted, rotate, target))}")
     if plot is not None:
         show.draw_bars(plot, record)
     if as_json:
@@ -186,8 +186,9 @@ def _is_cpu(target: str) -> bool:
     return target.partition(":")[0] == "cpu"
 
 
-def _stem(rule: Rule, shapes: list[Shape], rotate: bool) -> str:
+def _stem(rule: Rule, shapes: list[Shape], rotate: bool, target: str) -> str:
     """Return the beginning of the file's name: form, shape, and what else tells runs apart."""
+    device = "" if _is_cpu(target) else target.partition(":")[0]
     form = rule.form
     bits = f"m{form.mantissa_bits}" if form.mantissa_bits else ""
     place = str(shapes[0]) if len(shapes) == 1 else f"{len(shapes)}-shapes"
@@ -198,6 +199,6 @@ def _stem(rule: Rule, shapes: list[Shape], rotate: bool) -> str:
     planes = f"{form.planes}-{form.scales}" if form.form == "bipolar" else planes
     parts = (
         "matmul", form.form, form.weights, planes, activations, group, bits, place,
-        "rotated" if rotate else "",
+        "rotated" if rotate else "", device,
     )  # fmt: skip
     return "-".join(part for part in parts if part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,21 @@ def print_record(record: dict[str, Any]) -> None:
         if position:
             output.result("")
         _print_product(product, record, record["has_weight"][position])
+    for name, mean in mean_ratios(record["products"]).items():
+        count = len(record["products"])
+        output.result(f"\n{name}: {mean:.2f} of lowc's time, geometric mean of {count} shapes")
+
+
+def mean_ratios(products: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the geometric means of times over lowc's, of contenders in all of several products."""
+    if len(products) < 2:
+        return {}
+    ratios = [{row["name"]: row["ratio"] for row in product["rows"][1:]} for product in products]
+    return {
+        name: math.prod(own[name] for own in ratios) ** (1 / len(ratios))
+        for name in ratios[0]
+        if all(name in own for own in ratios)
+    }
 
 
 def _print_product(product: dict[str, Any], record: dict[str, Any], has_weight: bool) -> None:

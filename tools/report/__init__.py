@@ -12,6 +12,10 @@ COMMANDS = {
         "Errors of L-Mul beside those of float formats: the paper's table.",
     ),
     "accuracy": ("accuracy:accuracy_command", "What recipes do to a model's outputs, by layer."),
+    "devices": (
+        "devices:devices_command",
+        "Whether a GPU gives what the CPU gives, recipe by recipe.",
+    ),
     "energy": (
         "energy:energy_command",
         "Operations of a compiled model, and what they cost in joules.",

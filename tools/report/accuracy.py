@@ -89,12 +89,12 @@ def accuracy_command(
         check_plot_path(plot)
     from ...compiler.frontend import open_model
 
-    chosen = _named(recipes)
+    chosen = named_recipes(recipes)
     if calibration and not any(recipe.takes_inputs for recipe in chosen.values()):
         raise UserError("no recipe has a method that uses calibration data", hint="leave it out")
     output.remark(f"importing {model}")
     with open_model(model) as imported, tempfile.TemporaryDirectory(prefix="lowc-") as folder:
-        calls, about = _inputs(imported, inputs)
+        calls, about = read_inputs(imported, inputs)
         study = Study(imported, target, Path(folder), threads or None, calls, calibration)
         study.rank, study.next_token = rank, next_token
         expected = study.pytorch(model) if against == "torch" else study.outputs(_exact()).outputs
@@ -229,7 +229,7 @@ def _exact() -> Recipe:
     return load_recipe("f32")
 
 
-def _named(texts: Sequence[str]) -> dict[str, Recipe]:
+def named_recipes(texts: Sequence[str]) -> dict[str, Recipe]:
     """Return the recipes under their names; two files of one name go by their paths."""
     from ...compiler.recipe import load_recipe
 
@@ -240,7 +240,7 @@ def _named(texts: Sequence[str]) -> dict[str, Recipe]:
     return found
 
 
-def _inputs(model: Model, file: Path | None) -> tuple[list[list[Any]], dict[str, Any]]:
+def read_inputs(model: Model, file: Path | None) -> tuple[list[list[Any]], dict[str, Any]]:
     """Return the inputs of all calls, and what there is to say of them."""
     from ...compiler.calibration import read_calibration
 

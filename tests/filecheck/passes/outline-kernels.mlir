@@ -19,7 +19,7 @@
 // PORTABLE: remark: fc: kernel of vectors of 4, {{[0-9]+}} x {{[0-9]+}} sums in registers; what follows stays: it goes to func.return [lowc-outline-kernels]
 // PORTABLE: util.global private @[[FC:fc.weight.f32m23.*bits.p[0-9]+x4]] {lowc.derivation = {kind = "additive", lanes = 4 : i64
 // PORTABLE: flow.dispatch {{.*}}, %[[FC]])
-// SPIRV: remark: fc: kernel for GPUs, {{[0-9]+}} x {{[0-9]+}} sums a thread [lowc-outline-kernels]
+// SPIRV: remark: fc: kernel for GPUs, {{[0-9]+}} x {{[0-9]+}} sums a thread; what follows stays: {{.*}} [lowc-outline-kernels]
 // SPIRV: remark: f8: no kernel: kernels for GPUs read weights in f32, not f8E4M3FN
 // SPIRV: hal.executable.source private @[[K:add_spirv_1x5x40x32_t[0-9]+x[0-9]+]]
 // SPIRV: func.func @[[K]]() attributes {translation_info = #translation}

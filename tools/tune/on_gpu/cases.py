@@ -10,10 +10,11 @@ from ....passes.additive import Addition
 from ....passes.formats import gpu_rows
 from ....passes.formats.floats import F32
 from ....passes.formats.lmul import constant
-from ....passes.kernels import few_rows_gpu
+from ....passes.kernels import dequant_threads, few_rows_gpu
 from ....passes.kernels.additive_matmul_gpu import AdditiveMatmulGpu, ThreadTile
 from ....passes.kernels.additive_tiles_gpu import AdditiveTilesGpu, SharedTile
 from ....passes.kernels.dequant_few_gpu import DequantFewGpu
+from ....passes.kernels.dequant_threads import DequantThreads
 from ....passes.kernels.few_rows_gpu import FewTile
 from ....passes.kernels.integer_few_gpu import IntegerFewGpu
 from ....passes.kernels.integer_rows_gpu import IntegerRowsGpu
@@ -142,6 +143,27 @@ def tiles(
         f"mma {bits} {m}x{n}x{k} g{group}", kernel, (records,), own, (1, m, n), f"w{bits}a8",
         _size((records, *own)) + 4 * m * n, 2 * m * n * k, copies=2, rows=kernel.rows,
         checked=checked, dispatches=8,
+    )  # fmt: skip
+
+
+def threads(
+    m: int, n: int, k: int, bits: int, group: int, *, symmetric: bool = True, dialect: str = "ptx"
+) -> Case:
+    """Return a product of many rows of f32 activations, with the only tile that lowc takes."""
+    tile = dequant_threads.choose_tile(m, n)
+    kernel = DequantThreads(1, m, n, k, False, bits, group, symmetric, "none", tile, dialect)
+    head = (1, kernel.panels)
+    values = (*head, kernel.groups, tile.columns)
+    zeros = () if symmetric else (Operand(values, "i8", "bits", 1 << bits),)
+    own = (
+        Operand((*head, kernel.words, tile.columns), "i32", "bits"),
+        Operand(values, "f32", "scales", 0.01),
+        *zeros,
+    )
+    return Case(
+        f"threads {bits} {m}x{n}x{k} g{group}", kernel, (Operand((1, m, k), "f32", "activations"),),
+        own, (1, m, n), f"w{bits}a16", _size(own) + 4 * m * (n + k), 2 * m * n * k, copies=2,
+        dispatches=8,
     )  # fmt: skip
 
 

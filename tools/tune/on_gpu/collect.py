@@ -36,6 +36,8 @@ LEAST_BLOCK = 0.01  # seconds of calls that are timed together
 COPY_BYTES = 1 << 30
 ROTATED = 400 << 20  # bytes of what is read in turn: several times the L2 cache
 SLOW = 2.0  # seconds of a call that is made once
+PATIENCE = 60  # seconds that a call may take: a kernel that does not end must not take all the time
+PEERS_SECONDS = 60  # about what the peers take
 _MAX_SHARED = 8  # of cuFuncSetAttribute
 _SPARE = 1024  # bytes of workgroup memory beside what a kernel asks for
 
@@ -216,7 +218,8 @@ def card() -> dict[str, str]:
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return {}
-    return dict(zip(fields.split(","), run.stdout.splitlines()[0].split(", "), strict=False))
+    first = next(iter(run.stdout.splitlines()), "")
+    return dict(zip(fields.split(","), first.split(", "), strict=False)) if first else {}
 
 
 # -- IREE ------------------------------------------------------------------------------------------
@@ -257,8 +260,12 @@ class Device:
         arguments.push_ref(rt.HalFence.create_at(semaphore, 0))
         arguments.push_ref(rt.HalFence.create_at(semaphore, 1))
         context.invoke(function, arguments, results)
-        semaphore.wait(1)
+        self._wait(semaphore)
         return rt.DeviceArray(self.hal, results.get_as_object(0, rt.HalBufferView))
+
+    def _wait(self, semaphore: Any) -> None:
+        if not semaphore.wait(1, timeout=PATIENCE * 10**9):
+            raise TimeoutError(f"a call took longer than {PATIENCE} s")
 
     def array(self, spec: dict[str, Any], copies: int) -> list[Any]:
         """Return copies of an array on the device; the arrays of a spec are kept."""
@@ -284,7 +291,7 @@ class Device:
             wait_semaphores=rt.HalFence.create_at(semaphore, 0),
             signal_semaphores=rt.HalFence.create_at(semaphore, 1),
         )
-        semaphore.wait(1)
+        self._wait(semaphore)
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         flat = target.map().asarray((target.byte_length(),), np.dtype(np.uint8))[:size]
         return flat.copy().view(dtype).reshape(shape)
@@ -352,22 +359,19 @@ def by_calls(device: Device, loaded: Any, case: dict[str, Any]) -> dict[str, Any
     return {"iree_seconds": (whole - part) / (count - less), "iree_blocks": each}
 
 
-def whole_calls(
-    device: Device, bundle: Path, entries: list[dict[str, Any]]
-) -> tuple[dict[str, float], dict[str, str]]:
+def whole_calls(device: Device, bundle: Path, entries: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the times of calls of whole modules, which IREE's own code generator made.
 
-    What failed is returned beside them, by the same names.
+    What failed has its error in the place of a time.
     """
-    found: dict[str, float] = {}
-    failed: dict[str, str] = {}
+    found: dict[str, Any] = {}
     for entry in entries:
         try:
             found[entry["name"]] = whole_call(device, bundle, entry)
         except Exception as error:  # one module must not end the others
-            failed[entry["name"]] = f"{type(error).__name__}: {error}"[:300]
+            found[entry["name"]] = f"{type(error).__name__}: {error}"[:300]
         device.drop()
-    return found, failed
+    return found
 
 
 def whole_call(device: Device, bundle: Path, entry: dict[str, Any]) -> float:
@@ -532,21 +536,41 @@ def main() -> int:
         say(line(found, results["copy_rate"]))
         given.output.write_text(json.dumps(results, indent=1))
     device.drop()
-    stock = manifest.get("stock", [])
-    results["stock"], results["stock_errors"] = whole_calls(device, given.bundle, stock)
-    say(json.dumps(results["stock"] | results["stock_errors"]))
-    given.output.write_text(json.dumps(results, indent=1))
     if driver is not None:
         driver.drop()
-        sizes = sorted({case["bytes"] for case in manifest["cases"] if case["kind"][0] == "w"})
-        results["copy_seconds"] = {size: driver.copy_seconds(size) for size in sizes}
-        say(json.dumps(results["copy_seconds"]))
-    if driver and not given.no_peers:
-        results["peers"] = peers(manifest["peer_rows"], manifest["peer_squares"])
-        say(json.dumps(results["peers"]))
+    end = began + given.seconds + PEERS_SECONDS
+    for name, part in parts_behind(device, driver, given, manifest).items():
+        if time.monotonic() > end:
+            results[name] = {"error": "no time left"}
+            continue
+        try:
+            results[name] = part()
+        except Exception as error:  # what was measured so far is kept
+            results[name] = {"error": f"{type(error).__name__}: {error}"[:300]}
+        say(f"{name} {json.dumps(results[name])}")
+        given.output.write_text(json.dumps(results, indent=1))
     results["took"] = time.monotonic() - began
     given.output.write_text(json.dumps(results, indent=1))
     return 0
+
+
+def parts_behind(
+    device: Device, driver: Driver | None, given: argparse.Namespace, manifest: dict[str, Any]
+) -> dict[str, Callable[[], dict[str, Any]]]:
+    """Return what is measured behind the cases, the most telling first."""
+    found: dict[str, Callable[[], dict[str, Any]]] = {}
+    if driver is not None:
+        sizes = sorted({case["bytes"] for case in manifest["cases"] if case["kind"][0] == "w"})
+        found["copy_seconds"] = partial(copy_times, driver, sizes)
+    if driver is not None and not given.no_peers:
+        found["peers"] = partial(peers, manifest["peer_rows"], manifest["peer_squares"])
+    found["stock"] = partial(whole_calls, device, given.bundle, manifest.get("stock", []))
+    return found
+
+
+def copy_times(driver: Driver, sizes: Sequence[int]) -> dict[str, float]:
+    """Return the times of copies that move so many bytes."""
+    return {str(size): driver.copy_seconds(size) for size in sizes}
 
 
 def line(found: dict[str, Any], copy_rate: float) -> str:

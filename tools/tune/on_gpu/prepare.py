@@ -20,10 +20,11 @@ from ....compiler import backend
 from ....compiler.frontend import parse_module
 from ....compiler.target import load_target
 from ....passes import build
-from ....passes.formats import activations, gpu_rows, lmul
+from ....passes.formats import activations, gpu_rows, lmul, panels
 from ....passes.formats.floats import F32
 from ....passes.formats.integer import Quantized
 from ....passes.kernels import emit, executable
+from ....passes.kernels.dequant_threads import DequantThreads
 from ....passes.tiling import families
 from . import collect
 from .cases import Case, Operand, grid_of
@@ -96,7 +97,7 @@ def _entry(case: Case, file: str, unit: str) -> dict[str, Any]:
 
 def _tile(case: Case, unit: str) -> dict[str, Any]:
     """Return the problem and the tile, for records, of what has one."""
-    if not hasattr(case.kernel, "tile"):
+    if not hasattr(case.kernel, "tile") or isinstance(case.kernel, DequantThreads):
         return {}
     problem = families.problem_of(case.kernel, unit).to_dict()
     return {"problem": problem, "tiling": families.tiling_of(case.kernel).text}
@@ -288,6 +289,8 @@ def _expect(case: Case, folder: Path, file: str) -> dict[str, Any]:
 def _weight_of(case: Case, arrays: Sequence[Any]) -> Quantized:
     """Return the weight that random words of codes mean."""
     kernel, words = case.kernel, arrays[1][0].view(np.uint32)
+    if isinstance(kernel, DequantThreads):
+        return _weight_in_panels(kernel, words, arrays[2][0], arrays[3:])
     if _is_float(case):
         codes = gpu_rows.unpack_floats(words, kernel.bits, kernel.span).astype(np.int16)
         codes = codes - (1 << kernel.bits - 1) if kernel.symmetric else codes
@@ -298,6 +301,20 @@ def _weight_of(case: Case, arrays: Sequence[Any]) -> Quantized:
     zeros = None if kernel.symmetric else arrays[3][0]
     grouped: Any = codes.reshape(n, scales.shape[1], -1)
     return Quantized(grouped, scales, zeros)
+
+
+def _weight_in_panels(
+    kernel: DequantThreads, words: Any, scales: Any, zeros: Sequence[Any]
+) -> Quantized:
+    """Return the weight that words of panels mean."""
+    shape = (kernel.panels, kernel.k // kernel.chunk, kernel.vectors, kernel.tile.columns)
+    codes = panels.unpack_panels(words.reshape(shape), kernel.bits, kernel.n, kernel.group)
+    signed = codes.astype(np.int16) - ((1 << kernel.bits - 1) if kernel.symmetric else 0)
+    of_rows = [
+        values.transpose(0, 2, 1).reshape(-1, kernel.groups)[: kernel.n]
+        for values in (scales, *(one[0] for one in zeros))
+    ]
+    return Quantized(signed, of_rows[0], of_rows[1] if zeros else None)
 
 
 def _is_float(case: Case) -> bool:
@@ -386,6 +403,7 @@ REFERENCES: dict[str, Callable[[Case, Sequence[Any], Any], dict[str, Any]]] = {
     "w8a8": _integers,
     "w4a16": _floats,
     "w8a16": _floats,
+    "w3a16": _floats,
     "lmul": _added,
     "round": _rounded,
 }

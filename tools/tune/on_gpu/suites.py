@@ -9,7 +9,7 @@ from ....passes.kernels.additive_matmul_gpu import ThreadTile
 from ....passes.kernels.additive_tiles_gpu import SharedTile
 from ....passes.kernels.few_rows_gpu import FewTile
 from ....passes.kernels.mma_tile import MmaTile
-from .cases import ROWS, Case, added, few, few_tiles, rounding, tiles
+from .cases import ROWS, Case, added, few, few_tiles, rounding, threads, tiles
 
 SQUARE = 4096
 MOST_CHECKED = 1 << 24  # weights: larger ones have the same code
@@ -35,6 +35,8 @@ def figures() -> Iterator[Case]:
         tile = mma_tile.choose(SQUARE, SQUARE, SQUARE, bits, group)
         if tile is not None:
             yield tiles(SQUARE, SQUARE, SQUARE, bits, group, tile, per_group=per_group)
+    for m in (16, 256):
+        yield threads(m, SQUARE, SQUARE, 4, 128)
     yield added(SQUARE, SQUARE, SQUARE, additive_tiles_gpu.choose("ptx", SQUARE, SQUARE, SQUARE))
     yield added(SQUARE, SQUARE, SQUARE, ThreadTile(8, 2))
     # Sizes that are odd, and forms that nothing above has: for their results.
@@ -43,6 +45,7 @@ def figures() -> Iterator[Case]:
     yield few("a8", 4, 300, 512, 4, 16, FewTile(2, 1, 2, 16), symmetric=False)
     yield few("a16", 8, 300, 384, 8, 128, FewTile(2, 2, 2, 8), symmetric=False)
     yield few("a16", 3, 301, 1000, 4, 1000, FewTile(2, 1, 2, 32), symmetric=False)
+    yield threads(33, 301, 384, 3, 64, symmetric=False)
     yield rounding(5, 300, 300, per_group=True, has_sums=True)
     yield rounding(5, 320, 64, per_group=False, has_sums=True)
     yield rounding(5, 8192, 1024, per_group=True, has_sums=True)

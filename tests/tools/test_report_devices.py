@@ -1,0 +1,68 @@
+"""``lowc report devices`` on a tiny model: what agrees, what does not, and what is kept."""
+
+import json
+
+import pytest
+from lowc.compiler.recipe import built_in_names, load_recipe
+from lowc.tools.cli import main
+from lowc.tools.report import devices
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    import torch
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("devices") / "tiny.pt2"
+    layer = torch.nn.Linear(64, 48)
+    torch.export.save(torch.export.export(layer, (torch.ones(3, 64),)), path)
+    return path
+
+
+@pytest.mark.vulkan
+def test_a_device_that_agrees(model, capsys, tmp_path):
+    given = ["report", "devices", str(model), "--target", "vulkan", "--json"]
+    code = main([*given, "--recipe", "w4a8", "--recipe", "lmul", "--keep", str(tmp_path)])
+    assert code == 0
+    record = json.loads(capsys.readouterr().out)
+    rounded, added = record["recipes"]
+    assert rounded["rounds"] and not added["rounds"] and added["bound"] == devices.BOUND
+    for row in (rounded, added):
+        assert row["holds"] and row["difference"] < 1e-6 < row["recipe_error"]
+        assert row["kernels"] == row["products"] == 1
+    (kept,) = tmp_path.glob("devices-tiny-vulkan-*.json")
+    assert json.loads(kept.read_text()) == record
+
+
+@pytest.mark.vulkan
+def test_a_device_that_does_not_is_named(model, capsys, monkeypatch):
+    monkeypatch.setattr(devices, "BOUND", -1.0)
+    assert main(["report", "devices", str(model), "--target", "vulkan", "--recipe", "pam"]) == 1
+    said = capsys.readouterr()
+    assert "TOO FAR" in said.out and "vulkan gives other results than the CPU: pam" in said.err
+
+
+def test_which_recipes_round_activations():
+    rounding = {
+        name
+        for name in built_in_names()
+        if any(devices.rounds_activations(rule.form) for rule in load_recipe(name).rules)
+    }
+    exact = {
+        "f32",
+        "lmul",
+        "lmul-attention",
+        "lmul-k3",
+        "lmul-k4",
+        "pam",
+        "shift",
+        "w4a16",
+        "w8a16",
+    }
+    assert rounding == set(built_in_names()) - exact
+
+
+def test_differences():
+    assert devices._difference([[[1.0, 2.0]]], [[[1.0, 2.5]]]) == 0.2
+    assert not devices._difference([[[float("nan"), 2.0]]], [[[1.0, 2.5]]]) <= 1
+    assert devices._least_cosine([[[1.0, 0.0]]], [[[0.0, 1.0]]]) == 0

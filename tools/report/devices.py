@@ -1,0 +1,211 @@
+"""``lowc report devices``: whether a device gives what the CPU gives, recipe by recipe."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ...errors import InternalError
+from .. import output
+from ..bench.record import keep as keep_record
+from ..bench.record import new_record
+from .accuracy import named_recipes, read_inputs
+
+if TYPE_CHECKING:
+    from ...compiler.frontend import Model
+    from ...compiler.recipe import Recipe
+
+# Of the largest result.  Sums of f32 come in another order on each device; where activations are
+# then rounded, one that lies between two codes may get the other one, which is 1/127 away.
+BOUND, ROUNDED_BOUND = 1e-5, 0.05
+ROUNDING = ("bipolar", "signed-digits")  # forms
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a device is from the CPU under one recipe.
+
+    Attributes
+    ----------
+    difference : float
+        The largest difference between both over the largest magnitude on the CPU, of all outputs.
+    recipe_error : float
+        The same between the recipe and ``f32``, both on the CPU: what the recipe itself costs.
+    cosine : float
+        The least cosine between outputs of a call on the device and on the CPU.
+    rounds : bool
+        Whether the recipe rounds activations while the model runs.
+    bound : float
+        What `difference` may be.
+    kernels : int
+        How many products have a kernel of lowc's own on the device, of `products`.
+    """
+
+    recipe: str
+    difference: float
+    recipe_error: float
+    cosine: float
+    rounds: bool
+    bound: float
+    kernels: int
+    products: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether the device gives what the CPU gives."""
+        return self.difference <= self.bound  # false for NaN
+
+
+@click.command("devices")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--recipe", "recipes", multiple=True, help="A name or a .toml file; by default all built-in."
+)
+@click.option(
+    "--inputs", type=click.Path(path_type=Path), metavar="FILE",
+    help="Stacked inputs, .npz or .safetensors: one array per input, by name.",
+)  # fmt: skip
+@click.option("--device", default="vulkan", show_default=True, help="What is compared to the CPU.")
+@click.option("--target", help="The target to compile for; by default that of the device.")
+@click.option("--calls", type=click.IntRange(min=1), default=2, show_default=True, help="Calls.")
+@click.option("--calibration", metavar="FILE", help="Other inputs, for recipes that need them.")
+@click.option(
+    "--keep", type=click.Path(path_type=Path, file_okay=False), help="Keep a record here."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def devices_command(
+    model: Path, recipes: tuple[str, ...], inputs: Path | None, device: str, target: str | None,
+    calls: int, calibration: str | None, keep: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Compile MODEL under each recipe for the CPU and for a device, and compare the outputs.
+
+    Exits with 1 where a difference is larger than the bound: 1e-5 of the largest output, and 0.05
+    under recipes that round activations while the model runs.
+    """
+    from ...compiler.device_targets import chosen
+    from ...compiler.frontend import open_model
+    from ...compiler.recipe import built_in_names
+
+    target = chosen(target, device)
+    wanted = named_recipes(recipes or sorted(built_in_names()))
+    output.remark(f"importing {model}")
+    with open_model(model) as imported, tempfile.TemporaryDirectory(prefix="lowc-") as folder:
+        given, about = read_inputs(imported, inputs)
+        study = Study(imported, Path(folder), given[:calls], calibration)
+        found = [study.compare(recipe, name, target, device) for name, recipe in wanted.items()]
+    record = new_record(
+        model=model.name, target=target, device=device, calls=len(study.calls),
+        inputs=about["file"], recipes=[{**asdict(row), "holds": row.holds} for row in found],
+    )  # fmt: skip
+    if keep is not None:
+        stem = f"devices-{model.stem}-{target.replace(':', '-')}"
+        output.remark(f"kept in {keep_record(record, keep, stem)}")
+    if as_json:
+        output.result_json(record)
+    else:
+        _print(found, f"{model.name}, {len(study.calls)} calls, {target} beside cpu")
+    if apart := [row.recipe for row in found if not row.holds]:
+        raise InternalError(f"{device} gives other results than the CPU: {', '.join(apart)}")
+
+
+class Study:
+    """One model, some calls, and what they give under recipes on devices."""
+
+    def __init__(
+        self, model: Model, folder: Path, calls: list[list[Any]], calibration: str | None
+    ) -> None:
+        self.model, self.folder, self.calls, self.calibration = model, folder, calls, calibration
+        self._exact: list[list[Any]] | None = None
+
+    def compare(self, recipe: Recipe, name: str, target: str, device: str) -> Agreement:
+        """Return how far `device` is from the CPU under `recipe`."""
+        from ...compiler.recipe import load_recipe
+
+        if self._exact is None:
+            self._exact = self._run(load_recipe("f32"), "cpu", "cpu")[0]
+        wanted, _ = self._run(recipe, "cpu", "cpu")
+        found, report = self._run(recipe, target, device)
+        rounds = any(rounds_activations(rule.form) for rule in recipe.rules)
+        lowered = [row["lowering"] for row in report["matmuls"]]
+        row = Agreement(
+            name, _difference(found, wanted), _difference(wanted, self._exact),
+            _least_cosine(found, wanted), rounds, ROUNDED_BOUND if rounds else BOUND,
+            sum("kernel for" in text for text in lowered), len(lowered),
+        )  # fmt: skip
+        output.remark(f"{name}: {row.difference:.1e} of the largest output apart")
+        return row
+
+    def _run(
+        self, recipe: Recipe, target: str, device: str
+    ) -> tuple[list[list[Any]], dict[str, Any]]:
+        """Return the float outputs of all calls, and the report of the module."""
+        from ...compiler.accuracy import call
+        from ...compiler.api import compile as compile_model
+        from ...runtime.module import load
+
+        output.remark(f"{recipe.name}: compiling for {target}")
+        given = self.calibration if recipe.takes_inputs else None
+        artifact = compile_model(
+            self.model.copy(), recipe, target, calibration=given,
+            output=self.folder / "model.vmfb",
+        )  # fmt: skip
+        output.remark(f"{recipe.name}: running {len(self.calls)} calls")
+        module = load(artifact, device, verify=False)
+        return [call(module, inputs) for inputs in self.calls], artifact.report
+
+
+def rounds_activations(form: Any) -> bool:
+    """Whether a form rounds activations while the model runs: to 8 bits, in tables or to planes."""
+    facts = form.to_dict()
+    has_tables = facts.get("tables", "none") != "none"
+    return facts.get("activations") == "i8" or has_tables or form.form in ROUNDING
+
+
+def _difference(found: Sequence[Sequence[Any]], wanted: Sequence[Sequence[Any]]) -> float:
+    """Return the largest difference over the largest magnitude, of all calls and outputs."""
+    import numpy as np
+
+    worst = 0.0
+    for own, other in ((f, w) for fs, ws in zip(found, wanted, strict=True)
+                       for f, w in zip(fs, ws, strict=True)):  # fmt: skip
+        a, b = (np.asarray(value, np.float64) for value in (own, other))
+        if b.size:
+            worst = float(np.fmax(worst, np.abs(a - b).max() / max(np.abs(b).max(), 1e-30)))
+            if not np.isfinite(a).all():
+                return float("nan")
+    return worst
+
+
+def _least_cosine(found: Sequence[Sequence[Any]], wanted: Sequence[Sequence[Any]]) -> float:
+    import numpy as np
+
+    least = 1.0
+    for own, other in zip(found, wanted, strict=True):
+        for a, b in zip(own, other, strict=True):
+            x, y = np.ravel(a).astype(np.float64), np.ravel(b).astype(np.float64)
+            length = np.linalg.norm(x) * np.linalg.norm(y)
+            least = min(least, float(x @ y / length)) if length else least
+    return least
+
+
+def _print(found: Sequence[Agreement], head: str) -> None:
+    output.result(head)
+    headers = ["difference", "bound", "of the recipe's error", "least cosine", "kernels"]
+    output.table(
+        ["recipe", *headers, ""],
+        [
+            [
+                row.recipe, f"{row.difference:.1e}", f"{row.bound:.0e}",
+                f"{row.difference / row.recipe_error:.1e}" if row.recipe_error else "-",
+                f"{row.cosine:.7f}", f"{row.kernels} of {row.products}",
+                "" if row.holds else "TOO FAR",
+            ]
+            for row in found
+        ],
+        right=headers,
+    )  # fmt: skip
