@@ -33,7 +33,7 @@ class Plan:
     matrices: Matrices
     columns: int
     kernel: Kernel
-    chain: Chain | Refusal | None = None  # kernels for GPUs store the sums
+    chain: Chain | Refusal
 
 
 def takes(op: Any) -> bool:
@@ -68,8 +68,7 @@ def match(op: Any, unit: str) -> Plan | Refusal:
         gpu = _gpu_kernel(matrices, product, stored, unit)
         if isinstance(gpu, Refusal):
             return gpu
-        gpu, chain = epilogues.on_gpu(op, matrices, gpu)
-        return Plan(op, matrices, columns, gpu, chain)
+        return Plan(op, matrices, columns, *epilogues.on_gpu(op, matrices, gpu))
     kernel = _cpu_kernel(matrices, product, stored, tiles.ISAS[unit], prepares, packs)
     chain = epilogues.match(op, matrices)
     if isinstance(chain, Chain):
