@@ -72,8 +72,8 @@ def _match_integers(op: Any) -> Plan | Refusal:
     )
     if isinstance(kernel, Refusal):
         return kernel
-    kernel, chain = epilogues.on_gpu(op, product.matrices, kernel)
-    return Plan(op, product.matrices, kernel, product.codes, product.activation, chain, product)
+    whole, chain = epilogues.on_gpu(op, product.matrices, kernel)
+    return Plan(op, product.matrices, whole, product.codes, product.activation, chain, product)
 
 
 def by_dots(plan: Plan) -> Plan:
@@ -110,8 +110,8 @@ def _match_floats(op: Any, dialect: str) -> Plan | Refusal:
     if isinstance(kernel, Refusal):
         return kernel
     kernel = dataclasses.replace(kernel, dialect=dialect)
-    kernel, chain = epilogues.on_gpu(op, matrices, kernel)
-    return Plan(op, matrices, kernel, codes, op.operands[found.activation], chain)
+    whole, chain = epilogues.on_gpu(op, matrices, kernel)
+    return Plan(op, matrices, whole, codes, op.operands[found.activation], chain)
 
 
 def _kernel(

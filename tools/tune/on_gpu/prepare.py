@@ -309,7 +309,7 @@ def _weight_in_panels(
     """Return the weight that words of panels mean."""
     shape = (kernel.panels, kernel.k // kernel.chunk, kernel.vectors, kernel.tile.columns)
     codes = panels.unpack_panels(words.reshape(shape), kernel.bits, kernel.n, kernel.group)
-    signed = codes.astype(np.int16) - ((1 << kernel.bits - 1) if kernel.symmetric else 0)
+    signed: Any = codes.astype(np.int16) - ((1 << kernel.bits - 1) if kernel.symmetric else 0)
     of_rows = [
         values.transpose(0, 2, 1).reshape(-1, kernel.groups)[: kernel.n]
         for values in (scales, *(one[0] for one in zeros))
