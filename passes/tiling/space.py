@@ -46,12 +46,12 @@ def every(problem: Problem) -> tuple[Tiling, ...]:
 
 def _different(problem: Problem, tilings: Iterable[Tiling]) -> tuple[Tiling, ...]:
     """Return the first of those that make the same kernel."""
-    family = _family(problem)
-    if family is not record_space:
+    if _family(problem) is not record_space:
         return tuple(dict.fromkeys(tilings))
     found: dict[Any, Tiling] = {}
     for tiling in tilings:
-        found.setdefault(record_space.alike(problem, tiling), tiling)
+        if isinstance(tiling, KernelTiling):
+            found.setdefault(record_space.alike(problem, tiling), tiling)
     return tuple(found.values())
 
 

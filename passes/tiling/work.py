@@ -186,7 +186,7 @@ def _shared(cut: Cut) -> Floats:
 
 def _some(cut: Cut, mask: NDArray[np.bool_]) -> Cut:
     """Return the cut of some of the tiles."""
-    arrays = {
+    arrays: dict[str, Any] = {
         field.name: value[mask]
         for field in fields(cut)
         if isinstance(value := getattr(cut, field.name), np.ndarray)

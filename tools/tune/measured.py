@@ -96,11 +96,13 @@ def tables(records: Iterable[Record], least: int = LEAST_TILES) -> list[Table]:
     every = {key: _rounds(some) for key, some in grouped.items()}
     rounds = {key: undisturbed(some) for key, some in every.items()}
     apart = {key: _apart(some) for key, some in rounds.items()}
+    # Where one round is left, how far it is from those that were disturbed says more than nothing,
+    # and a product of one process may have been disturbed itself.
+    all_apart = {key: _apart(some) for key, some in every.items()}
     pooled: dict[str, list[Floats]] = defaultdict(list)
-    for (machine, _), one in apart.items():
+    for (machine, _), one in all_apart.items():
         pooled[machine].append(one)
-    # Where one round is left, how far it is from those that were disturbed says more than nothing.
-    apart = {key: one if len(one) else _apart(every[key]) for key, one in apart.items()}
+    apart = {key: one if len(one) else all_apart[key] for key, one in apart.items()}
     found = []
     for key in sorted(grouped):
         is_pooled = not len(apart[key])

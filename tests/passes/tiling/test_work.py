@@ -1,5 +1,6 @@
 """What tiles make a product do: who gets how much, which rows collide, what counts how."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -69,11 +70,14 @@ def test_where_weights_are_read_once_shares_differ_by_a_panel(count, shares, bat
 
 
 def test_shares_of_tiles_that_read_weights_once_and_of_others():
-    two = {name: np.array([value] * 2) for name, value in (
-        ("rows", 1.0), ("vectors", 1.0), ("k_block", 64.0), ("panels", 4.0), ("chunk", 1.0),
-    )}  # fmt: skip
-    both = cut(1, 16 * 5, 64, 1, 1, 64, 4, 1, **two, prepares=np.zeros(2),
-               pressure=np.zeros(2), packed=np.ones(2), shares=np.array([0.0, 1.0]))  # fmt: skip
+    once = cut(1, 16 * 5, 64, 1, 1, 64, 4, 1, shares=np.array([1.0]))
+    other = cut(1, 16 * 5, 64, 1, 1, 64, 4, 1)
+    arrays = {
+        field.name: np.concatenate([getattr(one, field.name) for one in (other, once)])
+        for field in dataclasses.fields(work.Cut)
+        if isinstance(getattr(once, field.name), np.ndarray)
+    }
+    both = dataclasses.replace(once, **arrays)
     assert work.share(both).tolist() == pytest.approx([4 / 5, 3 / 5])
 
 
