@@ -36,6 +36,7 @@ from ..kernels.packed_codes import PackedCodes, can_look_up
 from ..kernels.small_float_codes import SmallFloatCodes
 from ..kernels.table_matmul import Scaling, TableMatmul, looks_up_four, makes_tables
 from ..kernels.table_rows import TableRows
+from ..kernels.tiles import Tile
 from .problem import Problem
 from .tilings import KernelTiling, ThreadTiling, Tiling
 
@@ -201,6 +202,19 @@ def kernel_of(problem: Problem, tiling: Tiling) -> Any:
             makes_tables(table_rows(problem), problem.m),
         )  # fmt: skip
     raise ValueError(f"there is no kernel of the form '{problem.form}'")
+
+
+@functools.lru_cache(maxsize=4096)
+def sharing(problem: Problem, rows: int, vectors: int) -> tuple[int, int]:
+    """Return how panels of a kernel that reads prepared rows are shared, by its register tile.
+
+    Workgroups of each thread, 0 where a tile says how many there are; and how many panels are read
+    side by side at most.
+    """
+    lanes = tiles.ISAS[problem.unit].lanes
+    tile = Tile(lanes, rows, vectors, 1, tiles.MOST_TOGETHER, rows)
+    kernel = kernel_of(problem, KernelTiling(tile))
+    return kernel.shares if kernel.reads_once else 0, kernel.together(rows)
 
 
 def _addition(problem: Problem) -> Addition:

@@ -17,6 +17,7 @@ from ..kernels import tiles
 from ..kernels.additive_matmul_gpu import SIDE, ThreadTile
 from ..kernels.additive_tiles_gpu import SharedTile
 from ..kernels.few_rows_gpu import FewTile
+from ..kernels.float_tiles import stays_near
 from ..kernels.mma_tile import MmaTile
 from ..kernels.table_matmul import makes_tables
 from . import families, work
@@ -26,7 +27,7 @@ from .tilings import KernelTiling, LinalgTiling, ThreadTiling, Tiling
 
 Floats = NDArray[np.float64]
 
-VERSION = 2  # changes with the meaning of any feature
+VERSION = 3  # changes with the meaning of any feature
 # Where nothing was measured: bytes and multiply-adds per second, and caches, of a usual core.
 BANDWIDTH, MULTIPLY_RATE, CACHES = 15e9, 60e9, (32 << 10, 1 << 20, 16 << 20)
 # Multiply-adds that a product costs, by form: two additions, a quarter of a dot product …
@@ -46,6 +47,7 @@ NAMES = (
     "row_blocks_of_chunk", "log_row_chunk", "copies",
     "loads_per_product", "in_flight", "column_waste", "column_tail", "row_tail", "height_share",
     "log_workgroups", "waves", "share", "column_groups", "row_chunks", "conflicts",
+    "together", "shares", "in_place",
     "log_item_products", "panel_in_l1", "group_in_l1", "group_in_l2", "group_in_l3", "rows_in_l1",
     "chunk_in_l2", "result_in_l1", "result_in_l2", "weight_in_l2", "weight_in_l3", "all_in_l3",
     "log_reads_of_left", "log_reads_of_right", "log_reads_of_result", "intensity", "k_modulo_page",
@@ -194,12 +196,15 @@ def _columns(problem: Problem, numbers: Floats, machine: Machine) -> dict[str, F
     chunk = np.minimum(chunk, np.ceil(m / rows) * rows)
     width = vectors * lanes
     count = np.ceil(n / width)
-    groups, chunks = np.ceil(count / panels), np.ceil(m / chunk)
-    items = groups * chunks * batch
     heights = _row_blocks(m, rows, chunk)
     k_blocks = np.ceil(k / k_block)
     panel_bytes = k_block * width * bits / 8
-    group_bytes = panel_bytes * np.minimum(panels, count)
+    shares, together = _sharing(problem, rows, vectors)
+    in_place = _in_place(problem, width)
+    beside = np.minimum(panels, together)
+    # Where panels are shared out by threads, a tile says only how many are read side by side.
+    panels = np.minimum(np.where(shares > 0, beside, panels), count)
+    group_bytes = panel_bytes * panels
     left, right, result = row_bytes(problem) * m * k * batch, n * k * bits / 8, 4.0 * m * n * batch
     right *= batch if problem.own_batch else 1
     products = float(m) * n * k * batch
@@ -210,12 +215,14 @@ def _columns(problem: Problem, numbers: Floats, machine: Machine) -> dict[str, F
     always = rounds or (problem.form in families.ADDED and problem.prepares)
     prepares = np.ones_like(rows) if always else np.zeros_like(rows) + copies
     cut = work.Cut(
-        batch, m, n, k, rows, vectors, k_block, np.minimum(panels, count), chunk, lanes, threads,
+        batch, m, n, k, rows, vectors, k_block, panels, chunk, lanes, threads,
         right, left, result, is_record(problem) and not rounds, prepares, problem.own_batch,
         (l1, l2, l3), not is_record(problem),
-        pressure(problem, rows, vectors) / registers,
+        pressure(problem, rows, vectors) / registers, shares, 1.0 - in_place,
     )  # fmt: skip
     share = work.share(cut)
+    groups, chunks = cut.groups, cut.chunks
+    items = groups * chunks * batch
     parts = {
         f"part_{name}": np.log2(np.maximum(seconds, LEAST_PART))
         for name, seconds in work.parts(cut, share).items()
@@ -254,6 +261,7 @@ def _columns(problem: Problem, numbers: Floats, machine: Machine) -> dict[str, F
         "log_workgroups": log2(items), "waves": items / threads, "share": share * threads,
         "column_groups": groups, "row_chunks": chunks,
         "conflicts": np.minimum(work.conflicts(cut), 4.0),
+        "together": beside, "shares": shares, "in_place": in_place,
         "log_item_products": log2(products / items), "panel_in_l1": inside(panel_bytes, l1),
         "group_in_l1": inside(group_bytes, l1), "group_in_l2": inside(group_bytes, l2),
         "group_in_l3": inside(group_bytes, l3), "rows_in_l1": inside(4 * rows * k_block, l1),
@@ -268,6 +276,27 @@ def _columns(problem: Problem, numbers: Floats, machine: Machine) -> dict[str, F
         "log_alpha_flops": math.log2(alpha_flops(m * batch, n, k)), **parts,
         "log_estimate": np.log(estimate),
     }  # fmt: skip
+
+
+def _sharing(problem: Problem, rows: Floats, vectors: Floats) -> tuple[Floats, Floats]:
+    """Return for each tile the workgroups of a thread, and the panels that are read side by side.
+
+    As :func:`.families.sharing` says; 0 and 1 of kernels of other kinds.
+    """
+    if not is_record(problem) or problem.backend != "cpu":
+        return np.zeros_like(rows), np.ones_like(rows)
+    pairs = zip(rows.tolist(), vectors.tolist(), strict=True)
+    found = [families.sharing(problem, int(row), int(vector)) for row, vector in pairs]
+    shares, together = np.array(found, float).reshape(-1, 2).T
+    return shares, together
+
+
+def _in_place(problem: Problem, columns: Floats) -> Floats:
+    """Return whether each tile's kernel reads a right operand that is an activation where it is."""
+    n, k = problem.n, problem.k
+    if problem.form != families.FLOAT or not problem.packs or n is None or k is None:
+        return np.zeros_like(columns)
+    return (n % columns == 0) * float(stays_near(n, k))
 
 
 def _row_blocks(m: int, rows: Floats, chunk: Floats) -> Floats:

@@ -84,6 +84,17 @@ def illegal(problem: Problem, tiling: KernelTiling) -> str:
     return ""
 
 
+def alike(problem: Problem, tiling: KernelTiling) -> tuple[int, ...] | KernelTiling:
+    """Return what is equal for tiles that make the same kernel.
+
+    Where weights are read once, workgroups are as many as threads ask for, and of the panels only
+    how many are read side by side counts.
+    """
+    tile = tiling.tile
+    shares, together = families.sharing(problem, tile.rows, tile.vectors)
+    return (tile.rows, tile.vectors, min(tile.panels, together)) if shares else tiling
+
+
 def _words(problem: Problem) -> int:
     """Return the words of 32 bits of a column."""
     if problem.form in families.TABLES:

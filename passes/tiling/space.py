@@ -10,6 +10,7 @@ is what measurements are drawn from.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 from . import blocked_space, families, gpu_space, linalg_space, record_space, wide_space
@@ -32,7 +33,7 @@ def _family(problem: Problem) -> Any:
 def candidates(problem: Problem) -> tuple[Tiling, ...]:
     """Return every tile that `problem` can have, each once: the default, then the others."""
     family = _family(problem)
-    return tuple(dict.fromkeys((family.default(problem), *family.candidates(problem))))
+    return _different(problem, (family.default(problem), *family.candidates(problem)))
 
 
 @functools.lru_cache(maxsize=64)
@@ -40,7 +41,18 @@ def every(problem: Problem) -> tuple[Tiling, ...]:
     """Return the candidates, and behind them the rest of the grid of legal tiles, each once."""
     family = _family(problem)
     rest = wide_space.candidates(problem, family) if family in _OF_KERNELS else ()
-    return tuple(dict.fromkeys((*candidates(problem), *rest)))
+    return _different(problem, (*candidates(problem), *rest))
+
+
+def _different(problem: Problem, tilings: Iterable[Tiling]) -> tuple[Tiling, ...]:
+    """Return the first of those that make the same kernel."""
+    if _family(problem) is not record_space:
+        return tuple(dict.fromkeys(tilings))
+    found: dict[Any, Tiling] = {}
+    for tiling in tilings:
+        if isinstance(tiling, KernelTiling):
+            found.setdefault(record_space.alike(problem, tiling), tiling)
+    return tuple(found.values())
 
 
 def default(problem: Problem) -> Tiling:

@@ -11,15 +11,16 @@ it that one thread gets; how many it takes at a time is :mod:`..kernels.work_spl
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels.work_split import PORTION
+from ..kernels.work_split import PORTION, makespan
 
 Floats = NDArray[np.float64]
 
@@ -70,6 +71,11 @@ class Cut:
         Whether rows are read where they are, unless they are prepared: so far apart as K says.
     pressure : array
         Vector registers that the sums and what they are made of need, by those there are.
+    shares : array
+        Workgroups of each thread of products that read each weight once, which share single panels
+        (:attr:`..kernels.record_matmul.RecordMatmul.reads_once`); 0 of others.
+    packed : array
+        0 where a right operand that is an activation is read where it is, 1 elsewhere.
     """
 
     batch: int
@@ -92,6 +98,8 @@ class Cut:
     caches: tuple[float, float, float]
     apart: bool
     pressure: Floats
+    shares: Floats
+    packed: Floats
 
     @property
     def count(self) -> Floats:
@@ -101,7 +109,9 @@ class Cut:
     @property
     def groups(self) -> Floats:
         """Workgroups across."""
-        return np.ceil(self.count / self.panels)
+        wanted = np.ceil(self.shares * self.threads / self.batch)
+        cut = np.ceil(self.count / self.panels)
+        return np.where(self.shares > 0, np.minimum(self.count, wanted), cut)
 
     @property
     def chunks(self) -> Floats:
@@ -127,6 +137,8 @@ def share(cut: Cut) -> Floats:
 
     Workgroups are counted across first; the last one across and the last one down may be smaller.
     """
+    if (cut.shares > 0).any():
+        return _shared(cut)
     groups, chunks = cut.groups, cut.chunks
     items, portion = groups * chunks * cut.batch, cut.portion
     count = np.ceil(items / portion)
@@ -158,6 +170,37 @@ def share(cut: Cut) -> Floats:
         flat[ends.argmin(axis=1) + places] += more
     found: Floats = ends.max(axis=1) / total
     return found
+
+
+def _shared(cut: Cut) -> Floats:
+    """Return :func:`share` where some tiles read each weight once: their workgroups differ by 1."""
+    once = cut.shares > 0
+    if not once.all():
+        found = np.empty(len(once))
+        for mask in (once, ~once):
+            found[mask] = share(_some(cut, mask))
+        return found
+    pairs = zip(cut.count.tolist(), cut.groups.tolist(), strict=True)
+    return np.array([_of_panels(*pair, cut.batch, cut.threads) for pair in pairs])
+
+
+def _some(cut: Cut, mask: NDArray[np.bool_]) -> Cut:
+    """Return the cut of some of the tiles."""
+    arrays: dict[str, Any] = {
+        field.name: value[mask]
+        for field in fields(cut)
+        if isinstance(value := getattr(cut, field.name), np.ndarray)
+    }
+    return replace(cut, **arrays)
+
+
+@functools.lru_cache(maxsize=4096)
+def _of_panels(count: float, groups: float, batch: int, threads: int) -> float:
+    """Return the share of the thread that ends last, of `count` panels in `groups` workgroups."""
+    each, over = divmod(int(count), int(groups))
+    sizes = [float(each + (place < over)) for place in range(int(groups))]
+    last, _ = makespan(sizes * batch, threads)
+    return last / (count * batch)
 
 
 def conflicts(cut: Cut) -> Floats:
@@ -204,7 +247,7 @@ def parts(cut: Cut, most: Floats | None = None) -> dict[str, Any]:
         "again": again * turn,
         "again_far": np.where(held > first / 2, again, 0.0) * turn,
         "prepare": cut.prepares * cut.m * k * groups * batch / cut.lanes * turn,
-        "pack": k * count * cut.vectors * chunks * batch * turn,
+        "pack": cut.packed * k * count * cut.vectors * chunks * batch * turn,
         "workgroups": groups * chunks * batch / cut.threads * WORKGROUP,
         "call": CALL,
         "panels_near": np.where(group_bytes > first / 2, weight * blocks, 0.0) * turn / NEAR,

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 TREES = "trees (lowc)"
 SHARES = (0.1, 0.25, 0.5, 1.0)  # of the products, for the learning curve
-_HEADS = ("products", "regret", "p95", "top 8", "chosen", "p95", "tau", "MAPE", "slower", "gain")
+_HEADS = ("products", "regret", "p95", "top 8", "chosen", "p95", "tau", "apart", "MAPE",
+          "slower", "gain")  # fmt: skip
 
 
 @click.command("cost-model")
@@ -38,7 +39,8 @@ def cost_model_command(
     the first eight; "chosen" what is taken in fact, the default where the prediction is unsure: how
     sure it must be is what products of the other folds ask.  "slower" counts products whose chosen
     tile is slower than the default by more than noise; "gain" is how many times as fast as with
-    their defaults products are.
+    their defaults products are.  "apart" is Kendall's tau of the pairs of tiles whose times differ
+    by more than noise.
     """
     if model is not None:
         _print_manifest(model, as_json)
@@ -155,7 +157,8 @@ def _print(found: dict[str, Any]) -> None:
     every = found["models"][TREES]["all"]
     output.result(
         f"noise floor: measured again, the best tile would have a regret of "
-        f"{100 * every['floor']:.2f} %, and all of them a tau of {every['tau_ceiling']:.2f}"
+        f"{100 * every['floor']:.2f} %, and all of them a tau of {every['tau_ceiling']:.2f}; "
+        f"{100 * every['apart']:.0f} % of the pairs of tiles differ by more than noise"
     )
     _print_models(found["models"])
     output.result("")
@@ -188,6 +191,6 @@ def _line(name: str, one: dict[str, Any], width: int) -> str:
     cells = [
         str(one["products"]), percent("mean_regret"), percent("p95_regret"), percent("top_regret"),
         percent("chosen_regret"), percent("p95_chosen_regret"), f"{one['tau']:.2f}",
-        percent("mape"), str(one["slower"]), f"{one['gain']:.3f}",
+        f"{one['tau_apart']:.2f}", percent("mape"), str(one["slower"]), f"{one['gain']:.3f}",
     ]  # fmt: skip
     return " ".join([f"{name:{width}}", *(f"{cell:>8}" for cell in cells)])

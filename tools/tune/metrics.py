@@ -29,7 +29,8 @@ class Score:
     ``regret`` is that of the tile predicted fastest, ``top_regret`` that of the best of the first
     :data:`TOP`, ``chosen_regret`` that of the tile that is taken (the default, if the prediction is
     unsure); ``slower`` says whether that is slower than the default by more than noise, ``gain``
-    how many times as fast as the default it is.
+    how many times as fast as the default it is.  ``tau_apart`` is Kendall's tau of the pairs of
+    tiles that differ by more than noise, NaN where none do, and ``apart`` how many of all pairs do.
     """
 
     shape: str
@@ -41,6 +42,8 @@ class Score:
     chosen_regret: float
     default_regret: float
     tau: float
+    tau_apart: float
+    apart: float
     percent_error: float
     slower: bool
     gain: float
@@ -62,7 +65,8 @@ def score(table: Table, predicted: Floats, chosen: int | None = None) -> Score:
         top_regret=float(seconds[order[:TOP]].min() / best - 1),
         chosen_regret=float(seconds[chosen] / best - 1),
         default_regret=float(seconds[usual] / best - 1) if has_default else float("nan"),
-        tau=kendall(predicted, seconds),
+        tau=kendall(predicted, seconds), tau_apart=tau_apart(table, predicted),
+        apart=float(apart(table).mean()),
         percent_error=float(np.mean(np.abs(predicted / seconds - 1))),
         slower=has_default and is_slower(table, chosen),
         gain=float(seconds[usual] / seconds[chosen]) if has_default else float("nan"),
@@ -88,6 +92,32 @@ def kendall(a: Floats, b: Floats) -> float:
     return float(np.sum(left * right) / scale) if scale else 0.0
 
 
+def apart(table: Table) -> NDArray[np.bool_]:
+    """Return ``[pairs]``: whether two tiles differ by more than their times may be off."""
+    first, second = np.triu_indices(len(table.seconds), 1)
+    noise = np.maximum(LEAST_NOISE, 2 * np.hypot(table.noise[first], table.noise[second]))
+    found: NDArray[np.bool_] = np.abs(_differ(table.seconds)) > np.log1p(noise)
+    return found
+
+
+def tau_apart(table: Table, predicted: Floats) -> float:
+    """Return Kendall's tau of the pairs of tiles that :func:`apart` says differ; NaN if none do.
+
+    Pairs that a second measurement would turn as well as not say nothing about a prediction.
+    """
+    pairs = apart(table)
+    if not pairs.any():
+        return float("nan")
+    agree = np.sign(_differ(predicted)) * np.sign(_differ(table.seconds))
+    return float(agree[pairs].mean())
+
+
+def _differ(seconds: Floats) -> Floats:
+    first, second = np.triu_indices(len(seconds), 1)
+    found: Floats = np.log(seconds[first] / seconds[second])
+    return found
+
+
 def _again(table: Table) -> Floats:
     """Return the times that repeated measurements with the same noise would give."""
     rng = np.random.default_rng(0)
@@ -109,7 +139,10 @@ def noise_floor(table: Table) -> float:
 
 @dataclass(frozen=True)
 class Summary:
-    """Scores of many products together; regrets and errors are fractions."""
+    """Scores of many products together; regrets and errors are fractions.
+
+    ``tau_apart`` is the mean over the products that have pairs of tiles apart.
+    """
 
     products: int
     shapes: int
@@ -120,6 +153,8 @@ class Summary:
     p95_chosen_regret: float
     default_regret: float
     tau: float
+    tau_apart: float
+    apart: float
     mape: float
     slower: int
     gain: float
@@ -152,11 +187,17 @@ def summarize(scores: Sequence[Score]) -> Summary:
         chosen_regret=float(every("chosen_regret").mean()),
         p95_chosen_regret=_p95(every("chosen_regret")),
         default_regret=float(np.nanmean(every("default_regret"))),
-        tau=float(every("tau").mean()), mape=float(every("percent_error").mean()),
+        tau=float(every("tau").mean()), tau_apart=_mean_of_known(every("tau_apart")),
+        apart=_mean_of_known(every("apart")), mape=float(every("percent_error").mean()),
         slower=int(every("slower").sum()),
         gain=float(np.exp(np.nanmean(np.log(every("gain"))))), floor=float(every("floor").mean()),
         tau_ceiling=float(every("tau_ceiling").mean()),
     )  # fmt: skip
+
+
+def _mean_of_known(values: Floats) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else 0.0
 
 
 def _p95(values: Floats) -> float:

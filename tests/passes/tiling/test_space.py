@@ -2,14 +2,16 @@
 
 import dataclasses
 import math
+import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lowc.compiler.measuring.modules import module_text
 from lowc.passes import gpus
 from lowc.passes.kernels import float_tiles, tiles
 from lowc.passes.kernels.tiles import Tile
-from lowc.passes.tiling import families, space
+from lowc.passes.tiling import families, record_space, space
 from lowc.passes.tiling.problem import Problem
 from lowc.passes.tiling.tilings import STOCK, KernelTiling, LinalgTiling, parse
 from products.problems import UNITS, every, linalg, of_two_activations, problem
@@ -36,6 +38,21 @@ def test_every_tile_is_legal_and_means_a_kernel(unit, shape):
             assert families.problem_of(kernel, unit) == one
             assert families.tiling_of(kernel) == tiling
             assert families.with_tiling(kernel, found[0]) == families.kernel_of(one, found[0])
+
+
+@pytest.mark.parametrize(
+    ("form", "m"), [("w4a8", 1), ("w8a8", 1), ("w8a8", 5), ("shift-add", 1), ("ternary", 2)]
+)
+def test_tiles_that_make_the_same_kernel_are_one(form, m):
+    """Where each weight is read once, a tile's panels only say how many are read side by side."""
+    one = problem(form, "avx512vbmi", 1, m, 160, 128)
+    texts = {}
+    for tiling in dict.fromkeys((space.default(one), *record_space.candidates(one))):
+        text = re.sub(r"t\d+x\d+g\d+c\d+", "", module_text(one, [tiling]))  # a tile in the name
+        texts.setdefault(record_space.alike(one, tiling), set()).add(text)
+    assert all(len(same) == 1 for same in texts.values())
+    every_text = [next(iter(same)) for same in texts.values()]
+    assert len(set(every_text)) == len(every_text) == len(space.candidates(one))
 
 
 def test_counts():

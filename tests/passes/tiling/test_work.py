@@ -1,5 +1,8 @@
 """What tiles make a product do: who gets how much, which rows collide, what counts how."""
 
+import dataclasses
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,7 +18,7 @@ HERE = Machine("Test CPU", "avx512", (), 2, (32 << 10, 1 << 20, 32 << 20), 20e9,
 def cut(m, n, k, rows, vectors, k_block, panels, chunk, **more):
     one = {name: np.array([float(value)]) for name, value in (
         ("rows", rows), ("vectors", vectors), ("k_block", k_block), ("panels", panels),
-        ("chunk", chunk), ("prepares", 0), ("pressure", 0.5),
+        ("chunk", chunk), ("prepares", 0), ("pressure", 0.5), ("shares", 0), ("packed", 1),
     )}  # fmt: skip
     facts = {
         "batch": 1, "m": m, "n": n, "k": k, "lanes": 16, "threads": 2, "right": 4.0 * n * k,
@@ -44,6 +47,38 @@ def test_the_share_is_that_of_threads_that_take_portions_in_turn(sizes, rows):
     if len(items) <= work.MOST_PORTIONS:
         assert work.share(one)[0] == pytest.approx(last / sum(items))
     assert 1 / threads - 1e-9 <= work.share(one)[0] <= 1 + 1e-9
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    count=st.integers(1, 70), shares=st.integers(1, 2), batch=st.integers(1, 3),
+    threads=st.integers(1, 5),
+)  # fmt: skip
+def test_where_weights_are_read_once_shares_differ_by_a_panel(count, shares, batch, threads):
+    """As ``RecordMatmul.first_panel`` cuts them, whatever the tile says."""
+    one = cut(
+        1, 16 * count, 64, 1, 1, 64, 4, 1, batch=batch, threads=threads,
+        shares=np.array([float(shares)]),
+    )  # fmt: skip
+    groups = min(count, -(-shares * threads // batch))
+    assert one.groups[0] == groups
+    each, over = divmod(count, groups)
+    starts = [group * each + min(group, over) for group in range(groups + 1)]
+    items = [float(b - a) for a, b in itertools.pairwise(starts)]
+    last, _ = work_split.makespan(items * batch, threads)
+    assert work.share(one)[0] == pytest.approx(last / (count * batch))
+
+
+def test_shares_of_tiles_that_read_weights_once_and_of_others():
+    once = cut(1, 16 * 5, 64, 1, 1, 64, 4, 1, shares=np.array([1.0]))
+    other = cut(1, 16 * 5, 64, 1, 1, 64, 4, 1)
+    arrays = {
+        field.name: np.concatenate([getattr(one, field.name) for one in (other, once)])
+        for field in dataclasses.fields(work.Cut)
+        if isinstance(getattr(once, field.name), np.ndarray)
+    }
+    both = dataclasses.replace(once, **arrays)
+    assert work.share(both).tolist() == pytest.approx([4 / 5, 3 / 5])
 
 
 def test_rows_a_power_of_two_apart_collide():

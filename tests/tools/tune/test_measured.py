@@ -46,15 +46,27 @@ def test_rounds_that_differ_in_level_are_not_mixed():
 
 def test_of_two_processes_the_middle_counts_for_each_tile():
     first = [record(i, 2.0 + i, spread=0.1, blocks=9) for i in range(4)]
-    second = [record(i, 1.0 + 2 * i, "b", spread=0.01, blocks=9) for i in range(4)]
+    second = [record(i, 0.9 + 1.8 * i, "b", spread=0.01, blocks=9) for i in range(4)]
     (table,) = measured.tables(first + second)
-    factor = (3 / 3 + 4 / 5) / 2
-    wanted = [(2.0 + i + factor * (1.0 + 2 * i)) / 2 for i in range(4)]
+    factor = (3 / 2.7 + 4 / 4.5) / 2
+    wanted = [(2.0 + i + factor * (0.9 + 1.8 * i)) / 2 for i in range(4)]
     assert table.seconds == pytest.approx(wanted) and not table.is_pooled
     assert (table.noise > 0.1).all()  # the two do not say the same
-    alike = [record(i, 1.1 + 2.2 * i, "c", spread=0.01, blocks=9) for i in range(4)]
+    alike = [record(i, 0.95 + 1.9 * i, "c", spread=0.01, blocks=9) for i in range(4)]
     (table,) = measured.tables(second + alike)
     assert (table.noise < 0.01).all()  # but for their level they do
+
+
+def test_a_round_in_which_all_took_longer_does_not_count():
+    first = [record(i, 2.0 + i) for i in range(5)]
+    slow = [record(i, (2.0 + i) * (1.2 if i % 2 else 1.5), "b") for i in range(5)]
+    (table,) = measured.tables(first + slow)
+    assert table.seconds.tolist() == [2.0, 3.0, 4.0, 5.0, 6.0]
+    assert not table.is_pooled and (table.noise > 0.05).all()  # one of the two was disturbed
+    (table,) = measured.tables(slow)  # there is nothing else
+    assert table.seconds[0] == 3.0
+    few = slow[:3]  # of so few one cannot say
+    assert len(measured.undisturbed([{r.tiling: r for r in some} for some in (first, few)])) == 2
 
 
 def test_products_of_one_process_have_the_noise_of_the_others():

@@ -33,6 +33,15 @@ def test_tau():
     assert metrics.kendall(a, np.ones(4)) == 0
 
 
+def test_tau_of_what_differs_by_more_than_noise():
+    predicted = np.array([1.0, 2.0, 4.0, 3.0])
+    one = table([1.0, 2.0, 3.0, 3.1], noise=0.02)  # the last two are alike
+    assert metrics.apart(one).sum() == 5 and metrics.tau_apart(one, predicted) == 1
+    assert metrics.kendall(predicted, one.seconds) < 1
+    assert metrics.tau_apart(table([1.0, 2.0, 3.0, 3.1]), predicted) == pytest.approx(4 / 6)
+    assert np.isnan(metrics.tau_apart(table([1.0, 1.01]), np.array([1.0, 2.0])))
+
+
 def test_slower_than_the_default_counts_beyond_noise():
     assert metrics.score(table([1.0, 1.1]), np.array([2.0, 1.0])).slower
     assert not metrics.score(table([1.0, 1.1], noise=0.05), np.array([2.0, 1.0])).slower
