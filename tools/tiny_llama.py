@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 HELD_BACK = 10  # every tenth file
 END = "<|endoftext|>"
 SEED = 0
-WARM_UP = 50  # steps
+WARM_UP = 50  # steps, of many
 EVALUATED = 64  # rows
 PRINTED = 100  # steps between two lines
 
@@ -100,9 +100,9 @@ def train(
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.1)
     generator = np.random.default_rng(SEED)
     model.train()
-    begun = time.perf_counter()
+    begun, warm_up = time.perf_counter(), min(WARM_UP, steps // 8 + 1)
     for step in range(steps):
-        fraction = min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        fraction = min(1.0, (step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimiser.param_groups:
             group["lr"] = rate * fraction
         starts = generator.integers(0, len(data) - length - 1, batch)
