@@ -20,22 +20,27 @@ if TYPE_CHECKING:
     from .compiler.artifact import Artifact
     from .compiler.recipe import Recipe
     from .compiler.target import Target
+    from .runtime.generation import Sampling, generate
     from .runtime.module import Module, load
+    from .runtime.program import Program
 
 __version__ = "0.1.0"
 
 _LAZY = {
     "Artifact": "compiler.artifact",
     "Module": "runtime.module",
+    "Program": "runtime.program",
     "Recipe": "compiler.recipe",
+    "Sampling": "runtime.generation",
     "Target": "compiler.target",
     "compile": "compiler.api",
+    "generate": "runtime.generation",
     "load": "runtime.module",
 }
 
 __all__ = [
-    "Artifact", "InternalError", "LowcError", "Module", "Recipe", "Target", "UserError", "compile",
-    "load",
+    "Artifact", "InternalError", "LowcError", "Module", "Program", "Recipe", "Sampling", "Target",
+    "UserError", "compile", "generate", "load",
 ]  # fmt: skip
 
 

@@ -27,7 +27,8 @@ from ..runtime import tree as trees
 from ..runtime.manifest import Leaf, Manifest
 from . import backend, call_time, planes, report
 from .artifact import Artifact, Staging, embed_manifest, staging
-from .frontend import Model, entry_function, open_model
+from .entries import open_entries
+from .frontend import Model, open_model
 from .gpu_needs import needs_of
 from .parameters import plan_parameters, write_parameters
 from .pipeline import passes_for
@@ -65,8 +66,10 @@ def compile(  # noqa: A001, PLR0913  (the name that users expect, and all that t
 
     Parameters
     ----------
-    model : path or torch.export.ExportedProgram
+    model : path or torch.export.ExportedProgram, or a mapping
         ``.pt2`` as ``torch.export.save`` writes it, ``.mlir``, ``.mlirbc``, or the program itself.
+        ``{"prefill": …, "decode": …}`` makes each of several models an entry of one module, with
+        every weight stored once and one state for all (``compiler/entries.py``).
     recipe : str, path or Recipe
         A built-in name (``f32``, ``w4a16`` …), a ``.toml`` file, or a :class:`Recipe`.
     target : str or Target
@@ -184,7 +187,8 @@ class _Road:
 
     def travel(self, model: Any) -> Artifact:
         begun = self._begin("import")
-        with open_model(model) as imported:
+        opened = open_entries(model) if isinstance(model, Mapping) else open_model(model)
+        with opened as imported:
             self._end("import", begun)
             if _has_float64(imported):
                 self.target = self.target.with_float64()
@@ -199,8 +203,9 @@ class _Road:
                 self.target = self.target.with_sums_in_order()
             else:
                 self.target = self.target.with_sums_in_any_order()
-            manifest = self._parameters(imported, said, moments)
-            self._backend(imported.module, manifest)
+            manifests = self._parameters(imported, said, moments)
+            manifest = manifests[0]
+            self._backend(imported, manifests)
         sizes = {path.name: path.stat().st_size for path in self._files()}
         facts = (
             manifest.report
@@ -227,6 +232,12 @@ class _Road:
     def _moments(self, model: Model) -> Mapping[str, NDArray[np.float64]]:
         if self.calibration is None:
             return {}
+        if model.others:
+            names = ", ".join(interface.entry_point for interface in model.interfaces)
+            raise UserError(
+                f"several entries ({names}) cannot be calibrated together yet",
+                hint="leave calibration out, or compile one of them alone",
+            )
         from .moments import collect  # it compiles the model too, with this module
 
         begun = self._begin("calibration")
@@ -312,7 +323,8 @@ class _Road:
 
     def _parameters(
         self, model: Model, said: dict[str, Any], moments: Mapping[str, NDArray[np.float64]]
-    ) -> Manifest:
+    ) -> list[Manifest]:
+        """Write the archive; return the manifests of all entries, the first one with the report."""
         begun = self._begin("parameters")
         plan = plan_parameters(model.module)
         written = None
@@ -321,28 +333,42 @@ class _Road:
                 plan, model.tensors, model.source, self.stage.parameters, moments
             )
         self._end("parameters", begun)
-        function = entry_function(model.module)
+        function = model.function(model.interface)
         measured = {
             key: json.loads(annotations.text(function, name))
             for key, name in (("shadows", annotations.SHADOWS), ("moments", annotations.MOMENTS))
             if annotations.text(function, name)
         }
-        return dataclasses.replace(
+        serial = call_time.serial_microseconds(said["energy"])
+        first = dataclasses.replace(
             _with_measures(model.interface, function, measured),
-            inputs=_with_bounds(model),
+            inputs=_with_bounds(model.interface, function),
             recipe=self.recipe.name,
             target=self.target.name,
             device=self.target.device,
             needs=needs_of(model.module, self.target.gpu) if self.target.gpu else {},
-            serial_microseconds=call_time.serial_microseconds(said["energy"]),
+            # What was counted is the sum of all entries.
+            serial_microseconds=None if model.others else serial,
             parameters=written,
             versions=_versions(),
             report=said | measured,
         )
+        others = [
+            dataclasses.replace(
+                first,
+                **{name: getattr(interface, name) for name in _OF_ENTRY},
+                inputs=_with_bounds(interface, model.function(interface)),
+                report={},
+            )
+            for interface in model.others
+        ]
+        return [first, *others]
 
-    def _backend(self, module: ir.Module, manifest: Manifest) -> None:
+    def _backend(self, model: Model, manifests: Sequence[Manifest]) -> None:
         begun = self._begin("compile")
-        embed_manifest(module, entry_function(module), manifest)
+        module = model.module
+        for manifest in manifests:
+            embed_manifest(module, model.function(manifest), manifest)
         Runner([StripAnnotations()]).run(module)
         source = self.stage.folder / "module.mlirbc"
         with source.open("wb") as file:
@@ -362,8 +388,15 @@ class _Road:
         return type(error)(error.what, where=error.where, hint=hint, detail=error.detail)
 
 
+# What manifests of one module do not have in common, beside their inputs and reports.
+_OF_ENTRY = (
+    "outputs", "args_tree", "kwargs_tree", "out_tree", "argument_names", "ranges", "entry_point",
+)  # fmt: skip
+
+
 def _has_float64(model: Model) -> bool:
-    dtypes = [leaf.dtype for leaf in (*model.interface.inputs, *model.interface.outputs)]
+    leaves = [leaf for one in model.interfaces for leaf in (*one.inputs, *one.outputs)]
+    dtypes = [leaf.dtype for leaf in leaves]
     return "float64" in (*dtypes, *(tensor.dtype for tensor in model.tensors.values()))
 
 
@@ -384,15 +417,14 @@ def _summed_by_iree(module: ir.Module) -> set[Form]:
     }
 
 
-def _with_bounds(model: Model) -> tuple[Leaf, ...]:
+def _with_bounds(interface: Manifest, function: Any) -> tuple[Leaf, ...]:
     """Return the inputs with the table sizes that ``lowc-clamp-indices`` found."""
-    function = entry_function(model.module)
     text = annotations.text(function, annotations.INDEX_BOUNDS) or "[]"
     below = dict(json.loads(text))
-    numbers = iter(range(len(model.interface.inputs)))
+    numbers = iter(range(len(interface.inputs)))
     return tuple(
         leaf if leaf.literal else dataclasses.replace(leaf, below=below.get(next(numbers)))
-        for leaf in model.interface.inputs
+        for leaf in interface.inputs
     )
 
 

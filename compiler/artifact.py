@@ -69,7 +69,7 @@ class Artifact:
 
 
 def embed_manifest(module: ir.Module, function: Any, manifest: Manifest) -> None:
-    """Put the manifest into the reflection of the entry function."""
+    """Put the manifest into the reflection of an entry function."""
     with module.context:
         text = ir.StringAttr.get(manifest.to_json())
         function.attributes["iree.reflection"] = ir.DictAttr.get({REFLECTION_KEY: text})

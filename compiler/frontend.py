@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from ..runtime.manifest import ENTRY_POINT, Leaf, Manifest
 from . import globals as parameter_globals
 from . import recent_imports, subprocesses
 from .archive import Archive
-from .program import Program, Tensor, read_program
+from .program import Program, Tensor, is_zero, read_program
 from .recent_imports import Imported
 
 IMPORT_LIMITS = subprocesses.Limits(seconds=900, memory=16 << 30)
@@ -52,6 +52,10 @@ class Model:
         The file that holds the bytes; None when the module has no parameters.
     notes : list of str
         What the user should know, such as an input that PyTorch would have written to.
+    aliases : dict of str to str
+        Names of tensors in the file, and the names in ``tensors`` of those with their bytes.
+    others : tuple of Manifest
+        The interfaces of further entry functions (``compiler/entries.py``).
     """
 
     module: ir.Module
@@ -59,6 +63,21 @@ class Model:
     tensors: dict[str, Tensor]
     source: Path | None
     notes: list[str]
+    aliases: dict[str, str] = dataclasses.field(default_factory=dict)
+    others: tuple[Manifest, ...] = ()
+
+    @property
+    def interfaces(self) -> tuple[Manifest, ...]:
+        """Return the interfaces of all entry functions."""
+        return (self.interface, *self.others)
+
+    def function(self, interface: Manifest) -> Any:
+        """Return the entry function that `interface` is of."""
+        return next(
+            op
+            for op in self.module.body.operations
+            if annotations.text(op, "sym_name") == interface.entry_point
+        )
 
     def copy(self) -> Self:
         """Return the model with a module of its own, to compile it in several ways."""
@@ -70,8 +89,10 @@ class Model:
 
 
 @contextmanager
-def open_model(model: Any) -> Iterator[Model]:
+def open_model(model: Any, entries: Sequence[str] | None = None) -> Iterator[Model]:
     """Read `model` (a path, an ``ExportedProgram``, or a :class:`Model`) for as long as the block.
+
+    `entries` are the names of entry functions of which it will be one; None for a model alone.
 
     Raises
     ------
@@ -86,7 +107,7 @@ def open_model(model: Any) -> Iterator[Model]:
         if path.suffix in (".mlir", ".mlirbc"):
             yield _read_mlir(path)
         else:
-            yield _read_pt2(path)
+            yield _read_pt2(path, entries)
         return
     save = _torch_save(model)
     # An exported program takes the same road as a file: one importer, one set of checks, and a
@@ -94,7 +115,7 @@ def open_model(model: Any) -> Iterator[Model]:
     with tempfile.TemporaryDirectory(prefix="lowc-") as folder:
         path = Path(folder) / "program.pt2"
         save(path)
-        yield _read_pt2(path)
+        yield _read_pt2(path, entries)
 
 
 def _torch_save(model: Any) -> Any:
@@ -127,13 +148,22 @@ def _torch_save(model: Any) -> Any:
 # -- .pt2 ------------------------------------------------------------------------------------------
 
 
-def _read_pt2(path: Path) -> Model:
+def _read_pt2(path: Path, entries: Sequence[str] | None = None) -> Model:
     program = read_program(Archive(path))
     imported = _import(program)
     result = json.loads(imported.result)
     with new_context(), ir.Location.unknown():
         module = ir.Module.parse(imported.module)
-    tied = parameter_globals.lift_parameters(module, result, program.tensors)
+    mutated = {entry["target"] for entry in result["outputs"] if entry["kind"] == "mutation"}
+    tensors = {
+        name: dataclasses.replace(tensor, is_zero=True)
+        if name in mutated and is_zero(tensor, program.archive.path)
+        else tensor
+        for name, tensor in program.tensors.items()
+    }
+    tied = parameter_globals.lift_parameters(module, result, tensors, entries or ())
+    if entries is None:
+        parameter_globals.add_reset(module, tied)
     interface = _interface(program, result, module)
     notes = [
         f"the model writes to its input '{interface.inputs[output['input']].name}'; the compiled "
@@ -141,7 +171,13 @@ def _read_pt2(path: Path) -> Model:
         for output in result["outputs"]
         if output["kind"] == "input-mutation"
     ]
-    return Model(module, interface, tied, path, notes)
+    keys = {tensor.storage: key for key, tensor in tied.items()}
+    aliases = {
+        name: keys[tensor.storage]
+        for name, tensor in program.tensors.items()
+        if tensor.storage in keys
+    }
+    return Model(module, interface, tied, path, notes, aliases)
 
 
 def _import(program: Program) -> Imported:

@@ -9,23 +9,34 @@ user inputs.  Here all but the user inputs become globals::
     func.func @main(%x: tensor<1x4xf32>) { %w = util.global.load @"fc.weight" : tensor<8x4xf32> … }
 
 A buffer that the model writes to becomes a mutable global with the same initial value; the result
-that carried its new value becomes a store, and ``@reset`` puts the initial value back.
+that carried its new value becomes a store, and ``@reset`` puts the initial value back.  One that
+begins as zeros, such as a key-value cache, is a parameter too, of which the archive says that it is
+all zeros: IREE (3.13) takes globals that begin as one constant for one global.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from iree.compiler import ir
+from iree.compiler.dialects import arith
 
 from ..errors import UserError
+from ..passes import build
 from ..passes.build import load_global
+from ..passes.parameters import parameter_key
 from ..runtime.manifest import ENTRY_POINT, PARAMETER_SCOPE, RESET_POINT
 from .program import Tensor
 
+_RENAMED = ".tensor"
+
 
 def lift_parameters(
-    module: ir.Module, result: dict[str, Any], tensors: dict[str, Tensor]
+    module: ir.Module,
+    result: dict[str, Any],
+    tensors: dict[str, Tensor],
+    functions: Collection[str] = (),
 ) -> dict[str, Tensor]:
     """Rewrite `module` in place; return the tensors that it still uses, tied ones once.
 
@@ -37,21 +48,37 @@ def lift_parameters(
         The importer's account of the function's arguments and results, in order.
     tensors : dict
         Every tensor of the archive by name.
+    functions : collection of str
+        Names that functions will have, beside ``main`` and ``reset``.
     """
     function = next(op for op in module.body.operations if op.operation.name == "func.func")
     with module.context, ir.Location.unknown():
-        return _Lift(module, function, tensors).run(result)
+        taken = {ENTRY_POINT, RESET_POINT, *functions}
+        return _Lift(module, function, tensors, taken).run(result)
+
+
+def tensor_of(op: Any) -> str:
+    """Return the name of the tensor that a ``util.global`` begins as."""
+    name = ir.StringAttr(op.attributes["sym_name"]).value.removesuffix(_RENAMED)
+    return parameter_key(op, mutable=True) or name
 
 
 class _Lift:
-    def __init__(self, module: ir.Module, function: Any, tensors: dict[str, Tensor]) -> None:
+    def __init__(
+        self,
+        module: ir.Module,
+        function: Any,
+        tensors: dict[str, Tensor],
+        taken: Collection[str],
+    ) -> None:
         self.module = module
+        self.taken = taken
         self.function = function
         self.block = function.regions[0].blocks[0]
         self.tensors = tensors
         self.first_of_storage: dict[Any, str] = {}
         self.used: dict[str, Tensor] = {}
-        self.globals: dict[str, ir.Type] = {}
+        self.declared: set[str] = set()
 
     def run(self, result: dict[str, Any]) -> dict[str, Tensor]:
         outputs = [entry for entry in result["outputs"] if entry["kind"] != "literal"]
@@ -59,8 +86,6 @@ class _Lift:
         self._replace_arguments(result["inputs"], mutated)
         self._replace_results(outputs)
         self._retype()
-        if mutated:
-            self._add_reset(sorted(mutated))
         self.function.attributes["sym_name"] = ir.StringAttr.get(ENTRY_POINT)
         return self.used
 
@@ -88,18 +113,19 @@ class _Lift:
         tensor = self.tensors.get(name)
         if tensor is None:
             raise UserError(f"the program uses a tensor '{name}' that the archive does not hold")
-        key = self.first_of_storage.setdefault(tensor.storage, name)
+        # What is written to has bytes of its own from the first.
+        key = name if mutable else self.first_of_storage.setdefault(tensor.storage, name)
         self.used[key] = self.tensors[key]
         symbol = self._symbol(name if mutable else key)
-        if symbol not in self.globals:
-            declare_global(self.module, symbol, type_, parameter=key, mutable=mutable)
-            self.globals[symbol] = type_
+        if symbol not in self.declared:
+            value = _parameter(key, type_)
+            declare_global(self.module, symbol, type_, value, mutable=mutable)
+            self.declared.add(symbol)
         return symbol
 
-    @staticmethod
-    def _symbol(name: str) -> str:
+    def _symbol(self, name: str) -> str:
         """Return the symbol of tensor `name`: the name itself unless a function has it."""
-        return f"{name}.tensor" if name in (ENTRY_POINT, RESET_POINT) else name
+        return f"{name}{_RENAMED}" if name in self.taken else name
 
     def _replace_results(self, outputs: list[dict[str, Any]]) -> None:
         terminator = self.block.operations[len(self.block.operations) - 1]
@@ -132,41 +158,82 @@ class _Lift:
             if name in self.function.attributes:
                 del self.function.attributes[name]
 
-    def _add_reset(self, mutated: list[str]) -> None:
-        with ir.InsertionPoint(self.module.body):
-            reset = ir.Operation.create(
-                "func.func",
-                attributes={
-                    "sym_name": ir.StringAttr.get(RESET_POINT),
-                    "function_type": ir.TypeAttr.get(ir.FunctionType.get([], [])),
-                },
-                regions=1,
+
+def add_reset(module: ir.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Add ``@reset`` for the mutable globals of `module`; without any, change nothing."""
+    with module.context, ir.Location.unknown():
+        mutable = sorted(
+            (op for op in module.body.operations if _is_mutable(op)),
+            key=lambda op: ir.StringAttr(op.attributes["sym_name"]).value,
+        )
+        if mutable:
+            _add_reset(module, mutable, tensors)
+
+
+def _is_mutable(op: Any) -> bool:
+    return op.operation.name == "util.global" and "is_mutable" in op.attributes
+
+
+def _add_reset(module: ir.Module, mutable: list[Any], tensors: Mapping[str, Tensor]) -> None:
+    with ir.InsertionPoint(module.body):
+        reset = ir.Operation.create(
+            "func.func",
+            attributes={
+                "sym_name": ir.StringAttr.get(RESET_POINT),
+                "function_type": ir.TypeAttr.get(ir.FunctionType.get([], [])),
+            },
+            regions=1,
+        )
+    body = reset.regions[0].blocks.append()
+    with ir.InsertionPoint(body):
+        for op in mutable:
+            symbol = ir.StringAttr(op.attributes["sym_name"]).value
+            type_ = ir.TypeAttr(op.attributes["type"]).value
+            value = op.attributes["initial_value"]
+            if tensors[tensor_of(op)].is_zero:
+                initial = _zeros(load_global(symbol, type_))
+            else:
+                name = f"{symbol}$initial"
+                declare_global(module, name, type_, value, mutable=False)
+                initial = load_global(name, type_)
+            ir.Operation.create(
+                "util.global.store",
+                operands=[initial],
+                attributes={"global": ir.FlatSymbolRefAttr.get(symbol)},
             )
-        body = reset.regions[0].blocks.append()
-        with ir.InsertionPoint(body):
-            for name in mutated:
-                type_ = self.globals[self._symbol(name)]
-                key = self.first_of_storage[self.tensors[name].storage]
-                initial = f"{name}$initial"
-                declare_global(self.module, initial, type_, parameter=key, mutable=False)
-                ir.Operation.create(
-                    "util.global.store",
-                    operands=[load_global(initial, type_)],
-                    attributes={"global": ir.FlatSymbolRefAttr.get(self._symbol(name))},
-                )
-            ir.Operation.create("func.return")
+        ir.Operation.create("func.return")
+
+
+def _parameter(key: str, type_: ir.Type) -> ir.Attribute:
+    scope, name = ir.StringAttr.get(PARAMETER_SCOPE), ir.StringAttr.get(key)
+    return ir.Attribute.parse(f"#flow.parameter.named<{scope}::{name}> : {type_}")
+
+
+def _zeros(old: ir.Value) -> ir.Value:
+    """Return zeros in the memory of `old`; fills of two buffers would become one buffer."""
+    type_ = ir.RankedTensorType(old.type)
+    rank, element = type_.rank, type_.element_type
+    is_integer = isinstance(element, ir.IntegerType)
+    zero = arith.constant(element, 0 if is_integer else 0.0)
+    never = arith.constant(ir.IntegerType.get_signless(1), 0)
+    kept = ir.Operation.create("util.optimization_barrier", [never.type], [never]).results[0]
+    maps = [build.dims_map(rank, range(rank))] * 2
+    init = build.empty(build.shape_of(old), element)
+    filled: ir.Value = build.generic(
+        [old], init, maps, ["parallel"] * rank, lambda x, _: arith.select(kept, x, zero)
+    ).result
+    return filled
 
 
 def declare_global(
-    module: ir.Module, symbol: str, type_: ir.Type, *, parameter: str, mutable: bool
+    module: ir.Module, symbol: str, type_: ir.Type, value: ir.Attribute, *, mutable: bool
 ) -> ir.Operation:
-    """Declare ``util.global private @symbol`` with a named parameter as initial value."""
-    scope, key = ir.StringAttr.get(PARAMETER_SCOPE), ir.StringAttr.get(parameter)
+    """Declare ``util.global private @symbol`` with the initial `value`."""
     attributes = {
         "sym_name": ir.StringAttr.get(symbol),
         "sym_visibility": ir.StringAttr.get("private"),
         "type": ir.TypeAttr.get(type_),
-        "initial_value": ir.Attribute.parse(f"#flow.parameter.named<{scope}::{key}> : {type_}"),
+        "initial_value": value,
     }
     if mutable:
         attributes["is_mutable"] = ir.UnitAttr.get()

@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,20 +96,23 @@ def write_parameters(
     if source is None:
         missing = next(iter((*plan.originals, *(d.source for d in plan.derived))))
         raise _no_file(missing)
-    with _disk_errors(output), source.open("rb") as file, _spool_beside(output) as spool:
+    with _disk_errors(output), _Files(source) as files, _spool_beside(output) as spool:
         index = rt.ParameterIndex()
         index.reserve(len(plan.originals) + 3 * len(plan.derived))
-        originals = rt.FileHandle.wrap_fd(file.fileno())
         for key in plan.originals:
             tensor = _find(tensors, key)
+            if tensor.is_zero:
+                size = math.prod(tensor.sizes) * numpy_type(tensor.dtype).itemsize
+                index.add_splat(key, b"\0", size)
+                continue
             span = _plain_span(tensor)
             if span is not None:
-                index.add_from_file_handle(key, originals, span[1], span[0])
+                index.add_from_file_handle(key, files.of(tensor), span[1], span[0])
             else:
-                start, size = spool.append(np.ascontiguousarray(_view(tensor, source)))
+                start, size = spool.append(np.ascontiguousarray(view(tensor, source)))
                 spool.entries.append((key, start, size))
         for derivation, parts in plan.derived.items():
-            stored = _view(_find(tensors, derivation.source), source)
+            stored = view(_find(tensors, derivation.source), source)
             _spool_derived(spool, derive(stored, derivation, moments), derivation, parts)
         spool.flush()
         spooled = rt.FileHandle.wrap_fd(spool.file.fileno())
@@ -127,6 +130,23 @@ def write_parameters(
         with output.open("rb") as written:
             digest = hashlib.file_digest(written, "sha256").hexdigest()
     return Parameters(file=output.name, size=output.stat().st_size, sha256=digest)
+
+
+class _Files(ExitStack):
+    """Handles of the files that parameters lie in; most lie in `source`."""
+
+    def __init__(self, source: Path) -> None:
+        super().__init__()
+        self._source = source
+        self._handles: dict[Path, Any] = {}
+
+    def of(self, tensor: Tensor) -> Any:
+        """Return IREE's handle of the file that has the bytes of `tensor`."""
+        path = tensor.file or self._source
+        if path not in self._handles:
+            opened = self.enter_context(path.open("rb"))
+            self._handles[path] = rt.FileHandle.wrap_fd(opened.fileno())
+        return self._handles[path]
 
 
 def _find(tensors: dict[str, Tensor], key: str) -> Tensor:
@@ -150,7 +170,7 @@ def read(model: Model, key: str) -> NDArray[Any]:
     """
     if model.source is None:
         raise _no_file(key)
-    return _view(_find(model.tensors, key), model.source)
+    return view(_find(model.tensors, key), model.source)
 
 
 def _no_file(key: str) -> UserError:
@@ -172,13 +192,15 @@ def _plain_span(tensor: Tensor) -> tuple[int, int] | None:
     return (tensor.offset + tensor.storage_offset * itemsize, size) if size else None
 
 
-def _view(tensor: Tensor, source: Path) -> NDArray[Any]:
+def view(tensor: Tensor, source: Path) -> NDArray[Any]:
     """Map the tensor's bytes in the file as an array; reads nothing yet."""
     dtype = numpy_type(tensor.dtype)
     if not math.prod(tensor.sizes):
         return np.zeros(tensor.sizes, dtype)
     count = tensor.nbytes // dtype.itemsize
-    flat = np.memmap(source, mode="r", dtype=np.uint8, offset=tensor.offset, shape=tensor.nbytes)
+    flat = np.memmap(
+        tensor.file or source, mode="r", dtype=np.uint8, offset=tensor.offset, shape=tensor.nbytes
+    )
     storage = flat[: count * dtype.itemsize].view(dtype)
     strides = tuple(stride * dtype.itemsize for stride in tensor.strides)
     return np.lib.stride_tricks.as_strided(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
@@ -43,7 +44,8 @@ class Tensor:
     """A parameter, buffer or constant of the archive: its type, and its bytes in the file.
 
     ``sizes``, ``strides`` and ``storage_offset`` count elements, ``offset`` and ``nbytes`` bytes;
-    ``dtype`` is PyTorch's name without ``torch.``.
+    ``dtype`` is PyTorch's name without ``torch.``.  ``file`` is None for the model's own file;
+    ``is_zero`` says that it is known to be all zeros.
     """
 
     name: str
@@ -54,6 +56,8 @@ class Tensor:
     offset: int
     nbytes: int
     is_parameter: bool
+    file: Path | None = None
+    is_zero: bool = False
 
     @property
     def storage(self) -> tuple[Any, ...]:
@@ -363,6 +367,19 @@ def _keys_of(kind: str, context: Any) -> Any:
         case "dict" | "object", [*keys]:
             return keys
     return None
+
+
+def is_zero(tensor: Tensor, path: Path) -> bool:
+    """Read the entry of `path` that holds `tensor`: whether it is nothing but zeros."""
+    rest = tensor.nbytes
+    with path.open("rb") as file:
+        file.seek(tensor.offset)
+        while rest:
+            block = file.read(min(rest, 1 << 20))
+            if not block or block.count(0) != len(block):
+                return False
+            rest -= len(block)
+    return True
 
 
 def _bound(value: Any) -> int | None:

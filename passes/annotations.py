@@ -23,6 +23,8 @@ attribute                    on           meaning
                                           or is a step to ``tables``
 ``lowc.filled``              tensor.pad   fills K up to whole groups: no part of the model
 ``lowc.derivation = {…}``    util.global  how its bytes follow from another parameter
+``lowc.entry``               func.func    one of several entries of a module: its matmuls are
+                                          called ``name@entry``
 ``lowc.index_bounds = "…"``  func.func    [argument, size] of inputs that index a table
 ``lowc.shadows = "[…]"``     func.func    names of the matmuls that its last result measures
 ``lowc.moments = "[…]"``     func.func    [[matmul, weight] …] of each of the last results, moments
@@ -53,6 +55,7 @@ PREDICTED = "lowc.predicted"
 WHY = "lowc.why"
 FILLED = "lowc.filled"
 DERIVATION = "lowc.derivation"
+ENTRY = "lowc.entry"
 INDEX_BOUNDS = "lowc.index_bounds"
 SHADOWS = "lowc.shadows"
 MOMENTS = "lowc.moments"

@@ -1,6 +1,5 @@
 """``lowc-assign-forms``: give every named matmul the form that the recipe's rules choose."""
 
-import fnmatch
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from . import annotations
 from .base import Pass, RemarkKind
 from .contraction import module_path
 from .formats.floats import FORMATS
-from .forms import SCOPES, Form, Rule, first_match, rules_from_text
+from .forms import SCOPES, Form, Rule, first_match, is_for, rules_from_text
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def _why_unused(rule: Rule, rules: Sequence[Rule], names: Sequence[str]) -> str:
         return ""
     if rule.form.form == "exact" and not any(letter.isalnum() for letter in rule.match):
         return ""
-    if any(fnmatch.fnmatchcase(name, rule.match) for name in names):
+    if any(is_for(rule, name) for name in names):
         return "earlier rules decide for all that it matches"
     what = "matmul" if rule.form.of == "matmul" else "multiplication outside matmuls"
     return f"no {what} has such a name"

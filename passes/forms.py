@@ -425,7 +425,12 @@ class Rule:
 def first_match(rules: Sequence[Rule], name: str, scope: str = "matmul") -> Rule | None:
     """Return the first rule for `scope` (one of :data:`SCOPES`) whose glob matches `name`."""
     meant = (rule for rule in rules if rule.form.of == scope)
-    return next((rule for rule in meant if fnmatch.fnmatchcase(name, rule.match)), None)
+    return next((rule for rule in meant if is_for(rule, name)), None)
+
+
+def is_for(rule: Rule, name: str) -> bool:
+    """Whether the glob of `rule` matches `name`, with or without the entry that it ends in."""
+    return any(fnmatch.fnmatchcase(part, rule.match) for part in (name, name.partition("@")[0]))
 
 
 def rules_to_text(rules: Sequence[Rule]) -> str:

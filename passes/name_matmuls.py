@@ -20,7 +20,8 @@ class NameMatmuls(Pass):
 
     The name is the module path in the PyTorch model, which the frontend keeps in the location; a
     weight without one is called after its parameter.  The products of two activations get
-    ``:qk`` and ``:pv`` when the second of a pair reads the first, else an index.  Names are unique.
+    ``:qk`` and ``:pv`` when the second of a pair reads the first, else an index.  Names are unique;
+    where a module has several entries (``lowc.entry``) they end in that of theirs: ``fc@decode``.
 
     Before::
 
@@ -38,7 +39,7 @@ class NameMatmuls(Pass):
     def run(self, module: ir.Module, remark: Callable[..., None]) -> None:
         """Annotate; change nothing else."""
         weighted: list[tuple[Contraction, str]] = []
-        products: dict[str, list[Contraction]] = defaultdict(list)
+        products: dict[tuple[str, str], list[Contraction]] = defaultdict(list)
         for op in annotations.operations(module):
             found = match_product(op)
             if isinstance(found, Refusal):
@@ -48,13 +49,13 @@ class NameMatmuls(Pass):
             if isinstance(weight, Weight):
                 weighted.append((found, path or weight.symbol.removesuffix(".weight")))
             else:
-                products[path or _enclosing_symbol(op)].append(found)
+                products[path or _enclosing_symbol(op), _entry(op)].append(found)
         taken: Counter[str] = Counter()
         for found, name in weighted:
-            self._annotate(found, _unique(name, taken), "weight", remark)
-        for path, group in products.items():
+            self._annotate(found, _unique(name, _entry(found.op), taken), "weight", remark)
+        for (path, entry), group in products.items():
             for found, suffix in zip(group, _product_suffixes(group), strict=True):
-                self._annotate(found, _unique(f"{path}:{suffix}", taken), "product", remark)
+                self._annotate(found, _unique(f"{path}:{suffix}", entry, taken), "product", remark)
 
     def _annotate(
         self, found: Contraction, name: str, kind: str, remark: Callable[..., None]
@@ -66,9 +67,18 @@ class NameMatmuls(Pass):
         remark(RemarkKind.NOTE, op, name, f"{kind}, {found.shape_text()}")
 
 
-def _unique(name: str, taken: Counter[str]) -> str:
-    taken[name] += 1
-    return name if taken[name] == 1 else f"{name}#{taken[name] - 1}"
+def _unique(name: str, entry: str, taken: Counter[str]) -> str:
+    taken[name + entry] += 1
+    count = taken[name + entry]
+    return f"{name}{entry}" if count == 1 else f"{name}#{count - 1}{entry}"
+
+
+def _entry(op: Any) -> str:
+    """Return ``@`` and the name of the entry that `op` is in, if a module has several."""
+    parent = op.operation.parent
+    while parent is not None and annotations.ENTRY not in parent.attributes:
+        parent = parent.operation.parent
+    return "" if parent is None else f"@{annotations.text(parent, 'sym_name')}"
 
 
 def _product_suffixes(group: list[Contraction]) -> list[str]:

@@ -63,7 +63,7 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     group = build.shape_of(found.inputs[0])[-1]
     codes = _codes(form, group, tiles.ISAS[unit])
     tile = float_tiles.choose_dequant(
-        tiles.ISAS[unit], matrices.batch, matrices.m, n, k, codes.chunk
+        tiles.ISAS[unit], matrices.batch, matrices.m, n, k, codes.chunk, _columns(op, found)
     )
     chain = epilogues.match(op, matrices)
     kernel = DequantMatmul(
@@ -73,6 +73,13 @@ def match(op: Any, unit: str) -> Plan | Refusal:
         epilogue=chain.epilogue if isinstance(chain, Chain) else None,
     )  # fmt: skip
     return Plan(op, found, matrices, kernel, chain)
+
+
+def _columns(op: Any, found: Dequantised) -> int | None:
+    """Return the columns of the panels that another product has its weight stored in, if any."""
+    module = parameters.module_of(op)
+    name = annotations.text(_holder(module, found.inputs[0]), "sym_name").removesuffix(".codes")
+    return parameters.panel_columns(module, name, ".codes")
 
 
 def _codes(form: Form, group: int, isa: tiles.Isa) -> PackedCodes:

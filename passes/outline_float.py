@@ -80,7 +80,9 @@ def match(op: Any, unit: str) -> Plan | Refusal:
         return Refusal("one of its sizes is 0")
     if stored is not None and sorted(_order(matrices)) != sorted(stored.weight.dims):
         return Refusal("its weight has dimensions that the product has not")
-    tile = float_tiles.choose(tiles.ISAS[unit], *sizes, packs=stored is None)
+    tile = float_tiles.choose(
+        tiles.ISAS[unit], *sizes, packs=stored is None, stored=_columns(op, matrices, stored)
+    )
     chain = epilogues.match(op, matrices)
     kernel = FloatMatmul(
         *sizes, matrices.batch_in_columns, tile, packs=stored is None,
@@ -105,7 +107,7 @@ def _outside_kernels(found: Contraction) -> str:
 
 def _stored(op: Any, weight: Weight) -> StoredWeight | Refusal:
     """Say where the weight comes from, if it can be stored in panels."""
-    module = _module_of(op)
+    module = parameters.module_of(op)
     holder = parameters.find_global(module, weight.symbol)
     source = parameters.parameter_key(holder) if holder is not None else None
     if source is None:
@@ -116,16 +118,34 @@ def _stored(op: Any, weight: Weight) -> StoredWeight | Refusal:
     return StoredWeight(weight, source)
 
 
+def _columns(op: Any, matrices: Matrices, stored: StoredWeight | None) -> int | None:
+    """Return the columns of the panels that another product has its weight stored in, if any."""
+    if stored is None:
+        return None
+    return parameters.panel_columns(
+        parameters.module_of(op), _name(stored, _layout(matrices, stored)[0])
+    )
+
+
+def _name(stored: StoredWeight, layout: str) -> str:
+    return f"{stored.source}.{parameters.layout_name(layout)}"
+
+
+def _layout(matrices: Matrices, stored: StoredWeight) -> tuple[str, list[int]]:
+    """Return how a weight becomes ``[batch, K, N]``, and these sizes."""
+    weight, order = stored.weight, _order(matrices)
+    sizes = dict(zip(weight.dims, weight.shape, strict=True))
+    shape = [
+        math.prod(sizes[loop] for loop in loops)
+        for loops in (matrices.batch_loops, matrices.summed, matrices.columns)
+    ]
+    steps = [*weight.layout, ["transpose", [weight.dims.index(loop) for loop in order]]]
+    return json.dumps([*simplify_layout(steps), ["reshape", shape]], separators=(",", ":")), shape
+
+
 def _order(matrices: Matrices) -> tuple[int, ...]:
     """Return the loops of a weight as panels have them: batch, K, N."""
     return (*matrices.batch_loops, *matrices.summed, *matrices.columns)
-
-
-def _module_of(op: Any) -> ir.Module:
-    module = op.operation
-    while module.parent is not None:
-        module = module.parent
-    return module.opview
 
 
 def rewrite(module: ir.Module, plan: Plan) -> None:
@@ -145,16 +165,7 @@ def rewrite(module: ir.Module, plan: Plan) -> None:
 def _load_panels(module: ir.Module, plan: Plan, stored: StoredWeight) -> ir.Value:
     """Load a weight as ``[batch, N/columns, K, columns]``."""
     weight, columns = stored.weight, plan.kernel.tile.columns
-    order = _order(plan.matrices)
-    sizes = dict(zip(weight.dims, weight.shape, strict=True))
-    batch, k, n = (
-        math.prod(sizes[loop] for loop in loops)
-        for loops in (plan.matrices.batch_loops, plan.matrices.summed, plan.matrices.columns)
-    )
-    steps = [*weight.layout, ["transpose", [weight.dims.index(loop) for loop in order]]]
-    layout = json.dumps(
-        [*simplify_layout(steps), ["reshape", [batch, k, n]]], separators=(",", ":")
-    )
+    layout, (batch, k, n) = _layout(plan.matrices, stored)
     type_ = build.tensor_type([batch, -(-n // columns), k, columns], ir.F32Type.get())
     derivation = {
         "kind": "float-panels",
@@ -163,7 +174,7 @@ def _load_panels(module: ir.Module, plan: Plan, stored: StoredWeight) -> ir.Valu
         "layout": layout,
         "columns": columns,
     }
-    symbol = f"{stored.source}.{parameters.layout_name(layout)}.p{columns}"
+    symbol = f"{_name(stored, layout)}.p{columns}"
     holder = parameters.find_global(module, weight.symbol)
     return build.load_global(
         parameters.derived_global(module, holder, symbol, type_, derivation), type_

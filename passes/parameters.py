@@ -24,6 +24,14 @@ SCOPE = "model"
 _PARAMETER = re.compile(r'#flow\.parameter\.named<"((?:[^"\\]|\\.)*)"::"((?:[^"\\]|\\.)*)">')
 
 
+def module_of(op: Any) -> ir.Module:
+    """Return the module that `op` is in."""
+    module = op.operation
+    while module.parent is not None:
+        module = module.parent
+    return module.opview
+
+
 def find_global(module: ir.Module, symbol: str) -> Any:
     """Return the ``util.global`` called `symbol`, or None."""
     for op in module.body.operations:
@@ -70,6 +78,21 @@ def derived_global(
         )
         op.move_after(after)
     return symbol
+
+
+def panel_columns(module: ir.Module, before: str, after: str = "") -> int | None:
+    """Return the columns of panels called ``{before}.pCOLUMNS{after}`` that the module has.
+
+    Kernels of other rows may like other panels best, but a weight is stored once.
+    """
+    for op in module.body.operations:
+        if annotations.DERIVATION not in op.attributes:
+            continue
+        symbol = annotations.text(op, "sym_name")
+        middle = symbol[len(before) : len(symbol) - len(after)]
+        if symbol == f"{before}{middle}{after}" and re.fullmatch(r"\.p\d+", middle):
+            return int(middle[2:])
+    return None
 
 
 def layout_name(text: str) -> str:

@@ -35,6 +35,9 @@ def load(
 ) -> Module:
     """Load a ``.vmfb`` that lowc compiled, with the ``.irpa`` beside it if it has one.
 
+    One that was compiled from several models is a :class:`.program.Program`, whose entries are
+    called by name: ``module.prefill(…)``.
+
     Parameters
     ----------
     artifact : str, os.PathLike, or object with ``path``
@@ -58,7 +61,8 @@ def load(
     path = artifact_path(artifact)
     check_file(path)
     instance = rt.VmInstance()
-    vm_module, manifest = read_module(path, instance)
+    vm_module, manifests = read_module(path, instance)
+    manifest = manifests[0]
     extra = []
     if manifest.parameters is not None:
         archive = path.with_name(manifest.parameters.file)
@@ -84,12 +88,25 @@ def load(
             context = rt.VmContext(instance, [hal, *extra, vm_module])
         except IREE_ERRORS as error:
             raise start_error(path, manifest, opened, error) from error
+        if len(manifests) > 1:
+            from .program import Program  # which is a kind of module
+
+            return Program(path, manifests, opened, context, vm_module)
         return Module(path, manifest, opened, context, vm_module)
 
     return fastest([started(name) for name in names])
 
 
 _VIEW = rt.HalBufferView
+
+
+class Shared:
+    """How calls of all entries of a module run: one after another, on one device."""
+
+    def __init__(self, path: Path, device: Device, context: Any, entry: Any) -> None:
+        self.timeline = Timeline(device.hal, str(path)) if takes_fences(entry) else None
+        self.lock = threading.Lock()
+        self.pool = PoolCalls(device, context) if device.kind == CPU else None
 
 
 class Module:
@@ -108,11 +125,17 @@ class Module:
     """
 
     def __init__(
-        self, path: Path, manifest: Manifest, device: Device, context: Any, vm_module: Any
-    ) -> None:
+        self, path: Path, manifest: Manifest, device: Device, context: Any, vm_module: Any,
+        shared: Shared | None = None,
+    ) -> None:  # fmt: skip
+        """Take what was loaded, and what the entries of a module have in common if it has several.
+
+        Then calls run one by one, whichever entry they are of.
+        """
         entry = _function(path, vm_module, manifest.entry_point)
         # Attributes go in the order in which they came: what belongs to a GPU before it.
-        self._timeline = Timeline(device.hal, str(path)) if takes_fences(entry) else None
+        self.shared = shared or Shared(path, device, context, entry)
+        self._timeline = self.shared.timeline
         self.path = path
         self.manifest = manifest
         self.device = device
@@ -123,8 +146,8 @@ class Module:
         self._reset = _function(path, vm_module, RESET_POINT) if manifest.has_state else None
         self._binder = Binder(manifest)
         self._tensors_out = [leaf for leaf in manifest.outputs if not leaf.literal]
-        self._guard, self._lock = _Guard(path), threading.Lock()
-        self._pool = PoolCalls(device, context) if device.kind == CPU else None
+        self._guard = _Guard(path)
+        self._lock, self._pool = self.shared.lock, self.shared.pool
         # Takes a function, its arguments and the list of its results.
         self._invoke: Callable[[Any, Any, Any], None]
         self._invoke = context.invoke if self._pool is None else self._pool.invoke

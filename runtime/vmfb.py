@@ -77,8 +77,10 @@ def check_file(path: Path) -> None:
         )
 
 
-def read_module(path: Path, instance: Any) -> tuple[Any, Manifest]:
-    """Map the module of a checked file; return IREE's ``VmModule`` and the manifest.
+def read_module(path: Path, instance: Any) -> tuple[Any, list[Manifest]]:
+    """Map the module of a checked file; return IREE's ``VmModule`` and its entries' manifests.
+
+    The first one is that with the report.
 
     Raises
     ------
@@ -95,15 +97,17 @@ def read_module(path: Path, instance: Any) -> tuple[Any, Manifest]:
             hint=f"it may be of another version of IREE; {_AGAIN}",
             detail=str(error)[:300],
         ) from error
+    found = []
     for name in module.function_names:
         function = module.lookup_function(name)
         text = function.reflection.get(REFLECTION_KEY) if function else None
         if text is None:
             continue
         manifest = Manifest.from_json(text, where)
-        if manifest.entry_point != name:
-            continue
-        return module, manifest
+        if manifest.entry_point == name:
+            found.append(manifest)
+    if found:
+        return module, sorted(found, key=lambda manifest: not manifest.report)
     raise UserError(
         "the module has no lowc manifest, so its inputs and outputs are unknown",
         where=where,

@@ -27,6 +27,7 @@ COMMANDS = {
     "opt": ("opt:opt_command", "Run passes over MLIR and print what they leave."),
     "passes": ("passes:passes_command", "List the passes, their options and what they do."),
     "bench": ("bench:bench", "Measure side by side with named opponents."),
+    "generate": ("generate:generate_command", "Continue a text with a language model."),
     "serve": ("serve.command:serve_command", "Answer over the network what matmuls cost."),
     "report": ("report:report", "Say what a form or a recipe costs and saves."),
     "tune": ("tune.command:tune_command", "Measure tiles of products, and keep what was measured."),

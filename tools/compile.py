@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ STAGES = {
 
 
 @click.command("compile")
-@click.argument("model")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL | NAME=MODEL...")
 @click.option("-o", "--output", "target_path", metavar="FILE", help="Default: MODEL.vmfb, here.")
 @click.option("--recipe", default="f32", show_default=True, help="A built-in name or a .toml file.")
 @click.option("--target", default="cpu", show_default=True, help="cpu, vulkan, cuda, cpu:CHIP …")
@@ -49,7 +49,7 @@ STAGES = {
 @click.option("-v", "--verbose", is_flag=True, help="List every matmul, not groups of them.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def compile_command(
-    model: str,
+    models: tuple[str, ...],
     target_path: str | None,
     recipe: str,
     target: str,
@@ -64,11 +64,16 @@ def compile_command(
 ) -> None:
     """Compile MODEL (.pt2, .mlir or .mlirbc) and say what became of every matmul, and why.
 
+    Several models, prefill=a.pt2 decode=b.pt2, become entries of one module, with one set of
+    weights and one state.
+
     The parameters go into a .irpa file beside the .vmfb; keep the two together.
     """
     from ..compiler.api import compile  # noqa: A004  (its name in the public API)
 
-    place = Path(target_path or Path(model).with_suffix(".vmfb").name)
+    model = _entries(models)
+    first = next(iter(model.values())) if isinstance(model, dict) else model
+    place = Path(target_path or Path(first).with_suffix(".vmfb").name)
     with _progress() as report_stage:
         artifact = compile(
             model,
@@ -100,6 +105,25 @@ def compile_command(
     _say_energy(artifact.report["energy"])
     seconds = artifact.report.get("seconds", {})
     output.remark(", ".join(f"{name} {value:.1f} s" for name, value in seconds.items()))
+
+
+def _entries(models: Sequence[str]) -> str | dict[str, str]:
+    """Return the path of one model, or the paths of several by the names of their entries."""
+    pairs = [
+        (name, path) for name, equals, path in (one.partition("=") for one in models)
+        if equals and name.isidentifier()
+    ]  # fmt: skip
+    if len(models) == 1 and not pairs:
+        return models[0]
+    if len(pairs) < len(models):
+        raise UserError(
+            "several models are several entries, each with a name",
+            hint="lowc compile prefill=a.pt2 decode=b.pt2",
+        )
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise UserError("two entries have the same name", hint=", ".join(name for name, _ in pairs))
+    return found
 
 
 def _tiles(cost_model: str, measure_top: int, store: str | None, target: str) -> TileChoice | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -13,6 +13,9 @@ from ..errors import UserError
 from ..runtime import tree as trees
 from . import output
 from .inputs import bind, read_input
+
+if TYPE_CHECKING:
+    from ..runtime.module import Module
 
 MAX_JSON_VALUES = 10_000  # a larger output is summarised; --output writes all of it
 
@@ -27,18 +30,24 @@ MAX_JSON_VALUES = 10_000  # a larger output is summarised; --output writes all o
     "--output", "outputs", multiple=True, metavar="FILE.npy",
     help="Write an output there; once per output, in order.",
 )  # fmt: skip
+@click.option("--entry", metavar="NAME", help="Which entry to call, of a module with several.")
 @click.option(
     "--device", default="auto", show_default=True, help="auto, cpu, cpu-sync, vulkan or cuda."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the outputs as JSON.")
 def run_command(
-    module: str, inputs: tuple[str, ...], outputs: tuple[str, ...], device: str, as_json: bool
+    module: str,
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+    entry: str | None,
+    device: str,
+    as_json: bool,
 ) -> None:
     """Run the compiled model MODULE (.vmfb) once and print or write its outputs."""
     from ..runtime.module import load
 
     given = [read_input(text) for text in inputs]
-    loaded = load(module, device=device)
+    loaded = _entry(load(module, device=device), entry)
     manifest = loaded.manifest
     leaves = iter(bind(given, manifest.inputs))
     args = trees.unflatten(manifest.args_tree, leaves)
@@ -61,6 +70,27 @@ def run_command(
     for index, (name, array) in enumerate(named):
         place = f" → {outputs[index]}" if index < len(outputs) else ""
         output.result(f"{_title(name, array)}{place}\n{_excerpt(array)}")
+
+
+def _entry(loaded: Module, name: str | None) -> Module:
+    """Return the entry to call.
+
+    Raises
+    ------
+    UserError
+        There are several and none is named, or none of that name.
+    """
+    from ..runtime.program import Program
+
+    if isinstance(loaded, Program):
+        if name is None:
+            loaded.refuse()
+        return loaded[name]
+    if name not in (None, loaded.manifest.entry_point):
+        raise UserError(
+            f"the module has no entry '{name}'", hint=f"its entry is {loaded.manifest.entry_point}"
+        )
+    return loaded
 
 
 def write_npy(path: Path, array: np.ndarray[Any, Any]) -> None:

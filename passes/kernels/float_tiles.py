@@ -31,10 +31,16 @@ NARROW = {(6, 2): 1.0, (4, 3): 1.05}
 
 
 def choose(
-    isa: Isa, batch: int | None, m: int | None, n: int | None, k: int | None, *, packs: bool = False
-) -> Tile:
-    """Return the tile for a shape; with `packs` B is packed by the kernel, on the stack."""
+    isa: Isa, batch: int | None, m: int | None, n: int | None, k: int | None, *,
+    packs: bool = False, stored: int | None = None,
+) -> Tile:  # fmt: skip
+    """Return the tile for a shape; with `packs` B is packed by the kernel, on the stack.
+
+    `stored` are the columns of the panels that B is stored in already, if it is.
+    """
     rows, vectors = _register_tile(isa, m, n)
+    if stored is not None:
+        rows, vectors = _of_width(isa, m, stored // isa.lanes)
     is_near = packs and n is not None and k is not None and stays_near(n, k)
     if is_near and m is not None and rows > LOW and m % rows and m % LOW == 0:
         rows = LOW  # B is near enough to be read more often
@@ -87,6 +93,16 @@ def _register_tile(isa: Isa, m: int | None, n: int | None) -> tuple[int, int]:
     return (rows if m is None else min(rows, m)), vectors
 
 
+def _of_width(isa: Isa, m: int | None, vectors: int) -> tuple[int, int]:
+    """Return rows and vectors of a tile with so many vectors."""
+    if m is not None and m <= FEW_ROWS:
+        return m, vectors
+    tiles = (WIDE_VNNI if isa.vnni else WIDE) if isa.registers >= 32 else NARROW
+    sums = max(rows * width for rows, width in tiles)
+    rows = next((rows for rows, width in tiles if width == vectors), sums // vectors)
+    return (rows if m is None else min(rows, m)), vectors
+
+
 def _k_block(
     isa: Isa, m: int | None, k: int | None, rows: int, columns: int, *, packs: bool
 ) -> int:
@@ -120,16 +136,21 @@ def _cut(
     return split(batch or 1, m, panels, step, costs, max(1, room // (4 * columns)))
 
 
-def choose_dequant(isa: Isa, batch: int | None, m: int | None, n: int, k: int, chunk: int) -> Tile:
+def choose_dequant(
+    isa: Isa, batch: int | None, m: int | None, n: int, k: int, chunk: int,
+    stored: int | None = None,
+) -> Tile:  # fmt: skip
     """Return the tile for weights in few bits, in chunks of so many weights along K.
 
-    The panels that are made f32 lie on the stack.
+    The panels that are made f32 lie on the stack; `stored` are their columns if those are given.
     """
     rows, vectors = (DEQUANT_VNNI if isa.vnni else DEQUANT) if isa.registers >= 32 else (6, 2)
     while vectors > 1 and (vectors - 1) * isa.lanes >= n:
         vectors -= 1
     if m == 1 and isa.vnni and isa.lanes == WIDEST:
         vectors = 1  # on Zen 4: 0.52 ms on one core, 0.60 with two vectors
+    if stored is not None:
+        vectors = stored // isa.lanes
     columns = vectors * isa.lanes
     if m is not None and m <= FEW_ROWS:
         panels, chunk_rows = _cut(isa, (batch, m, n, k), m, columns, ANY, 0.0, 0.0)

@@ -126,7 +126,7 @@ def _of_module(path: Path) -> dict[str, Any]:
     from ...runtime.vmfb import check_file, read_module
 
     check_file(path)
-    _module, manifest = read_module(path, rt.VmInstance())
+    _module, [manifest, *_] = read_module(path, rt.VmInstance())
     return {"recipe": manifest.recipe, "target": manifest.target, **manifest.report}
 
 

@@ -1,0 +1,103 @@
+"""A Llama of random weights: the network is that of transformers, compiled it generates its tokens."""
+
+from __future__ import annotations
+
+import itertools
+
+import lowc
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from lowc.errors import UserError
+from lowc.tools.generate import generate_command
+from lowc.tools.llama_model import Shape, build, export
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+tokenizers = pytest.importorskip("tokenizers")
+
+SHAPE = Shape(32, 1, 4, 2, 48, 96, context=40)
+PROMPT = [3, 14, 15, 92, 65]
+
+
+def _network():
+    torch.manual_seed(0)
+    return build(SHAPE)
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    place = tmp_path_factory.mktemp("llama") / "llama.vmfb"
+    return lowc.load(lowc.compile(export(_network(), SHAPE), output=place))
+
+
+def _greedy(count):
+    """What transformers' own Llama of these weights says."""
+    names = set(SHAPE.__dataclass_fields__) - {"context"}
+    config = transformers.LlamaConfig(**{name: getattr(SHAPE, name) for name in names})
+    model = transformers.LlamaForCausalLM(config).eval()
+    model.load_state_dict(_network().state_dict())
+    tokens = list(PROMPT)
+    with torch.no_grad():
+        for _ in range(count):
+            tokens.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
+    return tokens[len(PROMPT) :]
+
+
+def test_greedy_tokens_are_those_of_transformers_until_the_context_is_full(program):
+    found = list(lowc.generate(program, PROMPT))
+    # The last token needs no place in the caches.
+    assert len(PROMPT) + len(found) == SHAPE.context + 1
+    assert found == _greedy(len(found))
+    # Caches begin anew, so a second text is the same, and a prompt of one token is no other case.
+    assert list(itertools.islice(lowc.generate(program, PROMPT), 4)) == found[:4]
+    longer = [*PROMPT, *found[:9]]
+    assert list(lowc.generate(program, longer, limit=5)) == found[9:14]
+    assert len(list(lowc.generate(program, PROMPT[:1], limit=3))) == 3
+
+
+def test_a_prompt_can_come_in_parts(program):
+    whole = program.prefill(np.array(PROMPT), np.arange(5))
+    program.reset()
+    program.prefill(np.array(PROMPT[:3]), np.arange(3))
+    program.decode(np.array(PROMPT[3:4]), np.arange(4))
+    np.testing.assert_allclose(program.decode(np.array(PROMPT[4:]), np.arange(5)), whole, atol=1e-5)
+
+
+def test_it_ends_at_a_stop_token_and_at_a_limit(program):
+    found = list(lowc.generate(program, PROMPT, limit=8))
+    place = found.index(found[5])
+    assert list(lowc.generate(program, PROMPT, stop={found[5]})) == found[:place]
+    assert list(lowc.generate(program, PROMPT, limit=0)) == []
+
+
+def test_what_is_no_prompt_is_refused(program):
+    for prompt, words in (([], "one token or more"), ([1] * 41, "41 tokens, .*context 40")):
+        with pytest.raises(UserError, match=words):
+            lowc.generate(program, prompt)
+    with pytest.raises(UserError, match=r"input 'tokens'"):
+        next(lowc.generate(program, [1, 96]))
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    """A tokenizer of 96 words."""
+    known = {f"w{number}": number for number in range(96)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(known, unk_token="w0"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    place = tmp_path_factory.mktemp("words") / "tokenizer.json"
+    tokenizer.save(str(place))
+    return str(place)
+
+
+def test_the_command_prints_what_the_function_gives(program, words):
+    text = " ".join(f"w{token}" for token in PROMPT)
+    arguments = [str(program.path), "--tokenizer", words, "--prompt", text]
+    found = [f"w{token}" for token in lowc.generate(program, PROMPT)]
+    ran = CliRunner().invoke(generate_command, arguments, catch_exceptions=False)
+    assert ran.stdout.split() == found
+    assert "context of 40 tokens is full" in ran.stderr
+    short = CliRunner().invoke(
+        generate_command, [*arguments, "--stop", found[3]], catch_exceptions=False
+    )
+    assert short.stdout.split() == found[: found.index(found[3])]
