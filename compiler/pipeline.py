@@ -44,6 +44,7 @@ def passes_for(
     """
     # Vulkan's code generator has no 4-bit elements, and looks up wrong bytes.
     unit = vector_unit(target) if kernels else "none"
+    told = vector_unit(target) if kernels or tiles is not None else "none"
     packing: Literal["bits", "words"] = "words" if target.backend == "vulkan" else "bits"
     return [
         # Names come from locations, which native passes may drop: first of all.
@@ -65,7 +66,7 @@ def passes_for(
         CountOperations(),
         # Products are what kernels will be made of, and kernels read the tile.
         *([] if tiles is None else [tiles]),
-        OutlineKernels(unit=unit, dot4=unit == "spirv" and _has_dot4(target)),
+        OutlineKernels(unit=told, kernels=kernels, dot4=unit == "spirv" and _has_dot4(target)),
         # What is executed in the place of what was verified above.
         VerifyNoMultiplication(),
         OutlineSoftmax(unit=unit),

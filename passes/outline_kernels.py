@@ -45,6 +45,12 @@ OF_UNIT: dict[str, tuple[Any, ...]] = {
 }
 
 
+def family_of(op: Any, unit: str) -> Any:
+    """Return the family of kernels for `unit` that takes `op`; None where there is none."""
+    several = (*OF_UNIT.get(unit, ()), *FAMILIES)
+    return next((family for family in several if family.takes(op)), None)
+
+
 @dataclass(frozen=True)
 class OutlineKernels(Pass):
     """Replace matrix products by dispatches to a generated kernel.
@@ -88,24 +94,26 @@ class OutlineKernels(Pass):
         nothing.
     dot4 : bool
         Whether the Vulkan device multiplies four bytes in one instruction.
+    kernels : bool
+        Without them products only get their tile, for code generation.
     """
 
     unit: Literal[
         "none", "portable", "avx2", "avx2vnni", "avx512", "avx512vnni", "avx512vbmi", "spirv", "ptx"
     ] = "none"
     dot4: bool = False
+    kernels: bool = True
     name: ClassVar[str] = "lowc-outline-kernels"
 
     def run(self, module: ir.Module, remark: Callable[..., None]) -> None:
         """Outline every sum that there is a kernel for; say why not for the others."""
         for op in annotations.matmuls(module):
-            several = (*OF_UNIT.get(self.unit, ()), *FAMILIES)
-            family = next((family for family in several if family.takes(op)), None)
+            family = family_of(op, self.unit)
             if family is None and not annotations.text(op, annotations.PRODUCT):
                 continue
             name = annotations.text(op, annotations.MATMUL)
             plan: Any = Refusal("lowc's kernels are off")
-            if self.unit != "none":
+            if self.unit != "none" and self.kernels:
                 plan = family.match(op, self.unit) if family else _no_family(op)
             if family is None or isinstance(plan, Refusal):
                 why = f"stock code generation ({plan.reason})"

@@ -11,10 +11,10 @@ from ..errors import UserError
 from . import annotations
 from .base import Pass, Refusal, RemarkKind
 from .kernels import tiles
-from .outline_kernels import FAMILIES
+from .outline_kernels import family_of
 from .tiling import attribute, choice, families, rankers, tilings
 from .tiling.choice import Choice
-from .tiling.problem import Problem
+from .tiling.problem import BACKENDS, Problem
 from .tiling.record import Machine
 from .tiling.tilings import Tiling
 
@@ -103,16 +103,17 @@ def products(
     for op in annotations.matmuls(module):
         if annotations.TILE in op.attributes:
             continue
-        family = next((family for family in FAMILIES if family.takes(op)), None)
+        family = family_of(op, unit)
         plan: Any = Refusal("kernels are off")
         if family is not None and kernels:
             plan = family.match(op, unit)
         if not isinstance(plan, Refusal):
-            yield op, families.problem_of(plan.kernel, unit)
-        elif unit in tiles.ISAS:
+            if families.has_space(plan.kernel):
+                yield op, families.problem_of(plan.kernel, unit)
+        elif unit in tiles.ISAS or unit in BACKENDS:
             found = attribute.linalg_problem(op, unit)
             if not isinstance(found, Refusal):
-                yield op, found[0]
+                yield op, found.problem
 
 
 def _machine(text: str, unit: str) -> Machine:

@@ -57,15 +57,21 @@ class SignedSums:
     terms: int
 
 
+def of_words(op: Any) -> Any:
+    """Return the first operation of the product whose last one is `op`: the sums of words."""
+    partial = defining(unshaped(op.operands[0]))
+    if len(partial.operands) == 2:  # it adds up the units of a group
+        partial = defining(unshaped(partial.operands[0]))
+    return partial
+
+
 def match(op: Any) -> SignedSums:
     """Describe what :func:`rewrite` built, by its last operation.  Changes nothing."""
     facts = annotations.product_facts(op)
     size = facts.pop("k")
     del facts["kind"]
     k = len(build.shape_of(op.results[0]))
-    partial = defining(unshaped(op.operands[0]))
-    if len(partial.operands) == 2:  # it adds up the units of a group
-        partial = defining(unshaped(partial.operands[0]))
+    partial = of_words(op)
     has_parts = facts["group"] < WORD
     # Words, the units of one, and their inputs are loops of the activation instead of K.
     read = dims_of(indexing_maps(partial)[0])

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 from importlib import metadata
 from pathlib import Path
 
 from ...passes.tiling.record import Machine
-from ...runtime.devices import usable_cores
+from ...runtime.devices import open_device, usable_cores
 from .. import machine
 from ..backend import vector_unit
-from ..target import Target
+from ..device_targets import targets_of
+from ..target import Target, load_target
 
+SOFTWARE = ("vulkan:llvmpipe",)  # GPUs that are this machine's processor
 _PACKAGES = ("lowc", "iree-base-compiler", "iree-base-runtime")
 
 
 def fingerprint(target: Target, bandwidth: float = 0.0, multiply_rate: float = 0.0) -> Machine:
     """Return this machine; `target` says for which vector unit code is generated.
 
-    Of a GPU only the target is known: this machine's cores and caches are not its own.
+    Of a GPU only the target is known: this machine's cores and caches are not its own, unless it is
+    made of them.
     """
     if target.backend != "cpu":
-        return Machine(target.gpu.name if target.gpu else target.name, vector_unit(target))
+        name = target.gpu.name if target.gpu else target.name
+        if name not in SOFTWARE:
+            return Machine(name, vector_unit(target))
+        cores, caches = len(usable_cores()), machine.cache_sizes()
+        return Machine(name, vector_unit(target), (), cores, caches)
     cpuinfo = machine.read_text(Path("/proc/cpuinfo"))
     features = machine.cpu_features(cpuinfo, platform.machine())
     return Machine(
@@ -33,6 +41,24 @@ def fingerprint(target: Target, bandwidth: float = 0.0, multiply_rate: float = 0
         bandwidth,
         multiply_rate,
     )
+
+
+def of_device(target: Target) -> Machine:
+    """Return the device of this machine that runs the code of `target`, as records name it.
+
+    Raises
+    ------
+    UserError
+        When there is none.
+    """
+    device = open_device(target.backend)
+    if target.backend == "cuda":
+        return Machine(device.description, vector_unit(target))
+    best = load_target(targets_of(device.kind, device.facts)[0])
+    told = fingerprint(best)
+    same = best.gpu == target.gpu
+    code = () if same or target.gpu is None else (f"code={target.gpu.name}",)
+    return dataclasses.replace(told, features=code)
 
 
 def versions() -> dict[str, str]:

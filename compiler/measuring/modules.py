@@ -13,10 +13,10 @@ from ...passes.kernels import executable
 from ...passes.kernels.record_matmul import RecordMatmul
 from ...passes.kernels.table_matmul import TableMatmul
 from ...passes.tiling import families
-from ...passes.tiling.attribute import cpu_info
 from ...passes.tiling.problem import Problem
-from ...passes.tiling.tilings import STOCK, LinalgTiling, Tiling
+from ...passes.tiling.tilings import Tiling
 from ..frontend import parse_module
+from . import gpu_operands, portable
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,10 @@ def operands(problem: Problem, tiling: Tiling) -> list[Operand]:
     """Return what the function of a tile takes: the left operand, and parts of the right one."""
     batch, m, n, k = (size or 0 for size in problem.sizes)
     if problem.lowering == "linalg":
-        element = "i32" if problem.form in families.ADDED else "f32"
-        batches = (batch,) if batch > 1 else ()
-        right = (*(batches if problem.own_batch else ()), k, n)
-        return [Operand("rows", (*batches, m, k), element), Operand("matrix", right, element)]
+        return [Operand(*one) for one in portable.shapes(problem)]
     kernel = families.kernel_of(problem, tiling)
+    if problem.backend != "cpu":
+        return [Operand(*one) for one in gpu_operands.shapes(problem, kernel)]
     if isinstance(kernel, RecordMatmul):
         head = (kernel.batch, kernel.panels)
         names: Sequence[str] = _PARTS
@@ -88,11 +87,8 @@ def module_text(problem: Problem, tilings: Sequence[Tiling]) -> str:
     if not problem.is_static:
         raise ValueError(f"sizes of {problem} are not known")
     if problem.lowering == "linalg":
-        parts = [
-            _contraction(problem, tiling, function_name(number))
-            for number, tiling in enumerate(tilings)
-        ]
-        return "\n".join(parts)
+        names = [function_name(number) for number in range(len(tilings))]
+        return portable.module_text(problem, tilings, names)
     module = parse_module("", "kernels")
     with module.context, ir.Location.unknown():
         for number, tiling in enumerate(tilings):
@@ -101,53 +97,9 @@ def module_text(problem: Problem, tilings: Sequence[Tiling]) -> str:
     return str(module)
 
 
-_BODIES = {
-    "f32": "%p = arith.mulf %a, %b : f32",
-    "lmul": "%s = arith.addi %a, %b : i32\n    %p = arith.bitcast %s : i32 to f32",
-}
-
-
 def can_be_alone(problem: Problem) -> bool:
     """Whether there is a module for `problem`."""
-    return problem.lowering == "kernel" or problem.form in _BODIES or problem.form in families.ADDED
-
-
-def _contraction(problem: Problem, tiling: Tiling, name: str) -> str:
-    """Return a function with the contraction of `problem`, tiled as `tiling` says.
-
-    Raises
-    ------
-    ValueError
-        When the form is more than one contraction.
-    """
-    body = _BODIES.get("lmul" if problem.form in families.ADDED else problem.form)
-    if body is None or not isinstance(tiling, LinalgTiling):
-        raise ValueError(f"'{problem.form}' is not one contraction that can be measured alone")
-    left, right = operands(problem, tiling)
-    types = [f"tensor<{'x'.join(map(str, one.shape))}x{one.element}>" for one in (left, right)]
-    batch = "b, " if len(left.shape) == 3 else ""
-    own = batch if len(right.shape) == 3 else ""
-    kinds = ", ".join(['"parallel"'] * (3 if batch else 2) + ['"reduction"'])
-    shape = "x".join(map(str, (*left.shape[:-1], right.shape[-1])))
-    loops = range(4 if batch else 3)
-    info = "" if tiling == STOCK else f"compilation_info = {cpu_info(tiling, list(loops))}, "
-    element = left.element
-    return f"""
-func.func @{name}(%x: {types[0]}, %w: {types[1]}) -> tensor<{shape}xf32> {{
-  %zero = arith.constant 0.0 : f32
-  %e = tensor.empty() : tensor<{shape}xf32>
-  %f = linalg.fill ins(%zero : f32) outs(%e : tensor<{shape}xf32>) -> tensor<{shape}xf32>
-  %y = linalg.generic {{{info}indexing_maps = [affine_map<({batch}m, n, k) -> ({batch}m, k)>,
-      affine_map<({batch}m, n, k) -> ({own}k, n)>, affine_map<({batch}m, n, k) -> ({batch}m, n)>],
-      iterator_types = [{kinds}]}}
-      ins(%x, %w : {types[0]}, {types[1]}) outs(%f : tensor<{shape}xf32>) {{
-  ^bb0(%a: {element}, %b: {element}, %c: f32):
-    {body}
-    %t = arith.addf %c, %p : f32
-    linalg.yield %t : f32
-  }} -> tensor<{shape}xf32>
-  return %y : tensor<{shape}xf32>
-}}"""
+    return problem.lowering == "kernel" or portable.can_be_alone(problem)
 
 
 def _add(module: ir.Module, name: str, problem: Problem, tiling: Tiling) -> None:
@@ -183,6 +135,8 @@ def _call(
         if not kernel.rounds:
             values[0] = _records(module, kernel, values[0])
         grid = kernel.grid(build.index(problem.m or 0))
+    elif problem.backend != "cpu":
+        grid = [build.index(count or 0) for count in kernel.known_grid]
     else:
         names = ("batch", "m", "n", "k")
         sizes = {

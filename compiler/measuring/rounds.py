@@ -22,6 +22,7 @@ from ...passes.tiling.record import Outcome
 from ...passes.tiling.tilings import Tiling
 from .. import backend, subprocesses
 from ..target import Target, load_target
+from .compiled import Cache, key_of
 from .modules import module_text
 from .worker import Effort
 
@@ -91,13 +92,15 @@ class Prepared:
 
 
 def prepare(
-    name: str, problem: Problem, chosen: Sequence[Tiling], target: str | Target, folder: Path
-) -> Prepared:
+    name: str, problem: Problem, chosen: Sequence[Tiling], target: str | Target, folder: Path,
+    cache: Cache | None = None,
+) -> Prepared:  # fmt: skip
     """Compile a function for each of the `chosen` tiles into modules in `folder`.
 
     All modules have the first one, to compare with.  Tiles that bring ``iree-compile`` down are
-    found by halving.
+    found by halving.  What is in the `cache` is not compiled again.
     """
+    kept = cache or Cache(None)
     folder.mkdir(parents=True, exist_ok=True)
     goal = load_target(target)
     # Without fallbacks: another set of flags is another kernel.
@@ -109,14 +112,14 @@ def prepare(
     while pending:
         some = [*first, *pending.pop()]
         module = folder / f"part{len(parts)}.vmfb"
-        why = _compile(problem, some, goal, module)
+        why = _compile(problem, some, goal, module, kept)
         if not why:
             parts.append(Part(module, tuple(tiling.text for tiling in some)))
             continue
         rest = some[len(first) :]
         if whole:  # is it the first one, which all modules share?
             whole = False
-            cause = _compile(problem, first, goal, module) if rest else why
+            cause = _compile(problem, first, goal, module, kept) if rest else why
             if cause:
                 failed.append(_uncompiled(first[0], cause))
                 first = []
@@ -136,16 +139,23 @@ def _uncompiled(tiling: Tiling, why: str) -> Finding:
     return Finding(tiling.text, "crash", {}, f"cannot be compiled: {why}")
 
 
-def _compile(problem: Problem, chosen: Sequence[Tiling], target: Target, output: Path) -> str:
+def _compile(
+    problem: Problem, chosen: Sequence[Tiling], target: Target, output: Path, cache: Cache
+) -> str:
     """Compile one module; say why that fails, or nothing."""
     limits = subprocesses.Limits(COMPILE_SECONDS + COMPILE_EACH * len(chosen), COMPILE_MEMORY)
+    text = module_text(problem, chosen)
+    key = key_of(text, target)
+    if cache.fetch(key, output):
+        return ""
     with tempfile.TemporaryDirectory(prefix="lowc-tiles-") as folder:
         source = Path(folder) / "kernels.mlir"
-        source.write_text(module_text(problem, chosen), encoding="utf-8")
+        source.write_text(text, encoding="utf-8")
         try:
             backend.compile_module(source, output, target, limits)
         except LowcError as error:
             return " ".join(f"{error.what}: {error.detail}".split())[:_NOTE_LENGTH]
+    cache.keep(key, output)
     return ""
 
 

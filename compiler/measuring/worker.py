@@ -15,6 +15,7 @@ to 3 ms, on two virtual cores differed by 0.4 % so (standard deviation), and had
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import json
 import os
@@ -36,8 +37,9 @@ from ...passes.tiling.record import standard_error
 from ...runtime import wakefulness
 from ...runtime.buffers import download, upload
 from ...runtime.devices import Device, open_device
+from ...runtime.fences import Timeline, takes_fences
 from ...runtime.scheduling import without_preemption
-from .data import Data, difference, useless
+from .data import data_of, difference, useless
 from .modules import function_name, operands
 from .others import Others
 
@@ -107,13 +109,14 @@ class _Session:
         hal = rt.create_hal_module(instance, self.device.hal)
         self.module = rt.VmModule.mmap(instance, str(module))
         self.context = rt.VmContext(instance, [hal, self.module])
-        self.data = Data(problem)
+        self.timeline = Timeline(self.device.hal, str(module))
+        self.data = data_of(problem)
         self.buffers: dict[tuple[Any, ...], Any] = {}
 
     def call(self, number: int) -> Callable[[], Any]:
         tiling = tilings.parse(self.texts[number])
         function = self.module.lookup_function(function_name(number))
-        arguments = rt.VmVariantList(4)
+        with_fences = takes_fences(function)
         kinds = operands(self.problem, tiling)
         keys = [(place, one.shape) for place, one in enumerate(kinds)]
         if any(key not in self.buffers for key in keys):
@@ -124,8 +127,23 @@ class _Session:
                         np.ascontiguousarray(array).reshape(one.shape), _DTYPES[one.element],
                         self.device,
                     )  # fmt: skip
-        for key in keys:
-            arguments.push_ref(self.buffers[key])
+
+        def listed() -> Any:
+            arguments = rt.VmVariantList(len(keys) + 2 * with_fences)
+            for key in keys:
+                arguments.push_ref(self.buffers[key])
+            return arguments
+
+        if with_fences:
+
+            def on_gpu() -> Any:
+                results = rt.VmVariantList(1)
+                call = functools.partial(self._invoke, function, results)
+                self.timeline.invoke(call, listed()).wait()
+                return results
+
+            return on_gpu
+        arguments = listed()
 
         def run() -> Any:
             results = rt.VmVariantList(1)
@@ -133,6 +151,9 @@ class _Session:
             return results
 
         return run
+
+    def _invoke(self, function: Any, results: Any, arguments: Any) -> None:
+        self.context.invoke(function, arguments, results)
 
     def result(self, call: Callable[[], Any]) -> NDArray[Any]:
         view = call().get_as_object(0, rt.HalBufferView)

@@ -2,18 +2,20 @@
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from iree.compiler import ir
 
 from ...errors import UserError
-from .. import annotations
+from .. import annotations, signed_sums
 from ..base import Refusal
 from ..contraction import indexing_maps, is_dim
+from ..formats.binary_codes import WORD
 from ..kernels.tiles import ISAS
-from ..matrices import Matrices, as_matrices
-from . import families, space, tilings
-from .problem import Problem
+from ..matrices import as_matrices
+from . import families, linalg_gpu_space, signed_space, space, tilings
+from .problem import BACKENDS, Problem
 from .tilings import STOCK, LinalgTiling, Tiling
 
 _INFO = "compilation_info"
@@ -22,6 +24,30 @@ _CPU = """#iree_codegen.compilation_info<
         distribution = {0}, vector_common_parallel = {1}, vector_reduction = {2}>,
     translation_info = #iree_codegen.translation_info<
         pipeline = #iree_cpu.pipeline<DoubleTilingExpert>>>"""
+_GPU = {
+    "spirv": """#iree_codegen.compilation_info<
+    lowering_config = #iree_codegen.lowering_config<tile_sizes = [{0}, {1}, {2}]>,
+    translation_info = #iree_codegen.translation_info<
+        pipeline = #iree_gpu.spirv_pipeline<BaseVectorize> workgroup_size = {3}>>""",
+    "ptx": """#iree_codegen.compilation_info<
+    lowering_config = #iree_gpu.lowering_config<
+        {{workgroup = {0}, thread = {1}, reduction = {2}}}>,
+    translation_info = #iree_codegen.translation_info<
+        pipeline = #iree_gpu.pipeline<TileAndFuse> workgroup_size = {3} subgroup_size = 32>>""",
+}
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """A product that stays with IREE's code generation.
+
+    ``op`` is the operation that is tiled, ``loops`` the numbers of its loops that the parts of a
+    tiling belong to, in their order.
+    """
+
+    problem: Problem
+    op: Any
+    loops: tuple[int, ...]
 
 
 def tiling_on(op: Any) -> Tiling | None:
@@ -52,16 +78,23 @@ def with_tile_on(op: Any, plan: Any, unit: str) -> Any:
     tiling = tiling_on(op)
     if tiling is None:
         return plan
-    why = space.illegal(families.problem_of(plan.kernel, unit), tiling)
+    why = "its kernel has one tile"
+    if families.has_space(plan.kernel):
+        why = space.illegal(families.problem_of(plan.kernel, unit), tiling)
     if why:
         raise _wrong(op, f"the product cannot have the tile '{tiling.text}': {why}")
     return dataclasses.replace(plan, kernel=families.with_tiling(plan.kernel, tiling))
 
 
-def linalg_problem(op: Any, unit: str) -> tuple[Problem, Matrices] | Refusal:
-    """Describe a contraction that stays with IREE's code generation.  Changes nothing."""
+def linalg_problem(op: Any, unit: str) -> Contraction | Refusal:
+    """Describe a product that stays with IREE's code generation.  Changes nothing."""
     if not op.name.startswith("linalg.") or len(op.operands) != 3:
         return Refusal("it is not one contraction of two operands")
+    kind = annotations.product_facts(op).get("kind")
+    if kind == signed_sums.KIND:
+        return _signed_problem(op, unit)
+    if kind is not None:
+        return Refusal("it is more than one contraction")
     maps = indexing_maps(op)
     if any(not is_dim(result) for map_ in maps for result in map_.results):
         return Refusal("a convolution is not tiled")
@@ -75,7 +108,28 @@ def linalg_problem(op: Any, unit: str) -> tuple[Problem, Matrices] | Refusal:
     name = families.FLOAT if form == "exact" else str(form)
     sizes = (found.batch if found.batch_loops else 1, found.m, found.n, found.k)
     own = found.batch_in_columns
-    return Problem(name, "linalg", unit, *sizes, own_batch=own), found
+    problem = Problem(name, "linalg", unit, *sizes, own_batch=own)
+    loops = (*found.batch_loops, *found.rows, *found.columns, *found.summed)
+    return Contraction(problem, op, loops)
+
+
+def _signed_problem(op: Any, unit: str) -> Contraction | Refusal:
+    """Describe a product by signed sums; its loops are those of the sums of words."""
+    found = signed_sums.match(op)
+    matrices, group = found.matrices, found.group
+    if group % WORD:
+        return Refusal(f"groups of {group} have no whole words")
+    parts = (matrices.rows, matrices.columns)
+    if any(len(loops) != 1 for loops in parts) or len(matrices.batch_loops) > 1:
+        return Refusal("it has several loops for rows or columns")
+    words = len(matrices.sizes) - 1  # the loop behind those of the result
+    sizes = (matrices.batch if matrices.batch_loops else 1, matrices.m, matrices.n, matrices.k)
+    problem = Problem(
+        "shift-add", "linalg", unit, *sizes, own_batch=matrices.batch_in_columns,
+        weight="signs", group=group, planes=found.planes,
+    )  # fmt: skip
+    leading = (*matrices.batch_loops, *matrices.rows, *matrices.columns)
+    return Contraction(problem, signed_sums.of_words(op), (*leading, *range(words, words + 3)))
 
 
 def tell_code_generation(op: Any, unit: str) -> None:
@@ -92,26 +146,28 @@ def tell_code_generation(op: Any, unit: str) -> None:
     found = linalg_problem(op, unit)
     if isinstance(found, Refusal):
         raise _wrong(op, f"the product cannot have the tile '{tiling.text}': {found.reason}")
-    problem, matrices = found
-    why = space.illegal(problem, tiling) if unit in ISAS else ""
+    is_known = unit in ISAS or unit in BACKENDS
+    why = space.illegal(found.problem, tiling) if is_known else ""
     if why or not isinstance(tiling, LinalgTiling):
         raise _wrong(op, f"the product cannot have the tile '{tiling.text}': {why}")
-    op.attributes[_INFO] = compilation_info(tiling, matrices, op.context)
+    text = compilation_info(tiling, found.loops, found.problem)
+    found.op.attributes[_INFO] = ir.Attribute.parse(text, op.context)
 
 
-def compilation_info(tiling: LinalgTiling, matrices: Matrices, context: ir.Context) -> ir.Attribute:
-    """Return what IREE reads; tiles are put into the order of the contraction's loops."""
-    loops = (*matrices.batch_loops, *matrices.rows, *matrices.columns, *matrices.summed)
-    return ir.Attribute.parse(cpu_info(tiling, loops), context)
+def compilation_info(tiling: LinalgTiling, loops: Sequence[int], problem: Problem) -> str:
+    """Return what IREE reads, as text.
 
-
-def cpu_info(tiling: LinalgTiling, loops: Sequence[int]) -> str:
-    """Return its text; `loops` are the numbers of those that the parts of `tiling` belong to."""
+    `loops` are the numbers of those that the parts of `tiling` belong to: these are put into the
+    order of the operation's loops.
+    """
     parts = []
     for sizes in (tiling.distribution, tiling.parallel, tiling.reduction):
         by_loop = dict(zip(loops, sizes, strict=True))
         parts.append(str([by_loop[loop] for loop in sorted(by_loop)]))
-    return _CPU.format(*parts)
+    if problem.unit not in _GPU:
+        return _CPU.format(*parts)
+    of_form: Any = signed_space if problem.form in families.TABLES else linalg_gpu_space
+    return _GPU[problem.unit].format(*parts, list(of_form.workgroup(tiling)))
 
 
 def _wrong(op: Any, what: str) -> UserError:

@@ -23,7 +23,7 @@ from ..kernels.additive_matmul_gpu import AdditiveMatmulGpu
 from ..kernels.additive_tiles_gpu import AdditiveTilesGpu, SharedTile
 from ..kernels.dequant_few_gpu import DequantFewGpu
 from ..kernels.dequant_matmul import DequantMatmul
-from ..kernels.dequant_threads import DequantThreads
+from ..kernels.dequant_threads import DequantThreads, DequantTile
 from ..kernels.few_rows_gpu import FewRowsGpu, FewTile
 from ..kernels.float_matmul import FloatMatmul
 from ..kernels.integer_dot import IntegerDot
@@ -48,6 +48,9 @@ TABLES: dict[str, Literal["planes", "bits", "ternary"]] = {
     "ternary": "ternary",
 }
 
+_OF_CPUS = (AdditiveMatmul, DequantMatmul, FloatMatmul, IntegerMatmul, TableMatmul)
+_OF_THREADS = (AdditiveMatmulGpu, AdditiveTilesGpu, DequantThreads, FewRowsGpu, IntegerTilesGpu)
+
 
 def is_integer(form: str) -> bool:
     """Whether `form` multiplies 8-bit activations and integer weights."""
@@ -57,6 +60,13 @@ def is_integer(form: str) -> bool:
 def is_dequant(form: str) -> bool:
     """Whether `form` multiplies f32 activations and weights in few bits."""
     return form.startswith("w") and form.endswith("a16")
+
+
+def has_space(kernel: Any) -> bool:
+    """Whether `kernel` is one that :func:`problem_of` describes: others have one tile."""
+    if isinstance(kernel, DequantThreads) and kernel.dialect != "spirv":
+        return False
+    return isinstance(kernel, (*_OF_CPUS, *_OF_THREADS))
 
 
 def problem_of(kernel: Any, unit: str) -> Problem:
@@ -136,9 +146,18 @@ def _kernel_of_rows(problem: Problem, tile: FewTile | MmaTile) -> FewRowsGpu | I
     return DequantFewGpu(*sizes, bits, problem.group, problem.symmetric, tile)
 
 
+def _kernel_of_threads(problem: Problem, tile: DequantTile) -> DequantThreads:
+    scaled: Literal["none", "group", "row"] = "group" if problem.per_group else "row"
+    return DequantThreads(
+        problem.batch, problem.m, problem.n or 0, problem.k or 0, problem.own_batch,
+        WEIGHT_BITS[problem.weight], problem.group, problem.symmetric,
+        scaled if is_integer(problem.form) else "none", tile,
+    )  # fmt: skip
+
+
 def tiling_of(kernel: Any) -> Tiling:
     """Return the tiling that `kernel` was made for."""
-    if isinstance(kernel, (AdditiveMatmulGpu, AdditiveTilesGpu, FewRowsGpu, IntegerTilesGpu)):
+    if isinstance(kernel, _OF_THREADS):
         return ThreadTiling(kernel.tile)
     return KernelTiling(kernel.tile, getattr(kernel, "copies", False))
 
@@ -168,6 +187,8 @@ def kernel_of(problem: Problem, tiling: Tiling) -> Any:
     """
     sizes = problem.sizes
     if isinstance(tiling, ThreadTiling):
+        if isinstance(tiling.tile, DequantTile):
+            return _kernel_of_threads(problem, tiling.tile)
         if isinstance(tiling.tile, (FewTile, MmaTile)):
             return _kernel_of_rows(problem, tiling.tile)
         kind: Any = AdditiveTilesGpu if isinstance(tiling.tile, SharedTile) else AdditiveMatmulGpu

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ..kernels import tiles
 from ..kernels.additive_matmul_gpu import SIDE, ThreadTile
 from ..kernels.additive_tiles_gpu import SharedTile
+from ..kernels.dequant_threads import DequantTile
 from ..kernels.few_rows_gpu import FewTile
 from ..kernels.float_tiles import stays_near
 from ..kernels.mma_tile import MmaTile
@@ -101,8 +102,12 @@ def _numbers(problem: Problem, tilings: Sequence[Tiling]) -> Floats:
     return found
 
 
-def _of_threads(tile: ThreadTile | SharedTile | FewTile | MmaTile, k: int) -> tuple[float, ...]:
+def _of_threads(
+    tile: ThreadTile | SharedTile | DequantTile | FewTile | MmaTile, k: int
+) -> tuple[float, ...]:
     """Return rows and vectors of a thread, its share of K, panels, rows of a workgroup."""
+    if isinstance(tile, DequantTile):
+        return (tile.rows, tile.vectors, k, tile.across, tile.rows * tile.down, 0, 0)
     if isinstance(tile, SharedTile):
         return (tile.rows, tile.vectors, tile.depth, tile.across, tile.height, 0, 0)
     if isinstance(tile, FewTile):
@@ -116,14 +121,16 @@ def _of_threads(tile: ThreadTile | SharedTile | FewTile | MmaTile, k: int) -> tu
 def _of_linalg(one: LinalgTiling, lanes: int, k: int) -> tuple[float, ...]:
     if not one.parallel:
         return (1, 1, k, 1, 1, 0, 1)
-    (down, across), (rows, columns) = one.distribution[-3:-1], one.parallel[-3:-1]
+    first = 1 if len(one.parallel) in (4, 6) else 0  # behind a batch
+    down, across = one.distribution[first : first + 2]
+    rows, columns = one.parallel[first : first + 2]
     vectors = max(1, columns // lanes)
     return (rows, vectors, k, max(1, across // (vectors * lanes)), down, 0, 0)
 
 
 def is_record(problem: Problem) -> bool:
     """Whether its kernel reads prepared rows."""
-    return problem.lowering == "kernel" and (
+    return (problem.lowering, problem.backend) == ("kernel", "cpu") and (
         problem.form in families.TABLES or families.is_integer(problem.form)
     )
 
@@ -137,7 +144,8 @@ def rounds_itself(problem: Problem, k: int) -> bool:
 
 def row_bytes(problem: Problem) -> float:
     """Return about how many bytes a kernel reads of an element of a row."""
-    is_bytes = problem.lowering == "kernel" and families.is_integer(problem.form)
+    is_bytes = problem.unit not in ("", "spirv") and problem.lowering == "kernel"
+    is_bytes = is_bytes and families.is_integer(problem.form)
     return 1.1 if is_bytes else 4.0
 
 

@@ -9,29 +9,34 @@ from ..forms import WEIGHT_BITS
 from ..kernels import (
     additive_tiles_gpu,
     dequant_few_gpu,
+    dequant_threads,
     few_rows_gpu,
     integer_few_gpu,
     mma_tile,
 )
 from ..kernels.additive_matmul_gpu import LANES, SIDE, ThreadTile
 from ..kernels.additive_tiles_gpu import SharedTile
+from ..kernels.dequant_threads import DequantTile
 from ..kernels.few_rows_gpu import FewTile
-from ..kernels.gpu import MAX_WORKGROUPS
 from ..kernels.mma_tile import MmaTile
 from . import families
+from .gpu_limits import MOST_SHARED, MOST_SUMS, MOST_THREADS, too_many
 from .problem import Problem
 from .tilings import ThreadTiling
 
 ROWS = (1, 2, 4, 6, 8, 12, 16)
 VECTORS = (1, 2, 4)
-MOST_SUMS = 64  # of a thread, in registers: f32
-MOST_THREADS = {"spirv": 128, "ptx": 256}  # of a workgroup
-MOST_SHARED = {"spirv": 16 << 10, "ptx": 48 << 10}  # bytes that every such GPU has
 _SHARED = tuple(
     SharedTile(rows, vectors, down, across, depth)
     for rows, vectors in ((4, 1), (4, 2), (8, 1), (8, 2), (16, 1))
     for down, across in ((8, 8), (8, 16), (16, 8), (16, 16), (8, 32))
     for depth in (8, 16)
+)
+_THREADS = ((8, 4), (8, 8), (16, 4), (16, 8), (32, 1), (32, 2), (32, 4), (64, 1), (64, 2))
+_CODES = tuple(
+    DequantTile(rows, vectors, across, down)
+    for rows, vectors in ((1, 1), (1, 2), (1, 4), (2, 2), (4, 1), (4, 2), (8, 1), (8, 2))
+    for across, down in _THREADS
 )
 _FEW = tuple(
     (rows, along, across)
@@ -62,9 +67,11 @@ def default(problem: Problem) -> ThreadTiling:
     return ThreadTiling(found)
 
 
-def _weighted(problem: Problem) -> FewTile | MmaTile | None:
+def _weighted(problem: Problem) -> DequantTile | FewTile | MmaTile | None:
     """Return the tile of a product with 4- or 8-bit weights; its kind is that of the kernel."""
     m, n, k, group = problem.m, problem.n or 0, problem.k or 0, problem.group
+    if problem.unit == "spirv":
+        return dequant_threads.choose_tile(m, n)
     bits = WEIGHT_BITS[problem.weight]
     if families.is_integer(problem.form):
         return mma_tile.few_or_many(m, n, k, bits, group, symmetric=problem.symmetric)
@@ -73,9 +80,11 @@ def _weighted(problem: Problem) -> FewTile | MmaTile | None:
 
 def candidates(problem: Problem) -> Iterator[ThreadTiling]:
     """Yield the legal tiles."""
-    tiles: Iterator[ThreadTile | SharedTile | FewTile | MmaTile]
+    tiles: Iterator[ThreadTile | SharedTile | DequantTile | FewTile | MmaTile]
     if problem.form in families.ADDED:
         tiles = iter([*(ThreadTile(r, v) for r in ROWS for v in VECTORS), *_SHARED])
+    elif problem.unit == "spirv":
+        tiles = iter(_CODES)
     else:
         usual = _weighted(problem)
         lanes = usual.lanes if isinstance(usual, FewTile) else 0
@@ -96,6 +105,8 @@ def illegal(problem: Problem, tiling: ThreadTiling) -> str:
         return _illegal_threads(problem, tile)
     if isinstance(tile, SharedTile):
         return _illegal_shared(problem, tile)
+    if isinstance(tile, DequantTile):
+        return _illegal_codes(problem, tile)
     if problem.unit != "ptx":
         return "it is for CUDA"
     if isinstance(tile, FewTile):
@@ -113,7 +124,7 @@ def _illegal_threads(problem: Problem, tile: ThreadTile) -> str:
         return f"there are only {m} rows"
     if n is not None and tile.vectors > 1 and SIDE * LANES * (tile.vectors - 1) >= n:
         return f"there are only {n} columns"
-    return _too_many(problem, SIDE * tile.rows, tile.columns)
+    return too_many(problem, SIDE * tile.rows, tile.columns)
 
 
 def _illegal_shared(problem: Problem, tile: SharedTile) -> str:
@@ -132,7 +143,25 @@ def _illegal_shared(problem: Problem, tile: SharedTile) -> str:
         return f"there are only {problem.m} rows"
     if problem.n is not None and tile.columns >= 2 * max(problem.n, 32):
         return f"there are only {problem.n} columns"
-    return _too_many(problem, tile.height, tile.columns)
+    return too_many(problem, tile.height, tile.columns)
+
+
+def _illegal_codes(problem: Problem, tile: DequantTile) -> str:
+    if problem.unit != "spirv":
+        return "it is for Vulkan"
+    if min(tile.rows, tile.vectors, tile.across, tile.down) < 1:
+        return "a part of it is 0"
+    if tile.rows * tile.vectors * dequant_threads.LANES > MOST_SUMS:
+        return f"a thread has at most {MOST_SUMS} sums"
+    threads, most = tile.across * tile.down, MOST_THREADS["spirv"]
+    if threads > most:
+        return f"a workgroup has at most {most} threads"
+    m, n, height = problem.m, problem.n, tile.rows * tile.down
+    if m is not None and (tile.rows > m or height >= 2 * max(m, 4)):
+        return f"there are only {m} rows"
+    if n is not None and tile.columns >= 2 * max(n, 32):
+        return f"there are only {n} columns"
+    return too_many(problem, height, tile.columns)
 
 
 def _illegal_few(problem: Problem, tile: FewTile) -> str:
@@ -154,7 +183,7 @@ def _illegal_few(problem: Problem, tile: FewTile) -> str:
         return f"a thread has at most {few_rows_gpu.MOST_SUMS} sums"
     if tile.along > max(1, pieces // tile.lanes):
         return f"{tile.along} warps have no share of {k} each"
-    return _too_many(problem, m, tile.columns)
+    return too_many(problem, m, tile.columns)
 
 
 def _illegal_mma(problem: Problem, tile: MmaTile) -> str:
@@ -169,11 +198,4 @@ def _illegal_mma(problem: Problem, tile: MmaTile) -> str:
     if sums > mma_tile.MOST_SUMS:
         return f"a thread has at most {mma_tile.MOST_SUMS} sums"
     why = mma_tile.misfit(k, bits, problem.group, tile)
-    return why or _too_many(problem, tile.rows, tile.columns)
-
-
-def _too_many(problem: Problem, rows: int, columns: int) -> str:
-    for size, each in ((problem.m, rows), (problem.n, columns), (problem.batch, 1)):
-        if size is not None and -(-size // each) > MAX_WORKGROUPS:
-            return f"a GPU starts at most {MAX_WORKGROUPS} workgroups along one axis"
-    return ""
+    return why or too_many(problem, tile.rows, tile.columns)

@@ -13,16 +13,28 @@ import functools
 from collections.abc import Iterable
 from typing import Any
 
-from . import blocked_space, families, gpu_space, linalg_space, record_space, wide_space
+from . import (
+    blocked_space,
+    families,
+    gpu_space,
+    linalg_gpu_space,
+    linalg_space,
+    record_space,
+    signed_space,
+    wide_space,
+)
 from .problem import Problem
 from .tilings import KernelTiling, LinalgTiling, ThreadTiling, Tiling
 
 _OF_KERNELS = (blocked_space, record_space)
+_OF_LINALG = (linalg_space, linalg_gpu_space, signed_space)
 
 
 def _family(problem: Problem) -> Any:
     if problem.lowering == "linalg":
-        return linalg_space
+        if problem.form in families.TABLES:
+            return signed_space
+        return linalg_space if problem.backend == "cpu" else linalg_gpu_space
     if problem.backend != "cpu":
         return gpu_space
     is_record = problem.form in families.TABLES or families.is_integer(problem.form)
@@ -63,9 +75,9 @@ def default(problem: Problem) -> Tiling:
 
 def illegal(problem: Problem, tiling: Tiling) -> str:
     """Say why `problem` cannot have `tiling`; "" if it can."""
-    kinds = {linalg_space: LinalgTiling, gpu_space: ThreadTiling}
     family = _family(problem)
-    if not isinstance(tiling, kinds.get(family, KernelTiling)):
+    kind: type = ThreadTiling if family is gpu_space else KernelTiling
+    if not isinstance(tiling, LinalgTiling if family in _OF_LINALG else kind):
         return "it is for another kind of code"
     why: str = family.illegal(problem, tiling)
     return why

@@ -6,9 +6,11 @@ text                                meaning
 ``t8x3v16k512g4c64``, ``…c64s``     a CPU kernel's (:class:`..kernels.tiles.Tile`); s: copies rows
 ``t8x8``                            a GPU kernel's: rows and columns of one thread
 ``b8x8w16x16k8``                    the same, threads down and across, K in workgroup memory
+``d8x8w16x4``                       weights in few bits on Vulkan: as ``t``, threads across and down
 ``f2a4w1l32``                       few rows on a GPU: pieces, warps along K and across, lanes
 ``m4x8w2x4k64s3r8``                 tensor cores: blocks of a warp, warps, K, blocks, codes
 ``l64x64x0/4x32x0/0x0x1``           linalg for CPUs: workgroups, vectors, reduction
+``l8x64x0/1x4x0/0x0x4``             linalg for GPUs: workgroups, threads, reduction
 ``stock``                           linalg, as IREE tiles it by itself
 =================================== ===========================================================
 """
@@ -20,6 +22,8 @@ from dataclasses import dataclass
 
 from ..kernels.additive_matmul_gpu import LANES, ThreadTile
 from ..kernels.additive_tiles_gpu import SharedTile
+from ..kernels.dequant_threads import LANES as CODE_LANES
+from ..kernels.dequant_threads import DequantTile
 from ..kernels.few_rows_gpu import FewTile
 from ..kernels.mma_tile import MmaTile
 from ..kernels.tiles import Tile
@@ -27,6 +31,7 @@ from ..kernels.tiles import Tile
 _KERNEL = re.compile(r"t(\d+)x(\d+)v(\d+)k(\d+)g(\d+)c(\d+)(s?)")
 _THREAD = re.compile(r"t(\d+)x(\d+)")
 _SHARED = re.compile(r"b(\d+)x(\d+)w(\d+)x(\d+)k(\d+)")
+_CODES = re.compile(r"d(\d+)x(\d+)w(\d+)x(\d+)")
 _FEW = re.compile(r"f(\d+)a(\d+)w(\d+)l(\d+)")
 _MMA = re.compile(r"m(\d+)x(\d+)w(\d+)x(\d+)k(\d+)s(\d+)r(\d+)")
 _LINALG = re.compile(r"l([\dx]+)/([\dx]+)/([\dx]+)")
@@ -50,7 +55,7 @@ class KernelTiling:
 class ThreadTiling:
     """The tile of a GPU kernel."""
 
-    tile: ThreadTile | SharedTile | FewTile | MmaTile
+    tile: ThreadTile | SharedTile | DequantTile | FewTile | MmaTile
 
     @property
     def text(self) -> str:
@@ -60,13 +65,13 @@ class ThreadTiling:
 
 @dataclass(frozen=True)
 class LinalgTiling:
-    """What IREE's code generator for CPUs is told, an entry for each loop; nothing if empty.
+    """What IREE's code generator is told, an entry for each loop; nothing if empty.
 
     Attributes
     ----------
     distribution, parallel, reduction : tuple of int
-        Tiles of a workgroup, and of the inner parallel and reduction loops, which become vectors; 0
-        does not tile a loop.
+        Tiles of a workgroup, and of the inner parallel and reduction loops, which become vectors or
+        on a GPU what one thread does; 0 does not tile a loop.
     """
 
     distribution: tuple[int, ...] = ()
@@ -104,6 +109,9 @@ def parse(text: str) -> Tiling:
     if (found := _SHARED.fullmatch(text)) and int(found[2]) % LANES == 0:
         rows, columns, down, across, depth = map(int, found.groups())
         return ThreadTiling(SharedTile(rows, columns // LANES, down, across, depth))
+    if (found := _CODES.fullmatch(text)) and int(found[2]) % CODE_LANES == 0:
+        rows, columns, across, down = map(int, found.groups())
+        return ThreadTiling(DequantTile(rows, columns // CODE_LANES, across, down))
     if found := _FEW.fullmatch(text):
         return ThreadTiling(FewTile(*map(int, found.groups())))
     if found := _MMA.fullmatch(text):

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from . import features, model_files, trees, work
 from .choice import Prediction
 from .model_files import ModelFiles, Numbers
-from .problem import Problem
+from .problem import BACKENDS, Problem
 from .record import Machine
 from .tilings import Tiling
 
 Floats = NDArray[np.float64]
-ELSEWHERE = 2.0  # times as unsure on another machine
+ELSEWHERE = 2.0  # times as unsure on another machine, or with few measurements
+FEW = 10  # products that a model is fitted to: fewer say little of how unsure it is
 
 
 def is_alike(one: Machine, other: Machine) -> bool:
@@ -51,8 +52,19 @@ class TreeRanker:
     def name(self) -> str:
         """Which model it is, for reports."""
         where = "" if self.at_home else f" fitted on {self._home}, another machine,"
+        if self._is_of_few:
+            where += f" fitted to only {self._products} products,"
         instead = f" in the place of {self.instead_of}" if self.instead_of else ""
         return f"cost model {self.manifest.name}{where}{instead}"
+
+    @property
+    def _products(self) -> int:
+        count = self.manifest.data.get("products")
+        return count if isinstance(count, int) else FEW
+
+    @property
+    def _is_of_few(self) -> bool:
+        return self._products < FEW
 
     @property
     def _home(self) -> str:
@@ -71,12 +83,25 @@ class TreeRanker:
 
     def predict(self, problem: Problem, tilings: Sequence[Tiling]) -> Prediction:
         """Return seconds and their spread for each of `tilings`; the first is the default."""
+        if not self._knows(problem):
+            nothing = np.full(len(tilings), np.inf)
+            return Prediction(np.ones(len(tilings)), nothing)
         rows = features.matrix(problem, tilings, self.machine)
         members, levels, ranks = self.said(rows)
-        factor = 1.0 if self.at_home else ELSEWHERE
+        factor = (1.0 if self.at_home else ELSEWHERE) * (ELSEWHERE if self._is_of_few else 1.0)
         base = base_of(rows, self.manifest.formulas.get(form_key(problem)))
         base = base + np.mean(levels)
         return combine(rows, members, ranks, self.manifest.numbers, base, factor)
+
+    def _knows(self, problem: Problem) -> bool:
+        """Whether what the model learnt is of the kind of code that `problem` becomes.
+
+        On GPUs each form has kernels of its own, so that it says nothing of forms that it has not
+        seen there.
+        """
+        if BACKENDS.get(self.manifest.machine.unit, "cpu") != problem.backend:
+            return False
+        return problem.backend == "cpu" or form_key(problem) in self.manifest.formulas
 
     def said(self, rows: Floats) -> tuple[Floats, Floats, Floats]:
         """Return ``[models, rows]``: what the models of times, of levels, and of ranks say."""

@@ -47,10 +47,15 @@ def default_store() -> str:
 @click.option("--round", "size", default=24, show_default=True, help="Tiles that take turns.")
 @click.option("--passes", default=2, show_default=True, type=click.IntRange(min=1),
               help="Processes that measure each tile; the fastest counts.")  # fmt: skip
-@click.option("--target", default="cpu", show_default=True, help="cpu, cpu:CHIP.")
+@click.option(
+    "--target",
+    default="cpu",
+    show_default=True,
+    help="cpu, cpu:CHIP, vulkan, vulkan:FAMILY, cuda:SM.",
+)
 @click.option(
     "--lowering", type=click.Choice(("kernel", "linalg")), default="kernel", show_default=True,
-    help="lowc's kernels, or IREE's code generation (f32, lmul).",
+    help="lowc's kernels, or IREE's code generation (f32, lmul, shift-add).",
 )  # fmt: skip
 @click.option(
     "--cost-model", default="learned", show_default=True, metavar="M",
@@ -111,7 +116,7 @@ def tune_command(
         if exported or imported or fitted:
             _exchange(opened, exported, imported)
             if fitted:
-                _fit(opened, fitted, corpus)
+                _fit(opened, fitted, corpus, target)
         else:
             limit = seconds if seconds is not None else QUICK_SECONDS if quick else math.inf
             if quick:
@@ -126,7 +131,7 @@ def tune_command(
                     found = _rounds(job, forms, shapes, lowering, tiles, size, cost_model)
                 _tune(job, found, stage, executor)
             if quick and stage != "prepare":
-                _fit_quick(opened)
+                _fit_quick(opened, target)
         counts = opened.count()
     _say(counts, store or default_store(), as_json)
 
@@ -145,10 +150,10 @@ def _exchange(opened: Store, exported: str | None, imported: str | None) -> None
         output.remark(f"{count} records written to {exported}")
 
 
-def _fit_quick(opened: Store) -> None:
+def _fit_quick(opened: Store, target: str) -> None:
     """Fit a model that 'learned' finds, if there is enough to fit it to."""
     try:
-        _fit(opened, HOME, None)
+        _fit(opened, HOME, None, target)
     except UserError as error:
         output.remark(f"no cost model was fitted: {error.what}")
 
@@ -168,7 +173,8 @@ def _compile_corpus(corpus: Path | None, kernels: int) -> None:
     output.result(f"{corpus}: {have} kernels")
 
 
-def _fit(opened: Store, place: str, corpus: Path | None) -> None:
+def _fit(opened: Store, place: str, corpus: Path | None, target: str) -> None:
+    from ...compiler.target import load_target
     from ...passes.tiling import model_files
     from .fit import check_installed, fit
 
@@ -180,7 +186,8 @@ def _fit(opened: Store, place: str, corpus: Path | None) -> None:
         text = fit_text(corpus, output.remark)
     home = model_files.home()
     folder = home / ".fitted" if place == HOME else Path(place)
-    manifest = fit(opened.records(), folder, output.remark, text=text)
+    backend = load_target(target).backend
+    manifest = fit(opened.records(), folder, output.remark, text=text, backend=backend)
     if place == HOME:
         folder = model_files.move(folder, home / manifest.machine.key)
     found = manifest.metrics["all"]
@@ -194,19 +201,23 @@ def _fit(opened: Store, place: str, corpus: Path | None) -> None:
 def _job(
     opened: Store, target: str, place: Path, deadline: float, passes: int, *, measures: bool
 ) -> Job:
-    from ...compiler.measuring.fingerprint import fingerprint
+    from ...compiler.measuring import compiled
+    from ...compiler.measuring.fingerprint import fingerprint, of_device
     from ...compiler.measuring.worker import Effort
     from ...compiler.target import load_target
     from .rates import with_rates
     from .run import Job
 
     goal = load_target(target)
-    if goal.backend != "cpu":
-        raise UserError(f"tiles are measured on CPUs, not on '{target}'", hint="--target cpu")
-    machine = fingerprint(goal)
-    if measures:
+    effort, is_gpu = Effort(), goal.backend != "cpu"
+    machine = of_device(goal) if is_gpu and measures else fingerprint(goal)
+    if measures and not is_gpu:
         machine = with_rates(machine, opened)
-    return Job(opened, machine, target, place, Effort(), deadline, passes)
+    if goal.backend == "vulkan":
+        # A software device takes seconds for what a GPU does at once.
+        effort = Effort(least=5, most=12, seconds=0.3)
+    cache = compiled.Cache(compiled.default_folder())
+    return Job(opened, machine, target, place, effort, deadline, passes, goal.backend, cache)
 
 
 def _rounds(
@@ -225,7 +236,7 @@ def _rounds(
     if isinstance(ranker, rankers.Unable):
         ranker = None
     unit = job.machine.unit
-    usual = plan.STANDARD if lowering == "kernel" else ("lmul",)
+    usual = plan.usual_forms(unit, lowering)
     chosen = plan.problems(forms or usual, unit, shapes, lowering)
     if unit == "portable":
         chosen = [one for one in chosen if one.form != "shift-add"]
@@ -239,6 +250,10 @@ def _tune(job: Job, rounds: list[Round], stage: str, executor: str) -> None:
     kind, _, address = executor.partition(":")
     if kind not in ("local", "ray"):
         raise UserError(f"there is no executor '{executor}'", hint="local, ray, ray:ADDRESS")
+    if kind == "ray" and job.device != "cpu":
+        raise UserError(
+            f"clusters measure on CPUs, not on '{job.target}'", where="--executor", hint="local"
+        )
     with _progress(len(rounds)) as progress:
         if kind == "ray":
             from .distribute import tune_on_ray

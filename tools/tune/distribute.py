@@ -27,6 +27,7 @@ from typing import Any
 
 from ...compiler import backend
 from ...compiler.measuring import fingerprint
+from ...compiler.measuring.compiled import Cache, default_folder
 from ...compiler.measuring.device import device_lock
 from ...compiler.measuring.rounds import FILE, Finding, Prepared, measure, prepare
 from ...compiler.measuring.worker import Effort
@@ -55,7 +56,8 @@ def compile_round(text: str) -> list[bytes]:
     problem = Problem.from_json(json.dumps(asked["problem"]))
     with tempfile.TemporaryDirectory(prefix="lowc-tune-") as name:
         folder = Path(name)
-        prepared = prepare(asked["name"], problem, chosen, target, folder)
+        cache = Cache(default_folder())
+        prepared = prepare(asked["name"], problem, chosen, target, folder, cache)
         modules = [part.module.read_bytes() for part in prepared.parts]
         return [(folder / FILE).read_bytes(), *modules]
 
@@ -131,7 +133,7 @@ def tune_on_ray(job: Job, rounds: Sequence[Round], address: str, progress: Progr
                 machine = job.machine if job.machine.key == site.machine.key else site.machine
                 job.store.add(record_of(f, one.problem, machine, mark) for f in findings)
                 done += 1
-                progress(done, str(one.problem))
+                progress(done // job.passes, str(one.problem))
     finally:
         ray.shutdown()
 
@@ -225,7 +227,7 @@ def _waves(rounds: Sequence[Round]) -> Iterator[Sequence[Round]]:
 def _results(
     ray: Any, job: Job, site: _Site, rounds: Sequence[Round], is_apart: bool
 ) -> Iterator[tuple[int, list[Finding]]]:
-    """Yield the number of each round and its findings, as they come."""
+    """Yield the number of each round and its findings, as they come: once for each pass."""
     from ray.exceptions import ActorDiedError, RayError
 
     task = ray.remote(num_cpus=1, max_retries=RETRIES)(compile_round)
@@ -236,7 +238,7 @@ def _results(
     lost: Counter[int] = Counter()
     nodes = max(1, int(ray.cluster_resources().get("CPU", 1)))
     most = nodes * AHEAD if is_apart else len(rounds)
-    ready: list[tuple[Any, int]] = []
+    ready: list[tuple[Any, int, int]] = []  # modules, the round, and how often to measure it
     while (waiting and not job.is_over) or compiling or measuring:
         while waiting and not job.is_over and len(compiling) + len(measuring) < most:
             number, one = waiting.pop(0)
@@ -244,7 +246,7 @@ def _results(
         done, _ = ray.wait([*compiling, *measuring], num_returns=1)
         for ref in done:
             if ref in compiling:
-                ready.append((ref, compiling.pop(ref)))
+                ready.append((ref, compiling.pop(ref), job.passes))
                 continue
             number, modules, actor = measuring.pop(ref)
             try:
@@ -252,20 +254,21 @@ def _results(
             except ActorDiedError as error:
                 # It was the actor of another run, which has ended: this run makes one.
                 lost[number] += 1
-                if lost[number] > RETRIES:
+                if lost[number] > RETRIES * job.passes:
                     output.remark(f"{rounds[number].problem} was not measured: {_line(error)}")
                     continue
                 site.replace(actor)
-                ready.append((modules, number))
+                ready.append((modules, number, 1))
                 continue
             except RayError as error:
                 output.remark(f"{rounds[number].problem} was not measured: {_line(error)}")
                 continue
             yield number, [Finding(*one) for one in found]
         if is_apart or not compiling:
-            for ref, number in ready:
-                asked = site.actor.measure.remote(ref, effort)
-                measuring[asked] = number, ref, site.actor
+            for ref, number, count in ready:
+                for _ in range(count):
+                    asked = site.actor.measure.remote(ref, effort)
+                    measuring[asked] = number, ref, site.actor
             ready = []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
@@ -10,15 +11,20 @@ from typing import Any
 
 from ...errors import UserError
 from ...passes.tiling import features, model_files
+from ...passes.tiling.choice import TOO_UNSURE
 from ...passes.tiling.model_files import Manifest
+from ...passes.tiling.problem import BACKENDS
 from ...passes.tiling.record import Machine, Record
+from ...passes.tiling.tree_ranker import FEW
 from . import evaluate, measured, metrics, packages, trees
 from .evaluate import Held
 from .fit_text import TextPart
 from .measured import Table
 from .metrics import Score
 
-LEAST_PRODUCTS = 10
+LEAST_PRODUCTS = FEW
+LEAST_TILES_OF_GPUS = 2
+LEAST_OF_GPUS = 4  # one is seldom at hand: a model of few products says so, and is less sure
 QUIET = 0.03  # median noise of a product's times
 WHOLE = "all legal tiles"
 TEXT = "text.safetensors"
@@ -32,10 +38,12 @@ def fit(
     tell: Tell,
     rounds: int = trees.ROUNDS,
     text: TextPart | None = None,
+    backend: str = "",
 ) -> Manifest:
     """Train on `records`, say what held-out shapes cost, and write the model into `folder`.
 
-    Records are those of one machine: of several, the one with the most is taken.
+    Records are those of one machine: of several, the one with the most is taken.  `backend` is
+    ``cpu``, ``vulkan`` or ``cuda``; any if empty.
 
     Raises
     ------
@@ -43,9 +51,16 @@ def fit(
         When there are too few products, or LightGBM is missing.
     """
     check_installed()
-    tables, machine = of_one_machine(measured.tables(records), tell)
+    wanted = (r for r in records if backend in ("", r.problem.backend))
+    least = LEAST_TILES_OF_GPUS if backend in BACKENDS.values() else measured.LEAST_TILES
+    tables, machine = of_one_machine(measured.tables(wanted, least), tell)
     tell(f"{len(tables)} products, {sum(len(t.seconds) for t in tables)} tiles measured")
     held = evaluate.cross_validate(tables, tell, rounds=rounds)
+    numbers, found = held.numbers, metrics_of(held)
+    if not found["all"]["chosen_regret"] <= found["all"]["default_regret"]:
+        # Shapes that it did not see got worse by it: it ranks, and leaves the default where it is.
+        tell("of shapes that it did not see it chose no better than the default, which stays")
+        numbers = dataclasses.replace(numbers, spread_floor=2 * TOO_UNSURE)
     model = trees.train(tables, rounds=rounds)
     files = {f"time-{i}.txt": _text(booster) for i, booster in enumerate(model.time)}
     files |= {f"level-{i}.txt": _text(booster) for i, booster in enumerate(model.level)}
@@ -57,13 +72,13 @@ def fit(
         time=tuple(name for name in files if name.startswith("time")),
         level=tuple(name for name in files if name.startswith("level")),
         rank=tuple(name for name in files if name.startswith("rank")),
-        numbers=held.numbers, formulas=model.formulas,
+        numbers=numbers, formulas=model.formulas,
         data={
             "sha256": measured.data_hash(tables), "products": len(tables),
             "tiles": sum(len(table.seconds) for table in tables),
             "when": datetime.datetime.now(datetime.UTC).date().isoformat(),
         },
-        metrics=metrics_of(held) | ({"text": text.metrics} if text else {}),
+        metrics=found | ({"text": text.metrics} if text else {}),
         text=TEXT if text else "", vocabulary=text.vocabulary if text else (),
         versions={name: metadata.version(name) for name in PACKAGES},
     )  # fmt: skip
@@ -87,14 +102,17 @@ def of_one_machine(found: Sequence[Table], tell: Tell) -> tuple[list[Table], Mac
     counts: dict[str, int] = {}
     for table in found:
         counts[table.machine.key] = counts.get(table.machine.key, 0) + 1
-    if not counts or max(counts.values()) < LEAST_PRODUCTS:
-        raise UserError(
-            f"there are measurements of {max(counts.values(), default=0)} products, fewer than "
-            f"{LEAST_PRODUCTS}",
-            hint="measure more of them with 'lowc tune'",
-        )
-    key = max(sorted(counts), key=lambda one: counts[one])
+    key = max(sorted(counts), key=lambda one: counts[one], default="")
     kept = [table for table in found if table.machine.key == key]
+    is_gpu = bool(kept) and kept[0].machine.unit in BACKENDS
+    least = LEAST_OF_GPUS if is_gpu else LEAST_PRODUCTS
+    if len(kept) < least:
+        raise UserError(
+            f"there are measurements of {len(kept)} products, fewer than {least}",
+            hint="measure more of them with 'lowc tune', or name what was measured with --target",
+        )
+    if len(kept) < LEAST_PRODUCTS:
+        tell(f"measurements of only {len(kept)} products: the model is taken to be twice as unsure")
     if len(counts) > 1:
         tell(f"of {len(counts)} machines, {kept[0].machine.name} has the most measurements")
     rates = [table.machine for table in kept if table.machine.multiply_rate]

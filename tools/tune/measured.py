@@ -10,13 +10,14 @@ import functools
 import hashlib
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...passes.tiling import space
+from ...passes.tiling import families, space
 from ...passes.tiling.problem import Problem
 from ...passes.tiling.record import Machine, Record
 from ...passes.tiling.tilings import Tiling, parse
@@ -46,6 +47,8 @@ class Table:
     is_pooled : bool
         Whether no two processes measured the same tiles, so that how far they differ is that of the
         machine's other products.
+    k_of_weight : int
+        K before it was filled up; 0 where that is not known, or it was not.
     """
 
     problem: Problem
@@ -55,16 +58,17 @@ class Table:
     noise: Floats
     default: int
     is_pooled: bool = False
+    k_of_weight: int = 0
 
     @property
     def family(self) -> str:
         """What is held out together: the weight's shape, whatever the form and the rows.
 
-        Products of ``w4a16`` have K rounded up to 16, so that of a K that is none they are another
-        family than those of other forms.
+        Some forms fill K up to whole groups: theirs is that of the products of the same weight in
+        other forms, where there are some (:func:`tables`).
         """
         p = self.problem
-        return f"{p.batch}x{p.n}x{p.k}"
+        return f"{p.batch}x{p.n}x{self.k_of_weight or p.k}"
 
     @functools.cached_property
     def choosable(self) -> NDArray[np.bool_]:
@@ -109,7 +113,25 @@ def tables(records: Iterable[Record], least: int = LEAST_TILES) -> list[Table]:
         between = _spread(np.concatenate(pooled[key[0]]) if is_pooled else apart[key])
         table = _table(grouped[key][0], rounds[key], between)
         found.append(replace(table, is_pooled=is_pooled))
-    return [table for table in found if len(table.tilings) >= least]
+    return [table for table in _with_weights(found) if len(table.tilings) >= least]
+
+
+def _with_weights(found: Sequence[Table]) -> list[Table]:
+    """Return tables whose K is that of the weight, where products of it in other forms tell it."""
+    known: dict[tuple[int | None, int | None], set[int]] = defaultdict(set)
+    for table in found:
+        known[table.problem.batch, table.problem.n].add(table.problem.k or 0)
+    return [replace(table, k_of_weight=_k_of_weight(table.problem, known)) for table in found]
+
+
+def _k_of_weight(problem: Problem, known: Mapping[Any, Iterable[int]]) -> int:
+    """Return the least K that a product of as many columns has, and that fills up to this one."""
+    k, group = problem.k or 0, problem.group
+    fills = families.is_dequant(problem.form) or problem.unit == "spirv"
+    if not fills or not group or problem.lowering != "kernel":
+        return 0
+    same = [one for one in known[problem.batch, problem.n] if -(-one // group) * group == k]
+    return min(same, default=0)
 
 
 def _rounds(records: Sequence[Record]) -> list[dict[str, Record]]:

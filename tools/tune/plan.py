@@ -20,7 +20,7 @@ from ...errors import UserError, nearest
 from ...passes.forms import cut_binary, round_up_group
 from ...passes.tiling import choice, space
 from ...passes.tiling.choice import Ranker
-from ...passes.tiling.problem import Lowering, Problem
+from ...passes.tiling.problem import BACKENDS, Lowering, Problem
 from ...passes.tiling.tilings import Tiling
 
 TURNS = (0, 1, 0, 1, 2)  # candidates, other legal tiles, what a model thinks best
@@ -28,6 +28,9 @@ _SHAPE = re.compile(r"(\d+)x(\d+)x(\d+)x(\d+)")
 MOST_SIZE = 1 << 20
 FORMS = ("f32", "lmul", "w4a8", "w8a8", "shift-add", "w4a16")
 STANDARD = FORMS[:5]
+OF_GPUS = ("lmul", "w4a8", "w8a8", "w4a16")  # which have kernels there
+PORTABLE = ("f32", "lmul", "shift-add")  # which can stay with IREE's code generation alone
+_GPU_GROUP = 32  # of w4a16 there
 _BINARY_GROUP, _BINARY_PLANES, _TABLE_BITS = 128, 3, 7  # as in the recipe shiftadd-3
 
 
@@ -68,6 +71,13 @@ def parse_shape(text: str) -> tuple[int, int, int, int]:
     return batch, m, n, k
 
 
+def usual_forms(unit: str, lowering: Lowering) -> tuple[str, ...]:
+    """Return the forms that are measured unless others are asked for."""
+    if lowering == "linalg":
+        return PORTABLE[1:2] if unit not in BACKENDS else PORTABLE
+    return OF_GPUS if unit in BACKENDS else STANDARD
+
+
 def problem_of(
     form: str, unit: str, shape: tuple[int, int, int, int], lowering: Lowering = "kernel"
 ) -> Problem:
@@ -83,9 +93,19 @@ def problem_of(
     batch, _, _, k = shape
     is_product = batch > 1
     if lowering == "linalg":
-        if form not in ("f32", "lmul"):
-            raise UserError(f"'{form}' is not one contraction", hint="--form f32, --form lmul")
+        if form not in PORTABLE:
+            raise UserError(
+                f"'{form}' is not one contraction", hint=", ".join(f"--form {f}" for f in PORTABLE)
+            )
+        if form == "shift-add":
+            if is_product:
+                raise UserError(f"'{form}' is a form of products with a weight", hint="batch 1")
+            group, _ = cut_binary(k, _BINARY_GROUP, None)
+            return Problem(form, lowering, unit, *shape, weight="signs", group=group,
+                           planes=_BINARY_PLANES)  # fmt: skip
         return Problem(form, lowering, unit, *shape, own_batch=is_product)
+    if unit in BACKENDS:
+        return _problem_of_gpu(form, unit, shape)
     if form in ("f32", "lmul"):
         return Problem(form, "kernel", unit, *shape, own_batch=is_product, packs=is_product)
     if is_product:
@@ -104,6 +124,26 @@ def problem_of(
     return Problem(
         form, "kernel", unit, *shape, own_batch=True, weight="signs", group=group,
         planes=_BINARY_PLANES, table_bits=_TABLE_BITS, span=span,
+    )  # fmt: skip
+
+
+def _problem_of_gpu(form: str, unit: str, shape: tuple[int, int, int, int]) -> Problem:
+    """Return the product as the kernels for GPUs see it: K in whole groups for Vulkan."""
+    if form not in OF_GPUS:
+        raise UserError(
+            f"'{form}' has no kernels for GPUs", hint="--lowering linalg, or " + ", ".join(OF_GPUS)
+        )
+    batch, m, n, k = shape
+    if form == "lmul":
+        return Problem(form, "kernel", unit, *shape, own_batch=batch > 1, prepares=False)
+    if batch > 1:
+        raise UserError(f"'{form}' is a form of products with a weight", hint="batch 1")
+    is_vulkan = unit == "spirv"
+    group = round_up_group(k) if form == "w8a8" else _GPU_GROUP
+    whole = -(-k // group) * group if is_vulkan else k
+    return Problem(
+        form, "kernel", unit, batch, m, n, whole, own_batch=not is_vulkan,
+        weight=f"i{form[1]}", group=group, per_group=form != "w8a8",
     )  # fmt: skip
 
 

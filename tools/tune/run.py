@@ -6,10 +6,11 @@ import datetime
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...compiler.measuring import fingerprint
+from ...compiler.measuring.compiled import Cache
 from ...compiler.measuring.device import device_lock
 from ...compiler.measuring.rounds import FILE, Finding, Prepared, measure, prepare
 from ...compiler.measuring.worker import Effort
@@ -36,6 +37,10 @@ class Job:
         ``time.monotonic()`` after which no round is begun.
     passes : int
         Processes that measure a round: in one of ten all tiles took up to twice as long.
+    device : str
+        What it is measured on, as :mod:`...runtime.devices` names it.
+    cache : Cache
+        Modules that were compiled before.
     """
 
     store: Store
@@ -45,6 +50,8 @@ class Job:
     effort: Effort
     deadline: float
     passes: int = 1
+    device: str = "cpu"
+    cache: Cache = field(default_factory=lambda: Cache(None))
 
     @property
     def is_over(self) -> bool:
@@ -60,7 +67,7 @@ def prepare_all(job: Job, rounds: Sequence[Round], progress: Progress) -> int:
             break
         folder = job.work / one.name
         if not (folder / FILE).exists():
-            prepare(one.name, one.problem, one.tilings, job.target, folder)
+            prepare(one.name, one.problem, one.tilings, job.target, folder, job.cache)
         ready += 1
         progress(done + 1, str(one.problem))
     return ready
@@ -75,7 +82,7 @@ def measure_all(job: Job, rounds: Sequence[Round], progress: Progress) -> int:
                 break
             folder = job.work / one.name
             if not (folder / FILE).exists():
-                prepare(one.name, one.problem, one.tilings, job.target, folder)
+                prepare(one.name, one.problem, one.tilings, job.target, folder, job.cache)
             while folder.exists():
                 kept += _measure(job, folder)
             progress(done + 1, str(one.problem))
@@ -111,7 +118,7 @@ def _measure(job: Job, folder: Path) -> int:
     prepared = Prepared.read(folder)
     mark = f"{prepared.name}-{time.time_ns():x}"
     kept = 0
-    for finding in measure(prepared, job.effort):
+    for finding in measure(prepared, job.effort, job.device):
         kept += job.store.add([record_of(finding, prepared.problem, job.machine, mark)])
     count = _passes(folder) + 1
     (folder / f"{MEASURED}{count}").touch()

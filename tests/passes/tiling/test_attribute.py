@@ -7,6 +7,7 @@ from lowc.errors import UserError
 from lowc.passes import annotations
 from lowc.passes.assign_forms import AssignForms
 from lowc.passes.base import Refusal
+from lowc.passes.lower_shift_add import LowerShiftAdd
 from lowc.passes.name_matmuls import NameMatmuls
 from lowc.passes.outline_kernels import OutlineKernels
 from lowc.passes.runner import PassFailure, Runner
@@ -121,12 +122,70 @@ func.func @main(%x: tensor<40x64xf32>, %w: tensor<96x64xf32>) -> tensor<96x40xf3
     module = prepared(text)
     with module.context, ir.Location.unknown():
         (op,) = annotations.matmuls(module)
-        problem, matrices = attribute.linalg_problem(op, "avx512")
-        assert problem.sizes == (1, 40, 96, 64)
-        info = str(attribute.compilation_info(parse("l8x32x0/4x16x0/0x0x1"), matrices, op.context))
+        found = attribute.linalg_problem(op, "avx512")
+        assert found.problem.sizes == (1, 40, 96, 64)
+        tiling = parse("l8x32x0/4x16x0/0x0x1")
+        info = attribute.compilation_info(tiling, found.loops, found.problem)
     assert "distribution = [32, 0, 8]" in info
     assert "vector_common_parallel = [16, 0, 4]" in info
     assert "vector_reduction = [0, 1, 0]" in info
+
+
+SIGNS = '[{"match":"*","form":"binary","planes":3,"group":64,"terms":3,"tables":"none","method":"auto"}]'
+
+
+def signed(m, n, k):
+    module = parse_module(linear_text(m, n, k), "test")
+    Runner([NameMatmuls(), AssignForms(rules=SIGNS), LowerShiftAdd()]).run(module)
+    return module
+
+
+def test_sums_by_signs_are_tiled_where_they_take_their_time():
+    module = signed(40, 96, 200)
+    with module.context:
+        (op,) = annotations.matmuls(module)
+        found = attribute.linalg_problem(op, "avx512")
+    assert found.problem.sizes == (1, 40, 96, 200) and found.problem.form == "shift-add"
+    assert (found.problem.planes, found.problem.group) == (3, 64)
+    tiling = space.candidates(found.problem)[1]
+    write(module, tiling.text)
+    Runner([OutlineKernels(unit="avx512", kernels=False)]).run(module)
+    told = [op for op in annotations.operations(module) if "compilation_info" in op.attributes]
+    (one,) = told
+    assert f"distribution = {list(tiling.distribution)}" in str(one.attributes["compilation_info"])
+    assert "linalg.index" in str(one) and "lowc.matmul" not in one.attributes
+
+
+def test_kernels_of_one_tile_have_none_to_choose():
+    """Signed sums on a CPU have a kernel, but no space of tiles."""
+    module = signed(40, 96, 200)
+    with module.context:
+        assert not list(products(module, "avx512"))
+        ((_, one),) = products(module, "spirv")  # there they stay with code generation
+    assert (one.form, one.lowering) == ("shift-add", "linalg")
+    Runner([SelectTiles(unit="avx512", cost_model="roofline")]).run(module)
+    write(module, "t8x3v16k64g1c8")
+    with pytest.raises(PassFailure) as error:
+        Runner([OutlineKernels(unit="avx512")]).run(module)
+    assert "cannot have the tile 't8x3v16k64g1c8': its kernel has one tile" in str(
+        error.value.cause
+    )
+
+
+@pytest.mark.parametrize(
+    ("unit", "words"),
+    [
+        ("spirv", "#iree_codegen.lowering_config<tile_sizes = [[1, 8, 64, 0], [1, 1, 4, 0], [0, 0, 0, 4]]>"),
+        ("ptx", "workgroup = [1, 8, 64, 0]"),
+    ],
+)  # fmt: skip
+def test_code_generation_for_gpus_is_told(unit, words):
+    module = prepared(BATCHED)
+    write(module, "l1x8x64x0/1x1x4x0/0x0x0x4")
+    Runner([OutlineKernels(unit=unit)]).run(module)
+    (op,) = annotations.matmuls(module)
+    said = str(op.attributes["compilation_info"])
+    assert words in said and "workgroup_size = [16, 8, 1]" in said
 
 
 def test_what_is_no_contraction_is_not_tiled():
