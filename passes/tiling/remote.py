@@ -52,12 +52,19 @@ def headers_for(url: str) -> dict[str, str]:
     try:
         parts = urllib.parse.urlsplit(url)
         is_url = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        has_more = "@" in parts.netloc or parts.path not in ("", "/") or "?" in url or "#" in url
     except ValueError:
-        is_url = False
+        is_url = has_more = False
     if not is_url or not url.isascii() or not url.isprintable() or " " in url:
         raise UserError(
             f"{url!r} is no address of a server", where="--cost-model", hint="http://host:8000"
         )
+    if has_more:
+        # Not repeated: it may have a password.
+        raise UserError(
+            "the address of a server has no user, path or query", where="--cost-model",
+            hint=f"http://host:8000; a token is given by {TOKEN}",
+        )  # fmt: skip
     headers = {"content-type": "application/json"}
     if token := os.environ.get(TOKEN, "").strip():
         if not token.isascii() or not token.isprintable():

@@ -29,6 +29,8 @@ def make_app(state: State) -> Gate:
     app = FastAPI(
         title="lowc serve", version=__version__, docs_url=None, redoc_url=None,
         summary="How long a matmul takes, which tile it should have, what a module costs.",
+        # A redirect would go to whatever host the request names.
+        redirect_slashes=False,
     )  # fmt: skip
     app.add_exception_handler(Fault, _fault)
     app.add_exception_handler(HTTPException, _http)

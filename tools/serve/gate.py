@@ -29,8 +29,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _OPEN = frozenset({"/", "/page.js", "/page.css", "/v2/health/live", "/v2/health/ready"})
 _UNCOUNTED = frozenset({*_OPEN, "/metrics", "/v2"})
 # Bytes of bodies that are never long, and of what is looked at in the event loop.
-_MOST_OF = {"/v1/choose-tiles": 256 << 10, "/v1/predict-tiles": 256 << 10}
-_MOST_CONTROL, _CONTROL = 64 << 10, "/v2/repository/"
+_MOST_OF = {"/v2/repository/": 64 << 10, "/v1/": 256 << 10}
+_ESTIMATE = "/v1/estimate"  # has a module's text
 _LOOKED_AT_HERE = 16 << 10
 
 
@@ -108,9 +108,10 @@ class Gate:
             most = _most_of(path, state.settings.max_body)
             body = await self._read(receive, headers, held, most)
             if encoding := headers.pop(b"content-encoding", b""):
+                held.grow(most)
                 body = await asyncio.to_thread(unpacked, body, encoding, most)
+                held.shrink(most - len(body))
                 scope["headers"] = [*headers.items()]
-                held.grow(len(body))
             if body and path.startswith("/v1/"):
                 scope["state"]["json"] = await _looked_at(body)
             return await self._pass_on(scope, _given(body, receive), send)
@@ -172,7 +173,9 @@ class Gate:
 
 def _most_of(path: str, most: int) -> int:
     """Return how many bytes the body of a request for `path` may have."""
-    return min(most, _MOST_CONTROL if path.startswith(_CONTROL) else _MOST_OF.get(path, most))
+    if path == _ESTIMATE:
+        return most
+    return min([most, *(bound for start, bound in _MOST_OF.items() if path.startswith(start))])
 
 
 async def _looked_at(body: bytes) -> Any:

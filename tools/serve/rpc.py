@@ -100,15 +100,18 @@ def make_server(state: State) -> grpc.aio.Server:
     """Return the server of one worker: not listening yet, see :func:`listen`."""
     settings = state.settings
     most = min(settings.max_body, _MOST_MESSAGE)
+    calls = min(settings.max_requests + _SPARE, _MOST_ARRIVING // most)
     server = grpc.aio.server(
-        # Messages of more are not even read; one connection can have fewer.
-        maximum_concurrent_rpcs=min(settings.max_requests + _SPARE, _MOST_ARRIVING // most),
+        maximum_concurrent_rpcs=calls,
         options=[
             ("grpc.so_reuseport", 1),
+            # Messages of more are not even read.
             ("grpc.max_receive_message_length", most),
             ("grpc.max_send_message_length", -1),
             ("grpc.max_metadata_size", 16 << 10),
-            ("grpc.max_concurrent_streams", settings.max_requests),
+            # Calls that say nothing take places until their time is over: one connection has
+            # at most a quarter of them, so that it cannot shut out the others.
+            ("grpc.max_concurrent_streams", min(settings.max_requests, max(1, calls // 4))),
             ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ],
     )  # fmt: skip

@@ -124,6 +124,11 @@ class Held:
         self._state.buffered += count
         self._count += count
 
+    def shrink(self, count: int) -> None:
+        """Hold `count` bytes less."""
+        self._state.buffered -= count
+        self._count -= count
+
     def release(self) -> None:
         """Hold nothing."""
         self._state.buffered -= self._count

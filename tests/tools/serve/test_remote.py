@@ -169,6 +169,13 @@ def test_what_is_no_token(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
         Remote("http://127.0.0.1:1", local)
 
 
+@pytest.mark.parametrize("more", ["{user}@host:1", "host:1/v1", "host:1?a=1", "host:1/#a"])
+def test_an_address_has_no_user_path_or_query(more: str) -> None:
+    with pytest.raises(UserError, match="no user, path or query") as error:
+        Remote(f"http://{more.format(user='me:secret')}", local)
+    assert "secret" not in str(error.value)
+
+
 def test_no_redirect_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     with answering((200, good())) as (there, asked), answering((302, b"")) as (url, sent):
         send = http.server.BaseHTTPRequestHandler.send_response

@@ -72,6 +72,35 @@ def test_calls_without_a_message(small: Server) -> None:
     assert not small.logged("failed")
 
 
+def test_one_connection_does_not_take_all_calls(repository: Path) -> None:
+    settings = Settings(repository=str(repository), port=0, grpc_port=0, log_requests=False)
+    state = make_state(settings, sources.all_sources(settings))
+    live = SPOKEN.methods["ServerLive"]
+
+    async def all_of_it() -> None:
+        server = rpc.make_server(state)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        alone = [("grpc.use_local_subchannel_pool", 1)]
+        address = f"127.0.0.1:{port}"
+        async with (
+            grpc.aio.insecure_channel(address, alone) as silent,
+            grpc.aio.insecure_channel(address, alone) as other,
+        ):
+            begin = silent.stream_unary(f"/{SPOKEN.service}/ModelInfer")
+            calls = [begin(timeout=60) for _ in range(600)]
+            await asyncio.sleep(0.5)  # all that are let through have begun
+            ask = other.unary_unary(f"/{SPOKEN.service}/ServerLive")
+            for _ in range(5):
+                answer = await ask(live.request().SerializeToString(), timeout=60)
+                assert live.response.FromString(answer).live
+            for call in calls:
+                call.cancel()
+        await server.stop(None)
+
+    asyncio.run(all_of_it())
+
+
 def test_no_message_at_all_and_one_that_is_none(small: Server) -> None:
     with grpc.insecure_channel(small.grpc) as channel:
         call = channel.stream_unary(f"/{SPOKEN.service}/ModelInfer")
