@@ -17,6 +17,8 @@ from ..passes.lower_lut import LowerLut
 from ..passes.lower_pam import LowerPam
 from ..passes.lower_shift_add import LowerShiftAdd
 from ..passes.name_matmuls import NameMatmuls
+from ..passes.kernels.tiles import ISAS
+from ..passes.lift_elementwise import LiftElementwise
 from ..passes.outline_kernels import OutlineKernels
 from ..passes.outline_softmax import OutlineSoftmax
 from ..passes.quantize_activations import QuantizeActivations
@@ -66,6 +68,7 @@ def passes_for(
         CountOperations(),
         # Products are what kernels will be made of, and kernels read the tile.
         *([] if tiles is None else [tiles]),
+        *([LiftElementwise()] if unit in ISAS else []),
         OutlineKernels(unit=told, kernels=kernels, dot4=unit == "spirv" and _has_dot4(target)),
         # What is executed in the place of what was verified above.
         VerifyNoMultiplication(),

@@ -1,15 +1,29 @@
 """Put the dispatch of a matmul kernel, with its epilogue, into the place of a contraction."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from iree.compiler import ir
+from iree.compiler.dialects import arith
 
 from . import annotations, build, epilogues
 from .epilogues import Chain
 from .kernels import executable
 from .kernels.executable import Interface
 from .matrices import Matrices, from_matrices
+
+
+@dataclass(frozen=True)
+class ResultHeads:
+    """What behind a product moves its heads, of which there are `count`, behind its rows.
+
+    It is a ``tensor.expand_shape`` that tells them from the rest of the batch, and a transpose.
+    """
+
+    expanded: Any
+    transposed: Any
+    count: int
 
 
 class MatmulKernel(Protocol):
@@ -33,11 +47,13 @@ def replace(
     operands: Callable[[], Sequence[ir.Value]],
     chain: Chain | None = None,
     sizes_of: Callable[[], dict[str, ir.Value]] | None = None,
+    result_heads: ResultHeads | None = None,
 ) -> None:
     """Declare `kernel`, dispatch to it, and erase `op` and what the kernel does of `chain`.
 
     ``sizes_of()`` builds batch, m, n and k for an `op` whose result is ``[batch, m, n]`` as it is;
     None takes them from its operands.
+    With `result_heads` the kernel stores the result as the transpose behind `op` would.
     ``operands()`` builds what the kernel reads before what the chain reads.  All of it is built
     where the last operation goes: another operand of the chain may be computed behind `op`.
     """
@@ -54,14 +70,28 @@ def replace(
             module, kernel.name, [True] * len(inputs) + [False], len(opened), kernel.translation,
             kernel.emit,
         )  # fmt: skip
-        shape = [build.DYNAMIC if (s := known[d]) is None else s for d in ("batch", "m", "n")]
+        dims: tuple[str, ...] = ("batch", "m", "n")
+        if result_heads is not None:
+            count, batch = result_heads.count, known["batch"]
+            dims = ("outer", "m", "head", "n")
+            known |= {"outer": None if batch is None else batch // count, "head": count}
+            sizes["outer"] = arith.divui(sizes["batch"], build.index(count))
+        shape = [build.DYNAMIC if (s := known[d]) is None else s for d in dims]
         call = executable.dispatch(
             kernel.name, kernel.grid(sizes), list(opened.values()), inputs,
             build.tensor_type(shape, ir.F32Type.get()),
-            [size for name, size in opened.items() if name != "k"],
+            [sizes[name] for name in dims if known[name] is None],
         )  # fmt: skip
         annotations.copy_annotations(op, call)
-        if chain is None:
+        if result_heads is not None:
+            moved = result_heads.transposed.results[0]
+            init = result_heads.transposed.operands[1]
+            shape = build.shape_of(init)
+            result = build.reshape(call.results[0], shape, build.dynamic_sizes(init))
+            moved.replace_all_uses_with(result)
+            result_heads.transposed.erase()
+            result_heads.expanded.erase()
+        elif chain is None:
             result = call.results[0]
             if sizes_of is None:
                 result = from_matrices(result, matrices, op)

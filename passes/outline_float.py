@@ -7,7 +7,7 @@ from typing import Any
 
 from iree.compiler import ir
 
-from . import annotations, build, dispatch_matmul, epilogues, parameters
+from . import annotations, attention_heads, build, dispatch_matmul, epilogues, parameters
 from .base import Refusal
 from .contraction import (
     Contraction,
@@ -21,7 +21,7 @@ from .contraction import (
 )
 from .epilogues import Chain
 from .kernels import float_tiles, tiles
-from .kernels.float_matmul import FloatMatmul
+from .kernels.float_matmul import PLAIN, FloatMatmul
 from .matrices import Matrices, as_matrices, to_matrices
 
 
@@ -37,7 +37,8 @@ class StoredWeight:
 class Plan:
     """A product in f32 as matrices, its kernel, its weight if it has one, and what follows it.
 
-    ``columns`` is the number of the operand that has the columns.
+    ``columns`` is the number of the operand that has the columns.  ``heads`` says which transposes
+    around it the kernel makes needless.
     """
 
     op: Any
@@ -46,6 +47,7 @@ class Plan:
     kernel: FloatMatmul
     stored: StoredWeight | None
     chain: Chain | Refusal
+    heads: attention_heads.Found | None = None
 
 
 def takes(op: Any) -> bool:
@@ -84,12 +86,17 @@ def match(op: Any, unit: str) -> Plan | Refusal:
         tiles.ISAS[unit], *sizes, packs=stored is None, stored=_columns(op, matrices, stored)
     )
     chain = epilogues.match(op, matrices)
+    heads = None
+    if stored is None and matrices.batch_in_columns:
+        stores = isinstance(chain, Refusal)
+        heads = attention_heads.match(op, columns, matrices, stores=stores)
     kernel = FloatMatmul(
         *sizes, matrices.batch_in_columns, tile, packs=stored is None,
         copies=float_tiles.copies(tiles.ISAS[unit], tile, matrices.m, matrices.k),
         epilogue=chain.epilogue if isinstance(chain, Chain) else None,
+        heads=PLAIN if heads is None else heads.heads,
     )  # fmt: skip
-    return Plan(op, matrices, columns, kernel, stored, chain)
+    return Plan(op, matrices, columns, kernel, stored, chain, heads)
 
 
 def _outside_kernels(found: Contraction) -> str:
@@ -150,16 +157,23 @@ def _order(matrices: Matrices) -> tuple[int, ...]:
 
 def rewrite(module: ir.Module, plan: Plan) -> None:
     """Dispatch to the kernel, with the operands laid out for it."""
-    op, matrices = plan.op, plan.matrices
+    op, matrices, heads = plan.op, plan.matrices, plan.heads
 
     def operands() -> list[ir.Value]:
-        left = to_matrices(op.operands[1 - plan.columns], matrices, "rows")
-        if plan.stored is None:
+        if heads is None or heads.rows is None:
+            left = to_matrices(op.operands[1 - plan.columns], matrices, "rows")
+        else:
+            left = heads.rows
+        if plan.stored is not None:
+            return [left, _load_panels(module, plan, plan.stored)]
+        if heads is None or heads.columns is None:
             return [left, to_matrices(op.operands[plan.columns], matrices, "columns")]
-        return [left, _load_panels(module, plan, plan.stored)]
+        is_split = "b" in heads.heads.split
+        return [left, attention_heads.matrix_of(heads.columns, is_split=is_split)]
 
     chain = plan.chain if isinstance(plan.chain, Chain) else None
-    dispatch_matmul.replace(module, op, matrices, plan.kernel, operands, chain)
+    result = None if heads is None else heads.result
+    dispatch_matmul.replace(module, op, matrices, plan.kernel, operands, chain, result_heads=result)
 
 
 def _load_panels(module: ir.Module, plan: Plan, stored: StoredWeight) -> ir.Value:

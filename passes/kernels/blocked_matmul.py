@@ -203,6 +203,20 @@ class Body(ABC):
         own = "batch" if self.shape.b_batch else "one"
         return self.buffer(ordinal, (own, "k", "n"), self.f32)
 
+    # -- places ------------------------------------------------------------------------------------
+
+    def a_place(self, m: ir.Value, k: ir.Value) -> list[ir.Value]:
+        """Return where A of row `m` and column `k` is."""
+        return [self.item, m, k]
+
+    def b_place(self, k: ir.Value, n: ir.Value) -> list[ir.Value]:
+        """Return where B of row `k` and column `n` is, unless it is stored in panels."""
+        return [self.b_item, k, n]
+
+    def c_place(self, m: ir.Value, n: ir.Value) -> list[ir.Value]:
+        """Return where C of row `m` and column `n` is."""
+        return [self.item, m, n]
+
     # -- copies ------------------------------------------------------------------------------------
 
     def prepare(self, m: ir.Value, rows: int) -> None:
@@ -214,7 +228,7 @@ class Body(ABC):
         def step(k: ir.Value) -> None:
             mask = self.k_mask(k)
             for r in range(rows):
-                at = [self.item, arith.addi(m, emit.index(r)), arith.addi(self.kb, k)]
+                at = self.a_place(arith.addi(m, emit.index(r)), arith.addi(self.kb, k))
                 value = emit.load(self.lanes, self.a, at, mask)
                 emit.store(self.prepared(value), scratch, [emit.index(r), k])
 
@@ -234,7 +248,7 @@ class Body(ABC):
             row = arith.addi(self.kb, k)
             for v, mask in enumerate(masks):
                 lane = emit.index(v * self.lanes)
-                at = [self.b_item, row, arith.addi(column, lane)]
+                at = self.b_place(row, arith.addi(column, lane))
                 value = self.packing(emit.load(self.lanes, self.b, at, mask))
                 emit.store(value, self.packed, [place, k, lane])
 
@@ -355,7 +369,7 @@ class Body(ABC):
             scf.YieldOp([zero] * len(places))
         with ir.InsertionPoint(choice.else_block):
             loaded = [
-                emit.load(self.lanes, self.c, [self.item, row, col], masks[i % len(masks)])
+                emit.load(self.lanes, self.c, self.c_place(row, col), masks[i % len(masks)])
                 for i, (row, col) in enumerate(places)
             ]
             scf.YieldOp(loaded)
@@ -370,7 +384,7 @@ class Body(ABC):
         masks: Sequence[ir.Value | None],
     ) -> None:
         for i, (row, col) in enumerate(places):
-            emit.store(values[i], self.c, [self.item, row, col], masks[i % len(masks)])
+            emit.store(values[i], self.c, self.c_place(row, col), masks[i % len(masks)])
 
     def _is_last(self) -> ir.Value | None:
         """Return whether the block of K is the last one; None if there is only one."""

@@ -154,3 +154,19 @@ def intrinsic(name: str, operands: Sequence[ir.Value], result: ir.Type) -> Any:
     return ir.Operation.create(
         "llvm.call_intrinsic", results=[result], operands=list(operands), attributes=attributes
     ).result
+
+
+def transposed(rows: Sequence[ir.Value]) -> list[ir.Value]:
+    """Return the columns of a square of as many vectors as each has lanes, a power of two.
+
+    Each stage interleaves row i of the upper half with row i of the lower half; the number of a
+    lane takes a bit from the number of its row, and after all stages they have changed places.
+    """
+    found, lanes = list(rows), len(rows)
+    half = lanes // 2
+    low = [i // 2 + lanes * (i % 2) for i in range(lanes)]
+    high = [half + i for i in low]
+    for _ in range(lanes.bit_length() - 1):
+        pairs = list(zip(found[:half], found[half:], strict=True))
+        found = [vector.shuffle(a, b, mask) for a, b in pairs for mask in (low, high)]
+    return found
