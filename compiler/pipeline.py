@@ -11,14 +11,14 @@ from ..passes.clamp_indices import ClampIndices
 from ..passes.count_operations import CountOperations
 from ..passes.forms import rules_to_text
 from ..passes.fuse_dequant import FuseDequant
+from ..passes.kernels.tiles import ISAS
+from ..passes.lift_elementwise import LiftElementwise
 from ..passes.lower_bipolar import LowerBipolar
 from ..passes.lower_lmul import LowerLmul
 from ..passes.lower_lut import LowerLut
 from ..passes.lower_pam import LowerPam
 from ..passes.lower_shift_add import LowerShiftAdd
 from ..passes.name_matmuls import NameMatmuls
-from ..passes.kernels.tiles import ISAS
-from ..passes.lift_elementwise import LiftElementwise
 from ..passes.outline_kernels import OutlineKernels
 from ..passes.outline_softmax import OutlineSoftmax
 from ..passes.quantize_activations import QuantizeActivations

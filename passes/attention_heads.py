@@ -1,6 +1,6 @@
 """Transposes around the products of attention that their kernel can do without.
 
-PyTorch has the heads of a layer's result side by side, and a product wants them one behind another::
+Layers leave heads side by side, and a product of PyTorch's wants them one behind another::
 
     %q4 = linalg.transpose ins(%x : tensor<BxTxHxD>) permutation = [0, 2, 1, 3]
     %k4 = linalg.transpose ins(%y : tensor<BxTxHxD>) permutation = [0, 2, 3, 1]

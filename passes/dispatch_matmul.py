@@ -86,8 +86,9 @@ def replace(
         if result_heads is not None:
             moved = result_heads.transposed.results[0]
             init = result_heads.transposed.operands[1]
-            shape = build.shape_of(init)
-            result = build.reshape(call.results[0], shape, build.dynamic_sizes(init))
+            with ir.InsertionPoint(result_heads.transposed):  # its sizes may come behind `op`
+                sizes_now = build.dynamic_sizes(init)
+                result = build.reshape(call.results[0], build.shape_of(init), sizes_now)
             moved.replace_all_uses_with(result)
             result_heads.transposed.erase()
             result_heads.expanded.erase()

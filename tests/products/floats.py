@@ -6,17 +6,17 @@ from lowc.passes import build
 from lowc.passes.formats.panels import float_panels
 from lowc.passes.kernels import float_tiles, tiles
 from lowc.passes.kernels.dequant_matmul import DequantMatmul
-from lowc.passes.kernels.float_matmul import FloatMatmul
+from lowc.passes.kernels.float_matmul import PLAIN, FloatMatmul
 
 from .modules import LoadedModule, add_matmul, compile_functions
 
 
-def kernel(unit, sizes, *, own=False, packs=False, copies=None, tile=None):
+def kernel(unit, sizes, *, own=False, packs=False, copies=None, tile=None, heads=PLAIN):
     """The kernel of ``batch, m, n, k`` with the tile that is chosen for it, or another."""
     tile = tile or float_tiles.choose(tiles.ISAS[unit], *sizes, packs=packs)
     if copies is None:
         copies = float_tiles.copies(tiles.ISAS[unit], tile, sizes[1], sizes[3])
-    return FloatMatmul(*sizes, own, tile, packs=packs, copies=copies)
+    return FloatMatmul(*sizes, own, tile, packs=packs, copies=copies, heads=heads)
 
 
 def compile_kernels(kernels, target, folder, flags=()):
@@ -26,7 +26,7 @@ def compile_kernels(kernels, target, folder, flags=()):
 
 def _add(module, name, one):
     batch, m, _, k = (build.DYNAMIC if size is None else size for size in one.sizes)
-    left = build.tensor_type([batch, m, k], ir.F32Type.get())
+    left = build.tensor_type(_shape(one, "a", batch, m, k), ir.F32Type.get())
     add_matmul(module, name, one, [left, *_right(one)])
 
 
@@ -43,7 +43,18 @@ def _right(one):
         found = [build.tensor_type([own, panels, words, columns], i32)]
         found.append(build.tensor_type(groups, f32))
         return found if one.symmetric else [*found, build.tensor_type(groups, i8)]
-    return [build.tensor_type([own, k, n] if one.packs else [own, panels, k, columns], f32)]
+    if not one.packs:
+        return [build.tensor_type([own, panels, k, columns], f32)]
+    inner = (n, k) if one.heads.turned else (k, n)
+    return [build.tensor_type(_shape(one, "b", own, *inner), f32)]
+
+
+def _shape(one, operand, batch, rows, columns):
+    """The sizes of an operand as it lies in memory."""
+    heads = getattr(one, "heads", PLAIN)
+    if operand not in heads.split:
+        return [batch, rows, columns]
+    return [batch if batch == build.DYNAMIC else batch // heads.count, rows, heads.count, columns]
 
 
 class Loaded(LoadedModule):
@@ -53,7 +64,19 @@ class Loaded(LoadedModule):
         """Compare kernel `number` on ``[batch, m, k]`` and ``[batch, k, n]`` with NumPy."""
         one = self.kernels[number]
         right = b if one.packs else np.stack([float_panels(w, one.tile.columns) for w in b])
-        close_to_product(self.matmul(number, b.shape[2], a, right), a, b, one.name)
+        right = right.swapaxes(1, 2) if one.heads.turned else right
+        left, right = _laid_out(one.heads, "a", a), _laid_out(one.heads, "b", right)
+        found = self.matmul(number, b.shape[2], left, right)
+        if "c" in one.heads.split:
+            found = found.swapaxes(1, 2).reshape(a.shape[0], a.shape[1], -1)
+        close_to_product(found, a, b, one.name)
+
+
+def _laid_out(heads, operand, value):
+    """Matrices one behind another as an operand lies in memory."""
+    if operand in heads.split:
+        value = value.reshape(-1, heads.count, *value.shape[1:]).swapaxes(1, 2)
+    return np.ascontiguousarray(value)
 
 
 def close_to_product(found, a, b, what=""):

@@ -3,11 +3,13 @@
 import numpy as np
 from iree import runtime as rt
 from iree.compiler import ir
+from iree.compiler.dialects import arith
 from lowc.compiler import backend
 from lowc.compiler.frontend import parse_module
 from lowc.compiler.target import load_target
 from lowc.passes import build
 from lowc.passes.kernels import executable
+from lowc.passes.kernels.float_matmul import PLAIN
 from lowc.runtime.buffers import download
 from lowc.runtime.devices import open_device
 from lowc.runtime.fences import Timeline, takes_fences
@@ -57,20 +59,27 @@ def add_matmul(module, name, kernel, inputs):
     """Add a function with a dispatch to a kernel of the blocked loops.
 
     It takes tensors of the types `inputs`, the first ``[batch, m, k]``, and one more for its size,
-    the number of columns, which panels do not tell.
+    the number of columns, which panels do not tell.  Heads lie as the kernel says.
     """
     batch, m, n, _ = (build.DYNAMIC if size is None else size for size in kernel.sizes)
-    result = build.tensor_type([batch, m, n], ir.F32Type.get())
+    heads = getattr(kernel, "heads", PLAIN)
+    outer = batch if batch == build.DYNAMIC else batch // heads.count
+    shape = [outer, m, heads.count, n] if "c" in heads.split else [batch, m, n]
+    result = build.tensor_type(shape, ir.F32Type.get())
 
     def value(*arguments):
         *operands, columns = arguments
         a = operands[0]
-        axes = {"batch": (a, 0), "m": (a, 1), "n": (columns, 0), "k": (a, 2)}
+        last = 3 if "a" in heads.split else 2
+        axes = {"batch": (a, 0), "m": (a, 1), "n": (columns, 0), "k": (a, last)}
         known = dict(zip(axes, kernel.sizes, strict=True))
         sizes = {
             axis: build.dim(value, at) if known[axis] is None else build.index(known[axis])
             for axis, (value, at) in axes.items()
         }
+        count = build.index(heads.count)
+        if "a" in heads.split and known["batch"] is None:
+            sizes["batch"] = arith.muli(sizes["batch"], count)
         opened = {axis: size for axis, size in sizes.items() if known[axis] is None}
         executable.declare(
             module, kernel.name, [True] * len(operands) + [False], len(opened),
@@ -78,7 +87,10 @@ def add_matmul(module, name, kernel, inputs):
         )  # fmt: skip
         call = executable.dispatch(
             kernel.name, kernel.grid(sizes), list(opened.values()), operands, result,
-            [size for axis, size in opened.items() if axis != "k"],
+            [
+                arith.divui(size, count) if axis == "batch" and "c" in heads.split else size
+                for axis, size in opened.items() if axis != "k"
+            ],
         )  # fmt: skip
         return call.results[0]
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from lowc.passes.kernels import tiles
+from lowc.passes.kernels.float_matmul import Heads
 from lowc.passes.kernels.tiles import Tile
 from products import units
 from products.floats import Loaded, compile_kernels, kernel
@@ -38,6 +39,16 @@ def static_of(unit):
         "reads where it is": kernel(unit, (3, 24, 2 * lanes, 19), own=True, packs=True),
         "reads where it is, one B": kernel(unit, (2, 7, 6 * lanes, 16), packs=True),
         "packs for all batches": kernel(unit, (3, 5, 7, 30), packs=True),
+        "heads, columns turned": kernel(
+            unit, (6, 19, 2 * lanes + 3, lanes + 2), own=True, packs=True, heads=Heads(3, "ab", True)
+        ),
+        "heads of columns and results": kernel(
+            unit, (4, 9, 2 * lanes, 21), own=True, packs=True, heads=Heads(2, "bc")
+        ),
+        "turned blocks": kernel(
+            unit, (2, 7, 5 * lanes, 2 * lanes + 1), own=True, packs=True, tile=small,
+            heads=Heads(turned=True),
+        ),
     }  # fmt: skip
 
 
@@ -50,6 +61,9 @@ def dynamic_of(unit):
         "all": kernel(unit, (None,) * 4, own=True),
         "all, packed": kernel(unit, (None,) * 4, own=True, packs=True),
         "small tile": kernel(unit, (None, None, 43, None), tile=small),
+        "heads": kernel(
+            unit, (None,) * 4, own=True, packs=True, tile=small, heads=Heads(1, "abc", True)
+        ),
     }
 
 
