@@ -60,6 +60,8 @@ def match(op: Any, columns: int, matrices: Matrices, *, stores: bool) -> Found |
     parts = (matrices.batch_loops, matrices.rows, matrices.columns, matrices.summed)
     if any(len(part) != 1 for part in parts):
         return None
+    if None in (matrices.batch, matrices.m, matrices.n, matrices.k):
+        return None  # transposed as before: sizes known only at run time are not done yet
     batch, m, n, k = (part[0] for part in parts)
     left = _operand(op.operands[1 - columns], dims_of(matrices.maps["rows"]), batch)
     right = _operand(op.operands[columns], dims_of(matrices.maps["columns"]), batch)
