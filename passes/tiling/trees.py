@@ -33,8 +33,14 @@ class _Boosters:
         return np.stack([booster.predict(rows, num_threads=1) for booster in self._boosters])
 
 
-def load(files: Sequence[tuple[str, bytes]], features: Sequence[str]) -> Trees:
+def load(
+    files: Sequence[tuple[str, bytes]],
+    features: Sequence[str],
+    alike: Sequence[Sequence[str]] = (),
+) -> Trees:
     """Return the models that `files`, as (where, contents), are, of rows of such `features`.
+
+    Rows have few different values of all features of a group of `alike` together.
 
     Raises
     ------
@@ -43,7 +49,7 @@ def load(files: Sequence[tuple[str, bytes]], features: Sequence[str]) -> Trees:
     """
     texts = [_checked(data, features, where) for where, data in files]
     try:
-        return Forest(texts)
+        return Forest(texts, [[features.index(name) for name in group] for group in alike])
     except ValueError:
         names = [where for where, _ in files]
         return _Boosters([*map(_booster, texts, names)])

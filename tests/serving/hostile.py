@@ -16,9 +16,9 @@ import socket
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from serving import records
 INFER = "/v2/models/times/infer"
 LEAST_REFUSED_EARLY = 32 << 10  # bytes of headers; bodies may have more
 MOST_GROWTH = 128 << 20  # bytes of a worker, after the first thousand
+UNDER_WAY = 500  # so that one that takes long does not let the other clients wait
 _WIDTH = 6
 _LEAST_JSON = (
     b'{"inputs":[{"name":"features","datatype":"FP64","shape":[1,6],"data":[1,2,3,4,5,6]}]}'
@@ -495,19 +496,31 @@ def main() -> int:
     for one in beside:
         one.start()
     with ThreadPoolExecutor(chosen.clients) as pool:
-        for begin in range(0, chosen.count, 1000):
-            some = list(attacks(chosen.seed + begin, min(1000, chosen.count - begin)))
-            answers = pool.map(
-                lambda one: still.apart_from(lambda: send(chosen.port, one[1])), some
-            )
-            for (name, attack), status in zip(some, answers, strict=True):
+        under_way: deque[tuple[str, Attack, Future[int]]] = deque()
+
+        def settle(most_left: int) -> None:
+            nonlocal wrong, at_first
+            while len(under_way) > most_left:
+                name, attack, answer = under_way.popleft()
+                status = answer.result()
                 counts[name, status] += 1
                 if not is_right(attack, status):
                     wrong += 1
                     sys.stderr.write(f"{name}: {status}: {attack.pieces[0][:100]!r}\n")
-            if chosen.pid and not at_first:
-                at_first = workers(chosen.pid)
-            sys.stderr.write(f"{counts.total()} sent, {time.monotonic() - start:.0f} s\n")
+                if counts.total() % 1000:
+                    continue
+                if chosen.pid and not at_first:
+                    at_first = workers(chosen.pid)
+                sys.stderr.write(f"{counts.total()} sent, {time.monotonic() - start:.0f} s\n")
+
+        for begin in range(0, chosen.count, 1000):
+            for name, attack in attacks(chosen.seed + begin, min(1000, chosen.count - begin)):
+                answer = pool.submit(
+                    still.apart_from, lambda attack=attack: send(chosen.port, attack)
+                )
+                under_way.append((name, attack, answer))
+                settle(UNDER_WAY)
+        settle(0)
     if chosen.grpc_port:
         left = calls_without_message(chosen.grpc_port)
         counts.update(left)
