@@ -61,7 +61,9 @@ def _portion(count: int, threads: int) -> int:
 
 
 def _together(items: Sequence[float], size: int) -> Sequence[float]:
-    return [sum(items[start : start + size]) for start in range(0, len(items), size)]
+    rest = items[len(items) // size * size :]
+    whole = map(sum, zip(*[iter(items)] * size, strict=False))  # leaves out the rest
+    return [*whole, sum(rest)] if rest else [*whole]
 
 
 def _last(portions: Sequence[float], threads: int) -> float:
@@ -168,8 +170,10 @@ def _bounds(
         last = np.where(alone, turns, PORTION * (turns - 1)) * smallest
         last = np.maximum(np.maximum(total / threads, portion), last)
         # And one so many of those that are no less than some size.
-        alike = np.maximum(-(-full // threads) * largest, -(-(lines * across) // threads) * less_wide)
-        last = np.maximum(last, np.where(alone, alike, -(-whole // threads) * least_whole))
+        of_full = -(-full // threads) * largest
+        of_both = -(-(lines * across) // threads) * less_wide
+        of_whole = -(-whole // threads) * least_whole
+        last = np.maximum(last, np.where(alone, np.maximum(of_full, of_both), of_whole))
         least += weight * threads * (last + WAITING * portion)
     return count, least * (1 - 1e-9)  # its sums are rounded otherwise
 

@@ -9,7 +9,8 @@ sets of all trees are there already, and a row takes one line of each feature's 
 
 Features that all rows share are put together once, which is most of them for tiles of one product.
 Of features that are known to be alike, such as all that a tile's rows and vectors decide, each set
-of places that comes is put together once too.  A single row's sets are whole numbers of Python's, of any size: NumPy would take longer to begin.
+of places that comes is put together once too.  A single row's sets are whole numbers of Python's,
+of any size: NumPy would take longer to begin.
 """
 
 from __future__ import annotations
@@ -213,7 +214,7 @@ class _Block:
 
 
 def _together(group: list[tuple[_Sets, Whole]]) -> list[tuple[_Sets, Whole]]:
-    """Return one table for those of a group, whose lines are what rows have; the group if many do."""
+    """Return a group's tables as one of what rows have, or the group itself if that is much."""
     count = len(group[0][1])
     if len(group) == 1 or count < _FEWEST:
         return group

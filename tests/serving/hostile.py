@@ -9,6 +9,7 @@ same at the end, and no larger; with ``--grpc-port`` calls that send no message 
 from __future__ import annotations
 
 import argparse
+import functools
 import gzip
 import json
 import random
@@ -472,6 +473,21 @@ def faults_of(before: dict[int, int], after: dict[int, int]) -> list[str]:
     ]
 
 
+def sent(chosen: argparse.Namespace, still: Standstill) -> Iterator[tuple[str, Attack, int]]:
+    """Yield each attack with the status of its answer, in their order; many are under way at once."""
+    under_way: deque[tuple[str, Attack, Future[int]]] = deque()
+    with ThreadPoolExecutor(chosen.clients) as pool:
+        for begin in range(0, chosen.count, 1000):
+            for name, attack in attacks(chosen.seed + begin, min(1000, chosen.count - begin)):
+                ask = functools.partial(send, chosen.port, attack)
+                under_way.append((name, attack, pool.submit(still.apart_from, ask)))
+                if len(under_way) > UNDER_WAY:
+                    name_, attack_, answer = under_way.popleft()
+                    yield name_, attack_, answer.result()
+        for name, attack, answer in under_way:
+            yield name, attack, answer.result()
+
+
 def main() -> int:
     """Send attacks and count what comes back; exit with 1 if anything but 4xx did."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -495,32 +511,14 @@ def main() -> int:
     ]
     for one in beside:
         one.start()
-    with ThreadPoolExecutor(chosen.clients) as pool:
-        under_way: deque[tuple[str, Attack, Future[int]]] = deque()
-
-        def settle(most_left: int) -> None:
-            nonlocal wrong, at_first
-            while len(under_way) > most_left:
-                name, attack, answer = under_way.popleft()
-                status = answer.result()
-                counts[name, status] += 1
-                if not is_right(attack, status):
-                    wrong += 1
-                    sys.stderr.write(f"{name}: {status}: {attack.pieces[0][:100]!r}\n")
-                if counts.total() % 1000:
-                    continue
-                if chosen.pid and not at_first:
-                    at_first = workers(chosen.pid)
-                sys.stderr.write(f"{counts.total()} sent, {time.monotonic() - start:.0f} s\n")
-
-        for begin in range(0, chosen.count, 1000):
-            for name, attack in attacks(chosen.seed + begin, min(1000, chosen.count - begin)):
-                answer = pool.submit(
-                    still.apart_from, lambda attack=attack: send(chosen.port, attack)
-                )
-                under_way.append((name, attack, answer))
-                settle(UNDER_WAY)
-        settle(0)
+    for number, (name, attack, status) in enumerate(sent(chosen, still), 1):
+        counts[name, status] += 1
+        if not is_right(attack, status):
+            wrong += 1
+            sys.stderr.write(f"{name}: {status}: {attack.pieces[0][:100]!r}\n")
+        if number % 1000 == 0:
+            at_first = at_first or (workers(chosen.pid) if chosen.pid else {})
+            sys.stderr.write(f"{number} sent, {time.monotonic() - start:.0f} s\n")
     if chosen.grpc_port:
         left = calls_without_message(chosen.grpc_port)
         counts.update(left)
