@@ -143,6 +143,7 @@ def _bounds(
         float(m) * across * costs.row + float(panels) * down * costs.panel
         + float(m) * panels * costs.tile
     )  # fmt: skip
+
     def of(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float64]:
         found: NDArray[np.float64] = (
             START + rows * costs.row + columns * costs.panel + rows * columns * costs.tile
