@@ -48,8 +48,9 @@ def load(
         When one is damaged or about other features, or needs LightGBM, which is not installed.
     """
     texts = [_checked(data, features, where) for where, data in files]
+    groups = [[features.index(name) for name in group] for group in alike]
     try:
-        return Forest(texts, [[features.index(name) for name in group] for group in alike])
+        return Forest(texts, groups)
     except ValueError:
         names = [where for where, _ in files]
         return _Boosters([*map(_booster, texts, names)])

@@ -501,7 +501,7 @@ def main() -> int:
     chosen = parser.parse_args()
     socket.create_connection(("127.0.0.1", chosen.port), timeout=60).close()  # or there is none
     counts: Counter[tuple[str, int]] = Counter()
-    at_first: dict[int, int] = {}
+    sizes_after: dict[int, dict[int, int]] = {}
     start, wrong = time.monotonic(), 0
     slow_ones: Counter[tuple[str, int]] = Counter()
     end, still = threading.Event(), Standstill()
@@ -517,7 +517,8 @@ def main() -> int:
             wrong += 1
             sys.stderr.write(f"{name}: {status}: {attack.pieces[0][:100]!r}\n")
         if number % 1000 == 0:
-            at_first = at_first or (workers(chosen.pid) if chosen.pid else {})
+            if chosen.pid and (number == 1000 or number % 10_000 == 0):
+                sizes_after[number] = workers(chosen.pid)
             sys.stderr.write(f"{number} sent, {time.monotonic() - start:.0f} s\n")
     if chosen.grpc_port:
         left = calls_without_message(chosen.grpc_port)
@@ -532,7 +533,7 @@ def main() -> int:
         "tiny_chunks of a million", send(chosen.port, tiny_chunks(random.Random(), 1_000_000))
     ] += 1
     at_last = workers(chosen.pid) if chosen.pid else {}
-    for what in faults_of(at_first, at_last):
+    for what in faults_of(sizes_after.get(1000, {}), at_last):
         wrong += 1
         sys.stderr.write(f"{what}\n")
     for (name, status), count in sorted(counts.items()):
@@ -549,7 +550,8 @@ def main() -> int:
         "stood_still": still.count, "by_status": dict(sorted(by_status.items())),
         "kinds": sorted({name for name, _ in counts}),
         "bytes_of_workers": {
-            "after 1000": sorted(at_first.values()), "at the end": sorted(at_last.values()),
+            **{f"after {many}": [*sizes.values()] for many, sizes in sizes_after.items()},
+            "at the end": [*at_last.values()],
         },
     })  # fmt: skip
     return int(wrong > 0)
