@@ -11,11 +11,14 @@ an artifact needs neither.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
 from .errors import InternalError, LowcError, UserError
 
+# Not typing's: until the command line has begun (tools/entry.py), Ctrl-C leaves a traceback.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from .compiler.api import compile  # noqa: A004
     from .compiler.artifact import Artifact
     from .compiler.recipe import Recipe

@@ -7,8 +7,9 @@ to do about it.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
+TYPE_CHECKING = False  # typing's own takes a while to load, and every process begins here
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class LowcError(Exception):
@@ -59,6 +60,8 @@ class InternalError(LowcError):
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return ``did you mean 'x'?`` for the closest of `known`, or a list of them all."""
     choices = sorted(known)
+    import difflib
+
     close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
     if close:
         return f"did you mean '{close[0]}'?"

@@ -61,11 +61,20 @@ def _portion(count: int, threads: int) -> int:
 
 
 def _together(items: Sequence[float], size: int) -> Sequence[float]:
-    return [sum(items[start : start + size]) for start in range(0, len(items), size)]
+    rest = items[len(items) // size * size :]
+    whole = map(sum, zip(*[iter(items)] * size, strict=False))  # leaves out the rest
+    return [*whole, sum(rest)] if rest else [*whole]
 
 
 def _last(portions: Sequence[float], threads: int) -> float:
     """Return when the last thread is done."""
+    if threads == 2:
+        first = second = 0.0  # the one that is free first, and the other
+        for portion in portions:
+            first += portion
+            if first > second:
+                first, second = second, first
+        return second
     ends = [0.0] * threads
     for portion in portions:
         heapq.heapreplace(ends, ends[0] + portion)
@@ -95,7 +104,7 @@ def split(
 
     def score(place: int) -> float:
         chunk, group = chunks[place // len(parts)], parts[place % len(parts)]
-        return _score(batch, _sizes(m, chunk), _sizes(panels, group), costs)
+        return _score_of(batch, _ends(m, chunk), _ends(panels, group), costs)
 
     best, found = math.inf, 0
     bounds = least.reshape(-1)
@@ -134,19 +143,38 @@ def _bounds(
         float(m) * across * costs.row + float(panels) * down * costs.panel
         + float(m) * panels * costs.tile
     )  # fmt: skip
+
+    def of(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = (
+            START + rows * costs.row + columns * costs.panel + rows * columns * costs.tile
+        )
+        return found
+
     rows, columns = np.minimum(chunk, m), np.minimum(group, panels)
-    largest = START + rows * costs.row + columns * costs.panel + rows * columns * costs.tile
-    rows, columns = m - (down - 1) * chunk, panels - (across - 1) * group
-    smallest = START + rows * costs.row + columns * costs.panel + rows * columns * costs.tile
+    low, narrow = m - (down - 1) * chunk, panels - (across - 1) * group
+    largest, smallest, less_wide = of(rows, columns), of(low, narrow), of(rows, narrow)
+    # Lines of workgroups of full height, and those of them that are full in both ways.
+    lines = batch * (down - (low < rows))
+    full = lines * (across - (narrow < columns))
+    # Portions without any of the low ones, which are the last line of each batch.
+    ends = np.where(low < rows, batch * ((across + PORTION - 2) // PORTION + 1), 0)
+    whole = np.maximum(count // PORTION - ends, 0)
+    least_whole = PORTION * largest - -(-PORTION // across) * (largest - less_wide)
     least = np.zeros(count.shape)
     for threads, weight in THREADS.items():
         alone = count < PORTION * threads
         portions = np.where(alone, count, -(-count // PORTION))
         portion = np.maximum(largest, total / portions)
+        portion = np.where(alone | (whole == 0), portion, np.maximum(portion, least_whole))
         # One thread takes so many portions, of which one may be short.
         turns = -(-portions // threads)
         last = np.where(alone, turns, PORTION * (turns - 1)) * smallest
         last = np.maximum(np.maximum(total / threads, portion), last)
+        # And one so many of those that are no less than some size.
+        of_full = -(-full // threads) * largest
+        of_both = -(-(lines * across) // threads) * less_wide
+        of_whole = -(-whole // threads) * least_whole
+        last = np.maximum(last, np.where(alone, np.maximum(of_full, of_both), of_whole))
         least += weight * threads * (last + WAITING * portion)
     return count, least * (1 - 1e-9)  # its sums are rounded otherwise
 
@@ -166,13 +194,28 @@ def _sizes(count: int, part: int) -> list[int]:
     return [min(part, count - start) for start in range(0, count, part)]
 
 
+def _ends(count: int, part: int) -> tuple[int, int, int]:
+    """Return how many parts there are, and the first and the last of :func:`_sizes`."""
+    parts = -(-count // part)
+    return parts, min(part, count), count - (parts - 1) * part
+
+
 def _score(batch: int, chunks: Sequence[int], groups: Sequence[int], costs: Costs) -> float:
-    # All chunks are alike but the last one, and so are all groups: two kinds of lines.
-    full, last = (
-        [costs.of(rows, groups[0])] * (len(groups) - 1) + [costs.of(rows, groups[-1])]
-        for rows in (chunks[0], chunks[-1])
+    return _score_of(
+        batch, (len(chunks), chunks[0], chunks[-1]), (len(groups), groups[0], groups[-1]), costs
     )
-    items = (full * (len(chunks) - 1) + last) * batch
+
+
+def _score_of(
+    batch: int, chunks: tuple[int, int, int], groups: tuple[int, int, int], costs: Costs
+) -> float:
+    """Return what a cut takes; of chunks and groups how many there are, the first and the last."""
+    # All chunks are alike but the last one, and so are all groups: two kinds of lines.
+    (down, *heights), (across, wide, narrow) = chunks, groups
+    full, last = (
+        [costs.of(rows, wide)] * (across - 1) + [costs.of(rows, narrow)] for rows in heights
+    )
+    items = (full * (down - 1) + last) * batch
     score = 0.0
     portions: dict[int, Sequence[float]] = {1: items}
     for threads, weight in THREADS.items():

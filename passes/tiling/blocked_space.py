@@ -53,12 +53,16 @@ def candidates(problem: Problem) -> Iterator[KernelTiling]:
         panels = -(-(n or 1024) // columns)
         for k_block in _k_blocks(problem, isa, usual.tile):
             room = max(1, _room(problem) // (4 * columns * k_block))
+            copying = _copying(problem, k_block, usual.copies)
+            # Whole blocks of rows are legal, however many a workgroup has.
+            legal: dict[int, list[bool]] = {}
             for group, chunk in cuts(batch, m, panels, rows, min(panels, room)):
                 tile = Tile(isa.lanes, rows, vectors, k_block, group, chunk)
-                for copies in _copying(problem, tile, usual.copies):
-                    found = KernelTiling(tile, copies)
-                    if not illegal(problem, found):
-                        yield found
+                if group not in legal:
+                    ways = [KernelTiling(tile, copies) for copies in copying]
+                    legal[group] = [one.copies for one in ways if not illegal(problem, one)]
+                for copies in legal[group]:
+                    yield KernelTiling(tile, copies)
 
 
 def illegal(problem: Problem, tiling: KernelTiling) -> str:
@@ -175,9 +179,9 @@ def _k_blocks(problem: Problem, isa: Isa, usual: Tile) -> list[int]:
     return sorted(found)
 
 
-def _copying(problem: Problem, tile: Tile, usual: bool) -> tuple[bool, ...]:
+def _copying(problem: Problem, k_block: int, usual: bool) -> tuple[bool, ...]:
     """Return whether rows may be copied, or not: where they are a power of two apart, both."""
     is_apart = problem.k is None or problem.k % 256 == 0
     if problem.form in families.ADDED or _few(problem) or not is_apart:
         return (usual,)
-    return (False, True) if tile.k_block <= MOST_COPIED else (False,)
+    return (False, True) if k_block <= MOST_COPIED else (False,)

@@ -6,6 +6,7 @@ by columns alone, by rows alone, and by both.
 
 from __future__ import annotations
 
+import functools
 import math
 
 WORKGROUPS = (2, 4, 8, 16, 32)  # that are aimed at
@@ -30,7 +31,7 @@ def cuts(
     found = set()
     for target in WORKGROUPS:
         each = max(1, target // (batch or 1))
-        for chunks in {1, 1 << round(math.log2(each) / 2), each}:
+        for chunks in _down(each):
             groups = max(-(-each // chunks), -(-panels // most_panels))
             if chunks > blocks or groups > panels:
                 continue
@@ -39,3 +40,9 @@ def cuts(
         groups = -(-panels // most_panels)
         found.add((-(-panels // groups), blocks * rows))
     return sorted(found)
+
+
+@functools.cache
+def _down(each: int) -> frozenset[int]:
+    """Return how many of `each` workgroups, one of a few numbers, may be one below the other."""
+    return frozenset((1, 1 << round(math.log2(each) / 2), each))

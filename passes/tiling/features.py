@@ -59,6 +59,23 @@ ESTIMATE = NAMES.index("log_estimate")
 # Logarithms (base 2) of seconds that the formula of a form adds up, each times a number of its own.
 PARTS = tuple(NAMES.index(f"part_{name}") for name in work.NAMES)
 COMPONENTS = len(PARTS)
+# What tiles of one product have few different values of together, because the same parts of a tile
+# decide it; found by putting together what made the trees of 12 products fastest.
+ALIKE = (
+    ("rows", "vectors", "height_share", "log_reads_of_right", "sums", "pressure", "in_flight",
+     "loads_per_product", "column_waste", "column_tail", "row_tail", "conflicts", "copies", "bound",
+     "log_estimate", "part_load", "part_step", "part_panels_near", "part_broadcast", "part_store",
+     "part_spills", "part_conflicts"),
+    ("log_k_block", "k_blocks", "log_reads_of_result", "column_groups", "log_reads_of_left",
+     "group_in_l1", "group_in_l2", "group_in_l3", "part_again", "part_again_far", "part_rows_far",
+     "part_rows_all"),
+    ("panels", "log_panels", "panel_in_l1", "rows_in_l1", "part_rows_near", "part_start"),
+    ("row_blocks_of_chunk", "log_row_chunk", "row_chunks", "chunk_in_l2"),
+    ("log_workgroups", "log_item_products", "waves", "part_workgroups", "result_in_l1",
+     "result_in_l2"),
+    ("share", "part_panels_far", "part_pack", "part_shared_rows", "part_prepare",
+     "part_shared_lines"),
+)  # fmt: skip
 LEAST_PART = 1e-12  # seconds: a part that there is not
 
 
@@ -69,10 +86,10 @@ def matrix(problem: Problem, tilings: Sequence[Tiling], machine: Machine) -> Flo
     """
     numbers = _numbers(problem, tilings)
     columns = _columns(problem, numbers, machine)
-    found = np.empty((len(tilings), len(NAMES)))
+    found = np.empty((len(NAMES), len(tilings)))  # a feature's numbers side by side
     for place, name in enumerate(NAMES):
-        found[:, place] = columns[name]
-    return found
+        found[place] = columns[name]
+    return found.T
 
 
 def components(rows: Floats) -> Floats:
@@ -85,21 +102,18 @@ def _numbers(problem: Problem, tilings: Sequence[Tiling]) -> Floats:
     """Return rows, vectors, block of K, panels, row chunk, copies and stock of each tile."""
     k = problem.k or 1024
     lanes = _lanes(problem)
-    found = np.empty((len(tilings), 7))
-    for place, one in enumerate(tilings):
-        if isinstance(one, KernelTiling):
-            tile = one.tile
-            found[place] = (
-                tile.rows, tile.vectors, min(tile.k_block, k), tile.panels, tile.row_chunk,
-                one.copies, 0,
-            )  # fmt: skip
-        elif isinstance(one, ThreadTiling):
-            found[place] = _of_threads(one.tile, k)
-        else:
-            found[place] = _of_linalg(one, lanes, k)
+    found = np.array([_number(one, lanes, k) for one in tilings], float).reshape(-1, 7)
     if is_record(problem):
         found[:, 2] = k  # their tiles have the words of a column there
     return found
+
+
+def _number(one: Tiling, lanes: int, k: int) -> tuple[float, ...]:
+    if isinstance(one, KernelTiling):
+        tile = one.tile
+        cut = (tile.rows, tile.vectors, min(tile.k_block, k), tile.panels, tile.row_chunk)
+        return (*cut, one.copies, 0)
+    return _of_threads(one.tile, k) if isinstance(one, ThreadTiling) else _of_linalg(one, lanes, k)
 
 
 def _of_threads(

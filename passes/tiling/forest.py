@@ -8,7 +8,9 @@ sets of all trees are there already, and a row takes one line of each feature's 
     leaves[row] = AND over features of table[feature][number of thresholds below the row's value]
 
 Features that all rows share are put together once, which is most of them for tiles of one product.
-A single row's sets are whole numbers of Python's, of any size: NumPy would take longer to begin.
+Of features that are known to be alike, such as all that a tile's rows and vectors decide, each set
+of places that comes is put together once too.  A single row's sets are whole numbers of Python's,
+of any size: NumPy would take longer to begin.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ _Places = tuple[_Sets, list[tuple[_Sets, Whole]]]
 MOST_LEAVES = 64
 _MOST_BYTES = 64 << 20  # of tables
 _TOGETHER = 4096  # rows whose places are looked up at once
+_FEWEST = 64  # rows that alike features are put together for
 _ROWS = 64  # whose sets stay in the caches of a core
 _MISSING = 12  # bits of a decision: what counts as missing, which rows of ours have none of
 # Objectives whose trees' sum is the answer.
@@ -55,6 +58,9 @@ class Forest:
     ----------
     texts : sequence of str
         LightGBM's texts of the models, as :func:`.tree_text.checked` wrote them.
+    alike : sequence of sequence of int
+        Features that have few different values together, each in one group at most: it changes how
+        fast rows are answered, and nothing else.
 
     Raises
     ------
@@ -63,7 +69,7 @@ class Forest:
         values, an objective that changes the sum, or tables that would be too large.
     """
 
-    def __init__(self, texts: Sequence[str]) -> None:
+    def __init__(self, texts: Sequence[str], alike: Sequence[Sequence[int]] = ()) -> None:
         models = [[*_trees(text)] for text in texts]
         trees = [tree for model in models for tree in model]
         leaves = max(len(tree.values) for tree in trees)
@@ -74,7 +80,7 @@ class Forest:
         nodes = sum(len(tree.left) for tree in trees)
         size = max(1, _MOST_BYTES // (max(nodes, 1) * bits // 8))
         self._blocks = [
-            _Block(trees[start : start + size], np.dtype(f"u{bits // 8}"))
+            _Block(trees[start : start + size], np.dtype(f"u{bits // 8}"), alike)
             for start in range(0, len(trees), size)
         ]
 
@@ -120,7 +126,9 @@ def _sum(values: Floats) -> Floats:
 class _Block:
     """Trees whose tables are together."""
 
-    def __init__(self, trees: Sequence[_Tree], dtype: np.dtype) -> None:
+    def __init__(
+        self, trees: Sequence[_Tree], dtype: np.dtype, alike: Sequence[Sequence[int]]
+    ) -> None:
         width = max(len(tree.values) for tree in trees)
         leaves = np.zeros((len(trees), width))
         self._starts = np.arange(len(trees), dtype=np.intp) * width
@@ -133,6 +141,9 @@ class _Block:
         self._flat = leaves.reshape(-1)
         every = np.array(np.iinfo(dtype).max, dtype)
         self._features = sorted(nodes)
+        group_of = {feature: number for number, group in enumerate(alike) for feature in group}
+        # Those in none are alone.
+        self._groups = [group_of.get(feature, -1 - feature) for feature in self._features]
         self._thresholds: list[Floats] = []
         self._tables: list[_Sets] = []
         for feature in self._features:
@@ -155,15 +166,24 @@ class _Block:
         used = np.ascontiguousarray(rows[:, self._features].T)
         same = (used == used[:, :1]).all(axis=1).tolist()
         shared = self._every.copy()
-        varying = []
-        for column, is_same, thresholds, table in zip(
-            used, same, self._thresholds, self._tables, strict=True
+        differing = []
+        for column, is_same, thresholds, table, group in zip(
+            used, same, self._thresholds, self._tables, self._groups, strict=True
         ):
             if is_same:
                 shared &= table[thresholds.searchsorted(column[0])]
             else:
-                varying.append((table, thresholds.searchsorted(column)))
-        return shared, varying
+                differing.append((group, table, thresholds.searchsorted(column)))
+        groups: dict[int, list[tuple[_Sets, Whole]]] = {}
+        if differing:
+            every = np.array([at for _, _, at in differing])
+            same = (every == every[:, :1]).all(axis=1).tolist()
+            for (group, table, at), is_same in zip(differing, same, strict=True):
+                if is_same:
+                    shared &= table[at[0]]
+                else:
+                    groups.setdefault(group, []).append((table, at))
+        return shared, [pair for group in groups.values() for pair in _together(group)]
 
     def values(self, places: _Places, count: int, some: slice) -> Floats:
         """Return ``[rows, trees]``, the value of the leaf of each, for `some` rows."""
@@ -191,6 +211,26 @@ class _Block:
         # How many zeros are below the lowest one.
         leaf = np.bitwise_count(~left & (left - left.dtype.type(1)))
         return self._flat.take(leaf + self._starts)
+
+
+def _together(group: list[tuple[_Sets, Whole]]) -> list[tuple[_Sets, Whole]]:
+    """Return a group's tables as one of what rows have, or the group itself if that is much."""
+    count = len(group[0][1])
+    if len(group) == 1 or count < _FEWEST:
+        return group
+    places = np.stack([at for _, at in group], axis=1)
+    numbers: dict[bytes, int] = {}
+    keys = places.view(f"V{places.itemsize * len(group)}").ravel().tolist()
+    of_row = [numbers.setdefault(key, len(numbers)) for key in keys]
+    if len(numbers) > count // 2:
+        return group
+    different = np.frombuffer(b"".join(numbers), np.intp).reshape(len(numbers), len(group)).T
+    found = group[0][0].take(different[0], axis=0)
+    lines = np.empty_like(found)  # new ones for each would be pages that the system has to clear
+    for (table, _), at in zip(group[1:], different[1:], strict=True):
+        table.take(at, axis=0, out=lines, mode="clip")
+        np.bitwise_and(found, lines, out=found)
+    return [(found, np.array(of_row, np.intp))]
 
 
 def _trees(text: str) -> Iterator[_Tree]:

@@ -33,8 +33,14 @@ class _Boosters:
         return np.stack([booster.predict(rows, num_threads=1) for booster in self._boosters])
 
 
-def load(files: Sequence[tuple[str, bytes]], features: Sequence[str]) -> Trees:
+def load(
+    files: Sequence[tuple[str, bytes]],
+    features: Sequence[str],
+    alike: Sequence[Sequence[str]] = (),
+) -> Trees:
     """Return the models that `files`, as (where, contents), are, of rows of such `features`.
+
+    Rows have few different values of all features of a group of `alike` together.
 
     Raises
     ------
@@ -42,8 +48,9 @@ def load(files: Sequence[tuple[str, bytes]], features: Sequence[str]) -> Trees:
         When one is damaged or about other features, or needs LightGBM, which is not installed.
     """
     texts = [_checked(data, features, where) for where, data in files]
+    groups = [[features.index(name) for name in group] for group in alike]
     try:
-        return Forest(texts)
+        return Forest(texts, groups)
     except ValueError:
         names = [where for where, _ in files]
         return _Boosters([*map(_booster, texts, names)])

@@ -163,6 +163,12 @@ def share(cut: Cut) -> Floats:
     turns = np.arange(int(shown.max()) + 1.0)
     done = before((first + turns[:, None]) * portion)
     taken = np.where(turns[:-1, None] < shown, done[1:] - done[:-1], 0.0)
+    if cut.threads == 2:
+        first = second = done[0] / 2  # the thread that is free first, and the other
+        for more in taken:
+            first = first + more
+            first, second = np.minimum(first, second), np.maximum(first, second)
+        return second / total
     ends = np.repeat((done[0] / cut.threads)[:, None], cut.threads, axis=1)
     places = np.arange(len(ends)) * cut.threads
     flat = ends.reshape(-1)

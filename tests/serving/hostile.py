@@ -9,6 +9,7 @@ same at the end, and no larger; with ``--grpc-port`` calls that send no message 
 from __future__ import annotations
 
 import argparse
+import functools
 import gzip
 import json
 import random
@@ -16,9 +17,9 @@ import socket
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from serving import records
 INFER = "/v2/models/times/infer"
 LEAST_REFUSED_EARLY = 32 << 10  # bytes of headers; bodies may have more
 MOST_GROWTH = 128 << 20  # bytes of a worker, after the first thousand
+UNDER_WAY = 500  # so that one that takes long does not let the other clients wait
 _WIDTH = 6
 _LEAST_JSON = (
     b'{"inputs":[{"name":"features","datatype":"FP64","shape":[1,6],"data":[1,2,3,4,5,6]}]}'
@@ -471,6 +473,21 @@ def faults_of(before: dict[int, int], after: dict[int, int]) -> list[str]:
     ]
 
 
+def sent(chosen: argparse.Namespace, still: Standstill) -> Iterator[tuple[str, Attack, int]]:
+    """Yield each attack with the status of its answer, in their order; many are under way at once."""
+    under_way: deque[tuple[str, Attack, Future[int]]] = deque()
+    with ThreadPoolExecutor(chosen.clients) as pool:
+        for begin in range(0, chosen.count, 1000):
+            for name, attack in attacks(chosen.seed + begin, min(1000, chosen.count - begin)):
+                ask = functools.partial(send, chosen.port, attack)
+                under_way.append((name, attack, pool.submit(still.apart_from, ask)))
+                if len(under_way) > UNDER_WAY:
+                    name_, attack_, answer = under_way.popleft()
+                    yield name_, attack_, answer.result()
+        for name, attack, answer in under_way:
+            yield name, attack, answer.result()
+
+
 def main() -> int:
     """Send attacks and count what comes back; exit with 1 if anything but 4xx did."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -484,7 +501,7 @@ def main() -> int:
     chosen = parser.parse_args()
     socket.create_connection(("127.0.0.1", chosen.port), timeout=60).close()  # or there is none
     counts: Counter[tuple[str, int]] = Counter()
-    at_first: dict[int, int] = {}
+    sizes_after: dict[int, dict[int, int]] = {}
     start, wrong = time.monotonic(), 0
     slow_ones: Counter[tuple[str, int]] = Counter()
     end, still = threading.Event(), Standstill()
@@ -494,20 +511,15 @@ def main() -> int:
     ]
     for one in beside:
         one.start()
-    with ThreadPoolExecutor(chosen.clients) as pool:
-        for begin in range(0, chosen.count, 1000):
-            some = list(attacks(chosen.seed + begin, min(1000, chosen.count - begin)))
-            answers = pool.map(
-                lambda one: still.apart_from(lambda: send(chosen.port, one[1])), some
-            )
-            for (name, attack), status in zip(some, answers, strict=True):
-                counts[name, status] += 1
-                if not is_right(attack, status):
-                    wrong += 1
-                    sys.stderr.write(f"{name}: {status}: {attack.pieces[0][:100]!r}\n")
-            if chosen.pid and not at_first:
-                at_first = workers(chosen.pid)
-            sys.stderr.write(f"{counts.total()} sent, {time.monotonic() - start:.0f} s\n")
+    for number, (name, attack, status) in enumerate(sent(chosen, still), 1):
+        counts[name, status] += 1
+        if not is_right(attack, status):
+            wrong += 1
+            sys.stderr.write(f"{name}: {status}: {attack.pieces[0][:100]!r}\n")
+        if number % 1000 == 0:
+            if chosen.pid and (number == 1000 or number % 10_000 == 0):
+                sizes_after[number] = workers(chosen.pid)
+            sys.stderr.write(f"{number} sent, {time.monotonic() - start:.0f} s\n")
     if chosen.grpc_port:
         left = calls_without_message(chosen.grpc_port)
         counts.update(left)
@@ -521,7 +533,7 @@ def main() -> int:
         "tiny_chunks of a million", send(chosen.port, tiny_chunks(random.Random(), 1_000_000))
     ] += 1
     at_last = workers(chosen.pid) if chosen.pid else {}
-    for what in faults_of(at_first, at_last):
+    for what in faults_of(sizes_after.get(1000, {}), at_last):
         wrong += 1
         sys.stderr.write(f"{what}\n")
     for (name, status), count in sorted(counts.items()):
@@ -538,7 +550,8 @@ def main() -> int:
         "stood_still": still.count, "by_status": dict(sorted(by_status.items())),
         "kinds": sorted({name for name, _ in counts}),
         "bytes_of_workers": {
-            "after 1000": sorted(at_first.values()), "at the end": sorted(at_last.values()),
+            **{f"after {many}": [*sizes.values()] for many, sizes in sizes_after.items()},
+            "at the end": [*at_last.values()],
         },
     })  # fmt: skip
     return int(wrong > 0)

@@ -41,6 +41,23 @@ def test_forests_say_what_lightgbm_says(leaves):
         np.testing.assert_array_equal(found.predict(rows), expected)
 
 
+def test_features_that_go_together_change_nothing():
+    """Whatever is said of them: `d` has as many values as there are rows."""
+    booster, x = trained(31)
+    x = np.resize(x[:90], x.shape)
+    x[:, 0], x[:, 4] = x[:, 1] ** 2, np.floor(x[:, 1] / 2)
+    expected = booster.predict(x)
+    for alike in ([], ["ab"], ["abcef"], ["bae", "fd"], ["abcdef"]):
+        found = trees.load(files(booster), NAMES, alike)
+        assert isinstance(found, forest.Forest)
+        np.testing.assert_array_equal(found.predict(x)[0], expected)
+        np.testing.assert_array_equal(found.predict(x[:50])[0], expected[:50])
+    sets, row = np.arange(20, dtype=np.uint32).reshape(4, 5), np.arange(200)
+    ((lines, places),) = forest._together([(sets, row % 4), (sets, row // 2 % 4)])
+    assert len(lines) == 8
+    np.testing.assert_array_equal(lines[places], sets[row % 4] & sets[row // 2 % 4])
+
+
 def test_a_value_at_a_threshold_goes_left():
     booster, x = trained(31)
     text, _ = tree_text.checked(booster.model_to_string(), NAMES)
