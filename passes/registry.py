@@ -24,6 +24,7 @@ PASSES = {
     "lowc-lower-lut": "lower_lut:LowerLut",
     "lowc-verify-no-multiplication": "verify_no_multiplication:VerifyNoMultiplication",
     "lowc-select-tiles": "select_tiles:SelectTiles",
+    "lowc-outline-attention": "outline_attention:OutlineAttention",
     "lowc-outline-kernels": "outline_kernels:OutlineKernels",
     "lowc-outline-softmax": "outline_softmax:OutlineSoftmax",
     "lowc-clamp-indices": "clamp_indices:ClampIndices",
