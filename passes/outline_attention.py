@@ -149,8 +149,8 @@ def rewrite(module: ir.Module, plan: Plan) -> None:
             module, kernel.name, [True, True, True, False], 1, kernel.translation, kernel.emit
         )
         call = executable.dispatch(
-            kernel.name, kernel.grid(), [build.dim(plan.filled, 0)], [plan.q, plan.keys, plan.values],
-            last.results[0].type, [],
+            kernel.name, kernel.grid(), [build.dim(plan.filled, 0)],
+            [plan.q, plan.keys, plan.values], last.results[0].type, [],
         )  # fmt: skip
     for op in (plan.first, last):
         annotations.add_text(op, annotations.LOWERING, kernel.describe())
