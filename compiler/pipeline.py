@@ -19,6 +19,7 @@ from ..passes.lower_lut import LowerLut
 from ..passes.lower_pam import LowerPam
 from ..passes.lower_shift_add import LowerShiftAdd
 from ..passes.name_matmuls import NameMatmuls
+from ..passes.outline_attention import OutlineAttention
 from ..passes.outline_kernels import OutlineKernels
 from ..passes.outline_softmax import OutlineSoftmax
 from ..passes.quantize_activations import QuantizeActivations
@@ -66,6 +67,8 @@ def passes_for(
         VerifyNoMultiplication(),
         # Operations are counted where they still stand as linalg: a kernel hides them.
         CountOperations(),
+        # Before its products get tiles, and its softmax and they kernels of their own.
+        OutlineAttention(unit=unit),
         # Products are what kernels will be made of, and kernels read the tile.
         *([] if tiles is None else [tiles]),
         *([LiftElementwise()] if unit in ISAS else []),

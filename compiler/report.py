@@ -32,7 +32,7 @@ def matmul_rows(module: ir.Module, measured: Collection[str] = ()) -> list[dict[
     counted = _tallies(module)
     table = energy.load_table()
     rows: dict[str, dict[str, Any]] = {}
-    for op in annotations.matmuls(module):
+    for op in annotations.reported(module):
         name = annotations.text(op, annotations.MATMUL)
         form = annotations.from_attribute(op.attributes[annotations.FORM])
         kind = annotations.text(op, annotations.KIND)
@@ -109,7 +109,7 @@ def remark_rows(remarks: Iterable[Remark]) -> list[dict[str, str]]:
 def _tallies(module: ir.Module) -> dict[str, Tally]:
     """Return what was counted for each matmul; of several ways to calculate it, the longest."""
     found: dict[str, Tally] = {}
-    for op in annotations.matmuls(module):
+    for op in annotations.reported(module):
         name, tally = annotations.text(op, annotations.MATMUL), tally_of(op)
         if tally is None:
             continue

@@ -17,6 +17,7 @@ attribute                    on           meaning
                                           dispatch, the one that its kernel was generated for
 ``lowc.predicted = 1.0e-3``  contraction  the seconds of a call that the choice of the tile expects
 ``lowc.why = "…"``           contraction  why it has that tile, for the report
+``lowc.also = {…}``          dispatch     these attributes of another matmul that it does as well
 ``lowc.part = "name"``       generic      its operations count for the matmul of that name
 ``lowc.after = "name"``      generic      the same, of what scales the finished sums
 ``lowc.prepared = "0"``      generic      it prepares an operand of such a product, less this much,
@@ -35,6 +36,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 from iree.compiler import ir
@@ -53,6 +55,7 @@ PREPARED = "lowc.prepared"
 TILE = "lowc.tile"
 PREDICTED = "lowc.predicted"
 WHY = "lowc.why"
+ALSO = "lowc.also"
 FILLED = "lowc.filled"
 DERIVATION = "lowc.derivation"
 ENTRY = "lowc.entry"
@@ -79,6 +82,16 @@ def operations(root: Any) -> Iterator[Any]:
 def matmuls(module: ir.Module) -> list[Any]:
     """Return the contractions that ``lowc-name-matmuls`` named."""
     return [op for op in operations(module) if MATMUL in op.attributes]
+
+
+def reported(module: ir.Module) -> list[Any]:
+    """Return what has the attributes of a matmul: operations, and what they do as well."""
+    found = []
+    for op in matmuls(module):
+        if ALSO in op.attributes:
+            found.append(SimpleNamespace(name=op.name, attributes=ir.DictAttr(op.attributes[ALSO])))
+        found.append(op)
+    return found
 
 
 def text(op: Any, name: str) -> str:
@@ -108,6 +121,15 @@ def copy_annotations(source: Any, target: Any) -> None:
     for name in MATMUL_ATTRIBUTES:
         if name in source.attributes:
             target.attributes[name] = source.attributes[name]
+
+
+def add_also(source: Any, target: Any) -> None:
+    """Note on `target`, which replaces another matmul, that it replaces `source` as well."""
+    known = {
+        name: source.attributes[name] for name in MATMUL_ATTRIBUTES if name in source.attributes
+    }
+    with source.context:
+        target.attributes[ALSO] = ir.DictAttr.get(known)
 
 
 def move_annotations(source: Any, target: Any) -> None:

@@ -108,6 +108,8 @@ class OutlineKernels(Pass):
     def run(self, module: ir.Module, remark: Callable[..., None]) -> None:
         """Outline every sum that there is a kernel for; say why not for the others."""
         for op in annotations.matmuls(module):
+            if op.name == "flow.dispatch":
+                continue  # It has one, with what else it does.
             family = family_of(op, self.unit)
             if family is None and not annotations.text(op, annotations.PRODUCT):
                 continue
@@ -129,7 +131,7 @@ class OutlineKernels(Pass):
             annotations.set_text(op, annotations.TILE, families.tiling_of(plan.kernel).text)
             remark(RemarkKind.APPLIED, op, name, text + _apart(plan))
             family.rewrite(module, plan)
-        _erase_unread(module)
+        erase_unread(module)
 
 
 def _no_family(op: Any) -> Refusal:
@@ -142,8 +144,8 @@ _NO_KERNEL = "no kernel of this form"
 _PURE = ("arith.", "linalg.", "math.", "tensor.", "util.optimization_barrier")
 
 
-def _erase_unread(module: ir.Module) -> None:
-    """Erase what only the replaced operations read.
+def erase_unread(module: ir.Module) -> None:
+    """Erase what only replaced operations read.
 
     Nothing else would erase a barrier, and the weight behind it would be stored a second time.
     """

@@ -57,7 +57,7 @@ class OutlineSoftmax(Pass):
         if self.unit not in tiles.ISAS:
             return
         # Found before anything is erased, which would leave some of a list of all behind.
-        found = [(op, _exponentials(op)) for op in annotations.operations(module)]
+        found = [(op, exponentials_of(op)) for op in annotations.operations(module)]
         for op, exponentials in [pair for pair in found if pair[1] is not None]:
             where = module_path(op.location) or op.name
             plan = match(op, exponentials, tiles.ISAS[self.unit].lanes)
@@ -87,7 +87,7 @@ def match(op: Any, exponentials: Any, lanes: int) -> Plan | Refusal:
     if summed is None or summed.operands[0] != exponentials.results[0]:
         return Refusal("it divides by something else than their sum over the last dimension")
     difference = defining(exponentials.operands[0])
-    if _step(difference, ("arith.subf",), 2) is None or not _is_rowwise(difference):
+    if step_of(difference, ("arith.subf",), 2) is None or not _is_rowwise(difference):
         return Refusal("nothing is taken from its exponents")
     x = difference.operands[0]
     shift, is_shift_mended = _unmended(difference.operands[1], 0.0)
@@ -100,7 +100,7 @@ def match(op: Any, exponentials: Any, lanes: int) -> Plan | Refusal:
     if build.element_of(x) != ir.F32Type.get():
         return Refusal(f"its elements are {build.element_of(x)}")
     ops = [op, summed, exponentials, difference, largest]
-    if not _only_read_by(exponentials, (op, summed)) or not _only_read_by(
+    if not only_read_by(exponentials, (op, summed)) or not only_read_by(
         difference, (exponentials,)
     ):
         return Refusal("its exponentials are used elsewhere")
@@ -151,7 +151,7 @@ class _Step(NamedTuple):
         return tuple(self.operations[operation].operands) == self.arguments
 
 
-def _step(op: Any, names: tuple[str, ...], inputs: int) -> _Step | None:
+def step_of(op: Any, names: tuple[str, ...], inputs: int) -> _Step | None:
     """Describe `op` if it does just these operations to so many inputs, and yields the last."""
     if op is None or op.name != "linalg.generic" or len(op.operands) != inputs + 1:
         return None
@@ -166,14 +166,14 @@ def _step(op: Any, names: tuple[str, ...], inputs: int) -> _Step | None:
     return _Step(tuple(operations), tuple(block.arguments)[:inputs], indexing_maps(op))
 
 
-def _exponentials(op: Any) -> Any:
+def exponentials_of(op: Any) -> Any:
     """Return the operation that makes the exponentials that `op` divides, if it does."""
-    divided = _step(op, ("arith.divf",), 2)
+    divided = step_of(op, ("arith.divf",), 2)
     if divided is None or not divided.is_plain():
         return None
     maker = defining(op.operands[0])
-    step = _step(maker, ("math.exp",), 1)
-    return maker if step is not None and step.is_plain() and _is_whole(*step.maps) else None
+    step = step_of(maker, ("math.exp",), 1)
+    return maker if step is not None and step.is_plain() and is_whole(*step.maps) else None
 
 
 def _reduced(value: ir.Value, name: str) -> Any:
@@ -213,11 +213,12 @@ def _starts_at(value: ir.Value, name: str) -> bool:
     fill = defining(value)
     if fill is None or fill.name != "linalg.fill":
         return False
-    number = _constant(fill.operands[0])
+    number = constant(fill.operands[0])
     return number is not None and number < -3e38
 
 
-def _constant(value: ir.Value) -> float | None:
+def constant(value: ir.Value) -> float | None:
+    """Return the number that a float constant, or all of a tensor of one, is."""
     op = defining(value)
     if op is None or op.name != "arith.constant":
         return None
@@ -230,10 +231,10 @@ def _constant(value: ir.Value) -> float | None:
 def _unmended(value: ir.Value, instead: float) -> tuple[ir.Value, ir.Value | None]:
     """Return what `value` is where it is not `instead`, and the tensor that says where it is."""
     op = defining(value)
-    step = _step(op, ("arith.select",), 3)
-    if step is None or not step.is_plain() or _constant(op.operands[1]) != instead:
+    step = step_of(op, ("arith.select",), 3)
+    if step is None or not step.is_plain() or constant(op.operands[1]) != instead:
         return value, None
-    if not _is_whole(step.maps[0], step.maps[3]) or not _is_whole(step.maps[2], step.maps[3]):
+    if not is_whole(step.maps[0], step.maps[3]) or not is_whole(step.maps[2], step.maps[3]):
         return value, None
     return op.operands[2], op.operands[0]
 
@@ -241,8 +242,8 @@ def _unmended(value: ir.Value, instead: float) -> tuple[ir.Value, ir.Value | Non
 def _finds_nothing(condition: ir.Value, largest: Any) -> bool:
     """Whether `condition` is where the maximum is negative infinity."""
     op = defining(condition)
-    step = _step(op, ("arith.cmpf",), 1) or _step(op, ("arith.extf", "arith.cmpf"), 1)
-    if step is None or not _is_whole(*step.maps):
+    step = step_of(op, ("arith.cmpf",), 1) or step_of(op, ("arith.extf", "arith.cmpf"), 1)
+    if step is None or not is_whole(*step.maps):
         return False
     comparison = step.operations[-1]
     compared = step.arguments[0] if len(step.operations) == 1 else step.operations[0].results[0]
@@ -250,7 +251,7 @@ def _finds_nothing(condition: ir.Value, largest: Any) -> bool:
     if not is_of_input or comparison.operands[0] != compared:
         return False
     predicate = ir.IntegerAttr(comparison.attributes["predicate"]).value
-    if predicate != _EQUAL or _constant(comparison.operands[1]) != -math.inf:
+    if predicate != _EQUAL or constant(comparison.operands[1]) != -math.inf:
         return False
     return bool(_reduced(op.operands[0], "arith.maximumf") == largest)
 
@@ -258,14 +259,14 @@ def _finds_nothing(condition: ir.Value, largest: Any) -> bool:
 def _added(x: ir.Value, readers: Sequence[Any]) -> tuple[ir.Value, ir.Value] | None:
     """Return what is added up to `x`, whole tensor first, if nobody else reads the sum."""
     op = defining(x)
-    step = _step(op, ("arith.addf",), 2)
-    if step is None or not _only_read_by(op, readers):
+    step = step_of(op, ("arith.addf",), 2)
+    if step is None or not only_read_by(op, readers):
         return None
     if {*step.operations[0].operands} != {*step.arguments}:
         return None
     result = step.maps[2]
     for whole, other in ((0, 1), (1, 0)):
-        if _is_whole(step.maps[whole], result) and _is_broadcast(
+        if is_whole(step.maps[whole], result) and _is_broadcast(
             op.operands[other], step.maps[other], result
         ):
             return op.operands[whole], op.operands[other]
@@ -296,14 +297,15 @@ def _is_rowwise(op: Any) -> bool:
 
     It must take them in this order.
     """
-    step = _step(op, (op.regions[0].blocks[0].operations[0].operation.name,), 2)
-    if step is None or not step.is_plain() or not _is_whole(step.maps[0], step.maps[2]):
+    step = step_of(op, (op.regions[0].blocks[0].operations[0].operation.name,), 2)
+    if step is None or not step.is_plain() or not is_whole(step.maps[0], step.maps[2]):
         return False
     places, dims = list(step.maps[1].results), _dims(step.maps[2].n_dims)
     return len(places) == len(dims) and places[:-1] == dims[:-1] and _is_zero(places[-1])
 
 
-def _is_whole(map_: ir.AffineMap, result: ir.AffineMap) -> bool:
+def is_whole(map_: ir.AffineMap, result: ir.AffineMap) -> bool:
+    """Whether a tensor is read where the result is written, both in the order of the loops."""
     return list(map_.results) == list(result.results) == _dims(result.n_dims)
 
 
@@ -315,5 +317,6 @@ def _dims(rank: int) -> list[ir.AffineExpr]:
     return [ir.AffineExpr.get_dim(axis) for axis in range(rank)]
 
 
-def _only_read_by(op: Any, readers: Sequence[Any]) -> bool:
+def only_read_by(op: Any, readers: Sequence[Any]) -> bool:
+    """Whether nobody but `readers` uses a result of `op`."""
     return all(use.owner in readers for result in op.results for use in result.uses)

@@ -25,6 +25,7 @@ PASSES = {
     "lowc-verify-no-multiplication": "verify_no_multiplication:VerifyNoMultiplication",
     "lowc-select-tiles": "select_tiles:SelectTiles",
     "lowc-lift-elementwise": "lift_elementwise:LiftElementwise",
+    "lowc-outline-attention": "outline_attention:OutlineAttention",
     "lowc-outline-kernels": "outline_kernels:OutlineKernels",
     "lowc-outline-softmax": "outline_softmax:OutlineSoftmax",
     "lowc-clamp-indices": "clamp_indices:ClampIndices",

@@ -135,15 +135,15 @@ class _Body:
         self.at = self._place(row)
         lowest = emit.splat(self.lanes, self.f32, -math.inf)
 
-        def larger(i: ir.Value, mask: ir.Value | None, before: ir.Value) -> ir.Value:
+        def greater(i: ir.Value, mask: ir.Value | None, before: ir.Value) -> ir.Value:
             value = self._value(i, mask)
             if mask is not None:
                 value = arith.select(mask, value, lowest)
-            return _larger(value, before)
+            return larger(value, before)
 
         kind = vector.CombiningKind
-        largest = self._over(larger, lowest, _larger)
-        most = _largest_lane(largest, self.lanes)
+        largest = self._over(greater, lowest, larger)
+        most = largest_lane(largest, self.lanes)
         one, zero = (arith.constant(self.f32, number) for number in (1.0, 0.0))
         if self.kernel.zeros:
             # A row without a number has nothing to shift by: exp(-inf - 0) is 0.
@@ -224,7 +224,7 @@ class _Body:
         return total
 
 
-def _largest_lane(values: ir.Value, lanes: int) -> ir.Value:
+def largest_lane(values: ir.Value, lanes: int) -> ir.Value:
     """Return the largest of `lanes` numbers, none of them NaN, by halves.
 
     ``vector.reduction`` takes them one after another, and for NaN in mind: 45 instructions in a row
@@ -234,10 +234,10 @@ def _largest_lane(values: ir.Value, lanes: int) -> ir.Value:
         lanes //= 2
         halves = [list(range(start, start + lanes)) for start in (0, lanes)]
         low, high = (vector.shuffle(values, values, half) for half in halves)
-        values = _larger(low, high)
+        values = larger(low, high)
     return vector.extract(values, [], [0])
 
 
-def _larger(value: ir.Value, before: ir.Value) -> ir.Value:
+def larger(value: ir.Value, before: ir.Value) -> ir.Value:
     """Return the larger one, `before` beside a NaN: that comes back with the sum."""
     return arith.select(arith.cmpf(arith.CmpFPredicate.OGT, value, before), value, before)

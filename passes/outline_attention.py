@@ -1,0 +1,216 @@
+"""``lowc-outline-attention``: one dispatch for the attention of a few queries over a cache."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from iree.compiler import ir
+
+from . import annotations, build, outline_float, outline_softmax
+from .base import Pass, Refusal, RemarkKind
+from .contraction import defining, is_zero_fill, match_contraction, multiplies_and_adds
+from .kernels import executable, tiles
+from .kernels.attention import MOST_ROWS, Attention
+from .outline_kernels import erase_unread
+from .outline_softmax import constant, is_whole, only_read_by, step_of
+
+_KEYS = (1, 2, 0)  # of [n, heads, width]: what the first product takes
+_VALUES = (1, 0, 2)
+
+
+@dataclass(frozen=True)
+class OutlineAttention(Pass):
+    """Replace attention of few queries, as a decoder has it, by one dispatch to a kernel.
+
+    Both products of an attention whose keys and values are ``[positions, heads, width]``, with
+    the softmax between them, become one dispatch.  It reads keys and values where they are, each
+    once, as far as the cache is filled; queries that share a head are rows of one product, so no
+    head is copied.  All is f32, sums come in an order of their own.  The report has a line for
+    each of the products still; the first one's is kept on the dispatch as ``lowc.also``.
+
+    An attention with a mask, of more than 16 queries for a head, or of a width that is no multiple
+    of a vector is left to the kernels of products and of softmax.
+
+    Before::
+
+        %k = tensor.extract_slice %keys[0, 0, 0] [%n, 4, 64] [1, 1, 1] : tensor<2048x4x64xf32> …
+        %kt = linalg.transpose ins(%k) … permutation = [1, 2, 0]
+        %s = linalg.batch_matmul ins(%q, %kt : tensor<4x4x64xf32>, tensor<4x64x?xf32>) …
+        %x = linalg.generic ins(%s) … { mulf by 0.125 }
+        %p = softmax of %x, as lowc-outline-softmax finds it
+        %v = tensor.extract_slice %values[0, 0, 0] [%n, 4, 64] [1, 1, 1] …
+        %vt = linalg.transpose ins(%v) … permutation = [1, 0, 2]
+        %y = linalg.batch_matmul ins(%p, %vt : tensor<4x4x?xf32>, tensor<4x?x64xf32>) …
+
+    After::
+
+        hal.executable.source private @attention_4x4x64… { … }
+        %y = flow.dispatch @attention_4x4x64…::@…[%c4, %c1, %c1](%n_i32, %q, %keys, %values) : …
+
+    Parameters
+    ----------
+    unit : str
+        The vector unit of a CPU that the kernels are for; of a GPU, or ``none``, nothing is
+        outlined.
+    """
+
+    unit: Literal[
+        "none", "portable", "avx2", "avx2vnni", "avx512", "avx512vnni", "avx512vbmi", "spirv", "ptx"
+    ] = "none"
+    name: ClassVar[str] = "lowc-outline-attention"
+
+    def run(self, module: ir.Module, remark: Callable[..., None]) -> None:
+        """Outline every attention that there is a kernel for; say why not for the others."""
+        if self.unit not in tiles.ISAS:
+            return
+        found = [(op, _softmax(op)) for op in annotations.matmuls(module)]
+        for op, softmax in [pair for pair in found if pair[1] is not None]:
+            name = annotations.text(op, annotations.MATMUL)
+            plan = match(op, softmax, tiles.ISAS[self.unit])
+            if isinstance(plan, Refusal):
+                remark(RemarkKind.REFUSED, op, name, f"attention has no kernel: {plan.reason}")
+                continue
+            remark(RemarkKind.APPLIED, op, name, plan.kernel.describe())
+            rewrite(module, plan)
+        erase_unread(module)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An attention: what it reads, how many positions are filled, and its products.
+
+    The first size of ``filled`` says how many positions there are; ``first`` and ``last`` are the
+    products.
+    """
+
+    q: ir.Value
+    keys: ir.Value
+    values: ir.Value
+    filled: ir.Value
+    last: Any
+    first: Any
+    kernel: Attention
+
+
+def _softmax(op: Any) -> Any:
+    """Return the last operation of the softmax that `op` multiplies by values, if it does so."""
+    if op.name != "linalg.batch_matmul":
+        return None
+    last = defining(op.operands[0])
+    if last is None or last.name != "linalg.generic":
+        return None
+    return last if outline_softmax.exponentials_of(last) is not None else None
+
+
+def match(op: Any, softmax: Any, isa: tiles.Isa) -> Plan | Refusal:
+    """Describe the attention whose second product is `op`, or say why it is none."""
+    found = outline_softmax.match(softmax, outline_softmax.exponentials_of(softmax), isa.lanes)
+    if isinstance(found, Refusal):
+        return found
+    if found.addend is not None or found.kernel.zeros:
+        return Refusal("it has a mask")
+    if not only_read_by(softmax, (op,)):
+        return Refusal("its softmax is used elsewhere")
+    scaled = _scaled(found.x, found.ops)
+    if scaled is None:
+        return Refusal("its scores are used elsewhere")
+    product, scale = scaled
+    for one in (product, op):
+        why = _no_product(one)
+        if why:
+            return Refusal(why)
+    keys, values = _cache(product.operands[1], _KEYS), _cache(op.operands[1], _VALUES)
+    if keys is None or values is None:
+        return Refusal("keys and values are no [positions, heads, width]")
+    kernel = _kernel(product.operands[0], op.operands[1], scale, isa)
+    if isinstance(kernel, Refusal):
+        return kernel
+    filled = defining(op.operands[1]).operands[0]  # as it was before it was turned
+    return Plan(product.operands[0], keys, values, filled, op, product, kernel)
+
+
+def _kernel(q: ir.Value, values: ir.Value, scale: float, isa: tiles.Isa) -> Attention | Refusal:
+    """Return the kernel for queries ``[heads, rows, width]``, or say why there is none."""
+    heads, rows, width = build.shape_of(q)
+    if build.DYNAMIC in (heads, rows, width):
+        return Refusal("a size of its queries is not known")
+    if not 0 < rows <= MOST_ROWS:
+        return Refusal(f"a head has {rows} queries, kernels take up to {MOST_ROWS}")
+    if build.shape_of(values)[2] != width or width % isa.lanes or not heads * width:
+        return Refusal(f"a width of {width} is no multiple of a vector, or not that of values")
+    return Attention(heads, rows, width, scale, isa.lanes, isa.registers // 2)
+
+
+def rewrite(module: ir.Module, plan: Plan) -> None:
+    """Dispatch to the kernel in the place of the second product; the rest loses its reader."""
+    kernel, last = plan.kernel, plan.last
+    with ir.InsertionPoint(last), last.location:
+        executable.declare(
+            module, kernel.name, [True, True, True, False], 1, kernel.translation, kernel.emit
+        )
+        call = executable.dispatch(
+            kernel.name, kernel.grid(), [build.dim(plan.filled, 0)],
+            [plan.q, plan.keys, plan.values], last.results[0].type, [],
+        )  # fmt: skip
+    for op in (plan.first, last):
+        annotations.add_text(op, annotations.LOWERING, kernel.describe())
+    annotations.copy_annotations(last, call)
+    annotations.add_also(plan.first, call)
+    last.results[0].replace_all_uses_with(call.results[0])
+    last.erase()
+
+
+# -- parts -----------------------------------------------------------------------------------------
+
+
+def _scaled(x: ir.Value, readers: Sequence[Any]) -> tuple[Any, float] | None:
+    """Return the product that scores are, and what they are multiplied by, if nobody else reads."""
+    op, scale = defining(x), 1.0
+    found = step_of(op, ("arith.mulf",), 1)
+    if found is not None and is_whole(*found.maps) and only_read_by(op, readers):
+        factors = [value for value in found.operations[0].operands if value != found.arguments[0]]
+        number = constant(factors[0]) if len(factors) == 1 else None
+        if number is None:
+            return None
+        readers, scale = (op,), number
+        op = defining(op.operands[0])
+    return None if op is None or not only_read_by(op, readers) else (op, scale)
+
+
+def _no_product(op: Any) -> str:
+    """Say why `op` is no product that the kernel does, or nothing."""
+    if op.name != "linalg.batch_matmul" or annotations.MATMUL not in op.attributes:
+        return "its scores are no product of queries and keys"
+    if not outline_float.takes(op):
+        return "its products have a form of their own"
+    found = match_contraction(op)
+    if isinstance(found, Refusal):
+        return found.reason
+    if [str(map_) for map_ in found.maps] != _MAPS or not multiplies_and_adds(op):
+        return "its products are no plain ones"
+    if any(build.element_of(value) != ir.F32Type.get() for value in op.operands):
+        return "its elements are not f32"
+    return "" if is_zero_fill(found.init) else "its sums do not start at zero"
+
+
+_MAPS = [f"(d0, d1, d2, d3) -> ({dims})" for dims in ("d0, d1, d3", "d0, d3, d2", "d0, d1, d2")]
+
+
+def _cache(value: ir.Value, permutation: Sequence[int]) -> ir.Value | None:
+    """Return the tensor ``[positions, heads, width]`` whose first positions `value` has turned."""
+    op = defining(value)
+    if op is None or op.name != "linalg.transpose":
+        return None
+    if tuple(ir.DenseI64ArrayAttr(op.attributes["permutation"])) != tuple(permutation):
+        return None
+    source = op.operands[0]
+    cut = defining(source)
+    if cut is None or cut.name != "tensor.extract_slice":
+        return source
+    whole = build.shape_of(cut.operands[0])
+    offsets, sizes, strides = (
+        list(ir.DenseI64ArrayAttr(cut.attributes[f"static_{name}"]))
+        for name in ("offsets", "sizes", "strides")
+    )
+    is_start = len(whole) == 3 and offsets == [0, 0, 0] and strides == [1, 1, 1]
+    return cut.operands[0] if is_start and sizes[1:] == whole[1:] else source
