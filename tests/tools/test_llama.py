@@ -141,7 +141,7 @@ def test_logits_in_few_bits_are_those_of_pytorch_with_rounded_operands(recipe, t
     assert forms.count("dequant") == 2 * len(layers)
     with torch.no_grad():
         for place, entry in ((3, module.prefill), (4, module.decode), (5, module.decode)):
-            tokens = np.array(PROMPT[: place] if place == 3 else PROMPT[place - 1 : place])
+            tokens = np.array(PROMPT[:place] if place == 3 else PROMPT[place - 1 : place])
             wanted = network(torch.from_numpy(tokens), torch.arange(place)).numpy()
             found = entry(tokens, np.arange(place))
             np.testing.assert_allclose(found, wanted, atol=1e-3 * np.ptp(wanted))

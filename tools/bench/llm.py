@@ -22,6 +22,7 @@ from . import llm_show
 from .llm_files import KINDS, Files, kind_of, llama_version, this_python
 from .llm_process import WORKER, Process
 from .opponents import check_names
+from .other_load import OtherLoad
 from .record import keep as keep_record
 from .record import new_record
 
@@ -133,10 +134,12 @@ def llm_command(
             stack.enter_context(Process(command, name, file, threads, shape.context))
             for name, command, file in started
         ]
-        rows = measure(processes, files, reference, prompts, contexts, steps, blocks)
+        others: dict[str, float | None] = {}
+        rows = measure(processes, files, reference, prompts, contexts, steps, blocks, others)
     record = new_record(
         shape=dataclasses.asdict(shape), threads=threads, steps=steps, blocks=blocks,
         prompt=files.prompt, llama_cpp_python=version or None, rows=rows,
+        other_cores=others,
     )  # fmt: skip
     if keep is not None:
         stem = "-".join(("llm", *(Path(recipe).stem for recipe in recipes)))
@@ -149,9 +152,9 @@ def llm_command(
 
 def measure(
     processes: Sequence[Process], files: Files, reference: Any, prompts: Sequence[int],
-    contexts: Sequence[int], steps: int, blocks: int,
+    contexts: Sequence[int], steps: int, blocks: int, others: dict[str, float | None],
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Return a row for each contender."""
+    """Return a row for each contender; `others` gets the cores that others took in each part."""
     from ...runtime.timing import Timing, interleave
 
     text = files.tokens(files.shape.context)
@@ -173,7 +176,9 @@ def measure(
 
     def timed(part: str, count: int, do: str, **given: Any) -> None:
         takers = {one.name: partial(one.ask, do, **given) for one in processes}
+        load = OtherLoad([one.pid for one in processes])
         times: dict[str, Timing] = interleave(takers, blocks=blocks)
+        others[f"{part} {count}"] = load.cores()
         for row in rows:
             row[part][str(count)] = _figures(times[row["name"]], count if do == "prefill" else 1)
 

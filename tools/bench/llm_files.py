@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SEED = 0
 PROMPT = 128  # tokens, that logits are compared after
 KINDS = ("q4_0", "q8_0")
-INSTALL = "pip install llama-cpp-python gguf, there or in an environment of its own that --llama-python names"
+INSTALL = "pip install llama-cpp-python gguf; --llama-python names an environment of its own"
 _HAS = "import importlib.metadata as m, llama_cpp, gguf; print(m.version('llama-cpp-python'))"
 _GGUF, _SHAPE, _LOGITS = Path(__file__).with_name("llm_gguf.py"), "shape.json", "logits.npy"
 

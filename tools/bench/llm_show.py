@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import output
+from .other_load import DISTURBED
 
 
 def print_record(record: dict[str, Any]) -> None:
@@ -38,6 +39,9 @@ def print_record(record: dict[str, Any]) -> None:
         "cosine",
     ]  # fmt: skip
     output.table(headers, [_whole(row) for row in rows], right=headers[1:])
+    for part, cores in record["other_cores"].items():
+        if cores is not None and cores > DISTURBED:
+            output.result(f"disturbed: others took {cores:.2f} cores while {part} was timed")
 
 
 def _whole(row: dict[str, Any]) -> list[str]:

@@ -24,7 +24,6 @@ class Lowc:
 
     def __init__(self, file: str, threads: int, context: int) -> None:
         import numpy as np
-
         from lowc.runtime.module import load
 
         self._load = lambda: load(file, "cpu", threads=threads)
@@ -80,9 +79,7 @@ class LlamaCpp:
         library = self.library
         library.llama_memory_seq_rm(library.llama_get_memory(self.state), 0, start, -1)
         pointer = tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-        failed = library.llama_decode(
-            self.state, library.llama_batch_get_one(pointer, len(tokens))
-        )
+        failed = library.llama_decode(self.state, library.llama_batch_get_one(pointer, len(tokens)))
         if failed:
             raise RuntimeError(f"llama.cpp cannot go on after {start} tokens ({failed})")
         logits = library.llama_get_logits_ith(self.state, -1)
