@@ -171,6 +171,7 @@ def measure(
                     logits @ reference / np.linalg.norm(logits) / np.linalg.norm(reference)
                 ),
                 "prefill": {}, "decode": {},
+                "peak_first_token_bytes": process.ask("memory"),
             }
         )  # fmt: skip
 
@@ -187,6 +188,8 @@ def measure(
         for process in processes:
             process.ask("prefill", tokens=text[:count])
         timed("prefill", count, "prefill", tokens=text[:count])
+    for process, row in zip(processes, rows, strict=True):
+        row["peak_prompts_bytes"] = process.ask("memory")
     held = 0
     for count in contexts:
         output.remark(f"timing steps after {count} tokens")
