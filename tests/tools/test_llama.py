@@ -12,6 +12,7 @@ from lowc.compiler.recipe import load_recipe
 from lowc.errors import UserError
 from lowc.passes.formats import activations
 from lowc.passes.formats.weights import rounded
+from lowc.tools import demo_llm
 from lowc.tools.generate import generate_command
 from lowc.tools.llama_model import Shape, build, export
 
@@ -104,6 +105,18 @@ def test_the_command_prints_what_the_function_gives(program, words):
         generate_command, [*arguments, "--stop", found[3]], catch_exceptions=False
     )
     assert short.stdout.split() == found[: found.index(found[3])]
+
+
+def test_the_demo_counts_the_bits_that_pytorch_counts(program):
+    rows = np.random.default_rng(0).integers(0, SHAPE.vocab_size, (2, 7))
+    network, losses = _network(), []
+    for row in torch.from_numpy(rows):
+        for place in range(1, len(row)):
+            with torch.no_grad():
+                logits = network(row[:place], torch.arange(place))
+            losses.append(float(torch.nn.functional.cross_entropy(logits[0], row[place])))
+    wanted = np.mean(losses) / np.log(2)
+    assert demo_llm.bits_per_token(program, rows) == pytest.approx(wanted, rel=1e-5)
 
 
 def _rounded(weight, form):
