@@ -118,10 +118,11 @@ def test_what_others_take_is_counted_and_what_is_measured_is_not():
     begun = time.perf_counter()
     _spin(0.3).wait()
     taken = stranger.cores() * (time.perf_counter() - begun)
-    assert taken > 0.25
+    assert taken > 0.15
     measured = _spin(0.3)
     both, without = OtherLoad([]), OtherLoad([measured.pid])
-    time.sleep(0.2)
+    # It has ended, and its counters are still there.
+    os.waitid(os.P_PID, measured.pid, os.WEXITED | os.WNOWAIT)
     assert without.cores() < both.cores()
     measured.wait()
 

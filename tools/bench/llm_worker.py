@@ -86,14 +86,14 @@ class LlamaCpp:
         return self.as_array(logits, (self.vocabulary,))
 
 
-CONTENDERS = {"lowc": Lowc, "llama.cpp": LlamaCpp}
+CONTENDERS: dict[str, Any] = {"lowc": Lowc, "llama.cpp": LlamaCpp}
 
 
 class Worker:
     """Answers requests; each is a method and what it takes."""
 
     def __init__(self, name: str, file: str, threads: int, context: int) -> None:
-        self.contender = CONTENDERS[name](file, threads, context)
+        self.contender: Any = CONTENDERS[name](file, threads, context)
         self.before = resident("VmRSS")
 
     def load(self, tokens: list[int]) -> dict[str, Any]:
