@@ -26,7 +26,7 @@ class Lowc:
         import numpy as np
         from lowc.runtime.module import load
 
-        self._load = lambda: load(file, "cpu", threads=threads)
+        self._load: Any = lambda: load(file, "cpu", threads=threads)
         self.array: Any = lambda tokens: np.array(tokens, np.int64)
         self.positions = np.arange(context)
 
