@@ -11,10 +11,10 @@ PARALLEL ?= --numprocesses logical --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test fast check lint format types docs quality wheel bench lock vulkan ptxas clients browser clean distclean
+.PHONY: help venv demo demo-llm test fast check lint format types docs quality wheel bench lock vulkan ptxas clients browser clean distclean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  PYTHON=...  the Python (3.11 or newer) that .venv is made with"
 	@echo "  ARGS=...    more arguments for pytest (make test, make fast) or lowc (make bench)"
@@ -37,6 +37,9 @@ $(INSTALLED): requirements.lock pyproject.toml
 
 demo: $(INSTALLED) ## Export MiniLM, compile it as f32 and w4a16, compare both with PyTorch
 	$(BIN)/python -m lowc.tools.demo
+
+demo-llm: $(INSTALLED) ## Train a small Llama on Python's library, and let it write code under five recipes
+	$(BIN)/python -m lowc.tools.demo_llm $(ARGS)
 
 test: check vulkan ptxas clients browser ## Run everything: style, types, all tests, the wheel in a clean environment
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)

@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ..errors import UserError
@@ -80,7 +81,18 @@ def time_interleaved(
         raise UserError("there is nothing to time")
     if blocks < 1 or warmup < 0 or idle < 0 or block_seconds < 0:
         raise UserError("timing needs at least one block, and no negative numbers")
-    names = list(functions)
+    takers = {
+        name: partial(_block, function, block_seconds, warmup)
+        for name, function in functions.items()
+    }
+    return interleave(takers, blocks=blocks, idle=idle)
+
+
+def interleave(
+    takers: Mapping[str, Callable[[], list[float]]], *, blocks: int, idle: float = 0.04
+) -> dict[str, Timing]:
+    """Let `takers` measure in turns; each call of one is a block, and gives its calls' seconds."""
+    names = list(takers)
     samples: dict[str, list[list[float]]] = {name: [] for name in names}
     collects = gc.isenabled()
     gc.collect()
@@ -90,7 +102,7 @@ def time_interleaved(
             start = round_number % len(names)
             for name in names[start:] + names[:start]:
                 time.sleep(idle)
-                samples[name].append(_block(functions[name], block_seconds, warmup))
+                samples[name].append(takers[name]())
     finally:
         if collects:
             gc.enable()

