@@ -35,7 +35,7 @@ def load(
 ) -> Module:
     """Load a ``.vmfb`` that lowc compiled, with the ``.irpa`` beside it if it has one.
 
-    One that was compiled from several models is a :class:`.program.Program`, whose entries are
+    One that was compiled from a mapping of models is a :class:`.program.Program`, whose entries are
     called by name: ``module.prefill(…)``.
 
     Parameters
@@ -88,7 +88,7 @@ def load(
             context = rt.VmContext(instance, [hal, *extra, vm_module])
         except IREE_ERRORS as error:
             raise start_error(path, manifest, opened, error) from error
-        if len(manifests) > 1:
+        if manifest.entries or len(manifests) > 1:
             from .program import Program  # which is a kind of module
 
             return Program(path, manifests, opened, context, vm_module)
