@@ -106,10 +106,10 @@ class _Merge:
         }
         self.aliases = dict(model.aliases)
         self.entry_of = dict.fromkeys(self.tensors, name)
-        self.global_of = dict.fromkeys(self._symbols("util.global"), name)
         with self.module.context, ir.Location.unknown():
             self._make_room(name, self.module)
             _rename(self.module, name)
+        self.global_of = dict.fromkeys(self._symbols("util.global"), name)
 
     def add(self, name: str, model: Model) -> None:
         """Bring the entry function of `model`, and what it reads, into the module."""
