@@ -18,7 +18,7 @@ from ..errors import LowcError, UserError
 from ..passes import annotations, instruments
 from ..passes.assign_forms import form_of
 from ..passes.base import Pass, RemarkKind
-from ..passes.count_operations import count
+from ..passes.count_operations import count, count_entries
 from ..passes.forms import Form
 from ..passes.runner import PassFailure, Runner, format_pipeline
 from ..passes.select_tiles import SelectTiles
@@ -190,6 +190,7 @@ class _Road:
         opened = open_entries(model) if isinstance(model, Mapping) else open_model(model)
         with opened as imported:
             self._end("import", begun)
+            self._check_entries(imported)
             if _has_float64(imported):
                 self.target = self.target.with_float64()
             moments = self._moments(imported)
@@ -208,7 +209,7 @@ class _Road:
             self._backend(imported, manifests)
         sizes = {path.name: path.stat().st_size for path in self._files()}
         facts = (
-            manifest.report
+            (said if manifest.entries else manifest.report)
             | self.facts
             | {
                 "notes": [*imported.notes, *self.notes],
@@ -229,15 +230,19 @@ class _Road:
     def _end(self, name: str, begun: float) -> None:
         self.seconds[name] = time.perf_counter() - begun
 
+    def _check_entries(self, model: Model) -> None:
+        """Refuse what is done to one entry alone."""
+        asked = "measured" if self.measures else "calibrated" if self.calibration else ""
+        if asked and model.others:
+            hint = "leave calibration out, or compile" if self.calibration else "measure"
+            raise UserError(
+                f"several entries ({', '.join(model.entries)}) cannot be {asked} together yet",
+                hint=f"{hint} one of them alone",
+            )
+
     def _moments(self, model: Model) -> Mapping[str, NDArray[np.float64]]:
         if self.calibration is None:
             return {}
-        if model.others:
-            names = ", ".join(interface.entry_point for interface in model.interfaces)
-            raise UserError(
-                f"several entries ({names}) cannot be calibrated together yet",
-                hint="leave calibration out, or compile one of them alone",
-            )
         from .moments import collect  # it compiles the model too, with this module
 
         begun = self._begin("calibration")
@@ -267,7 +272,7 @@ class _Road:
         self, model: Model, moments: Mapping[str, NDArray[np.float64]]
     ) -> tuple[dict[str, Any], instruments.Timing]:
         begun = self._begin("passes")
-        exported = count(model.module)
+        exported = count_entries(model.module) if model.entries else count(model.module)
         timing = instruments.Timing()
         hooks: list[Any] = [timing]
         if self.temps is not None:
@@ -324,7 +329,7 @@ class _Road:
     def _parameters(
         self, model: Model, said: dict[str, Any], moments: Mapping[str, NDArray[np.float64]]
     ) -> list[Manifest]:
-        """Write the archive; return the manifests of all entries, the first one with the report."""
+        """Write the archive; return the manifests of all entries, each with its own report."""
         begun = self._begin("parameters")
         plan = plan_parameters(model.module)
         written = None
@@ -339,7 +344,10 @@ class _Road:
             for key, name in (("shadows", annotations.SHADOWS), ("moments", annotations.MOMENTS))
             if annotations.text(function, name)
         }
-        serial = call_time.serial_microseconds(said["energy"])
+        # What is measured is called by us, and has one entry.
+        entries = () if self.measures else model.entries
+        names = [interface.entry_point for interface in model.interfaces] if model.entries else []
+        reports = [report.of_entry(said, name, names) for name in names] or [said]
         first = dataclasses.replace(
             _with_measures(model.interface, function, measured),
             inputs=_with_bounds(model.interface, function),
@@ -347,20 +355,23 @@ class _Road:
             target=self.target.name,
             device=self.target.device,
             needs=needs_of(model.module, self.target.gpu) if self.target.gpu else {},
-            # What was counted is the sum of all entries.
-            serial_microseconds=None if model.others else serial,
+            entries=entries,
+            # An entry runs where the others do, so none decides what is tried out.
+            serial_microseconds=None
+            if model.entries
+            else call_time.serial_microseconds(said["energy"]),
             parameters=written,
             versions=_versions(),
-            report=said | measured,
+            report=reports[0] | measured,
         )
         others = [
             dataclasses.replace(
                 first,
                 **{name: getattr(interface, name) for name in _OF_ENTRY},
                 inputs=_with_bounds(interface, model.function(interface)),
-                report={},
+                report=told,
             )
-            for interface in model.others
+            for interface, told in zip(model.others, reports[1:], strict=True)
         ]
         return [first, *others]
 

@@ -29,7 +29,7 @@ class Artifact:
         What the module says about itself.
     report : dict
         Per matmul its name, shape, form, lowering with its reason, bits per weight; then sizes in
-        bytes, seconds per stage, and notes.
+        bytes, seconds per stage, and notes.  Of a mapping of models, ``energy`` is by entry.
     """
 
     path: Path

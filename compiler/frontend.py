@@ -56,6 +56,8 @@ class Model:
         Names of tensors in the file, and the names in ``tensors`` of those with their bytes.
     others : tuple of Manifest
         The interfaces of further entry functions (``compiler/entries.py``).
+    entries : tuple of str
+        The names of all entries of a model that was given as a mapping.
     """
 
     module: ir.Module
@@ -65,6 +67,7 @@ class Model:
     notes: list[str]
     aliases: dict[str, str] = dataclasses.field(default_factory=dict)
     others: tuple[Manifest, ...] = ()
+    entries: tuple[str, ...] = ()
 
     @property
     def interfaces(self) -> tuple[Manifest, ...]:
@@ -381,6 +384,9 @@ def entry_function(module: ir.Module, where: str = "") -> Any:
     named = {ir.StringAttr(f.attributes["sym_name"]).value: f for f in functions}
     if ENTRY_POINT in named:
         return named[ENTRY_POINT]
+    marked = [function for function in functions if annotations.ENTRY in function.attributes]
+    if len(marked) == 1:
+        return marked[0]
     if len(functions) == 1:
         return functions[0]
     raise UserError(

@@ -57,6 +57,13 @@ def lift_parameters(
         return _Lift(module, function, tensors, taken).run(result)
 
 
+def rename_global(module: ir.Module, op: Any) -> None:
+    """Give the global `op` a symbol that no function can have; :func:`tensor_of` stays the same."""
+    old = ir.StringAttr(op.attributes["sym_name"]).value
+    ir.SymbolTable.replace_all_symbol_uses(old, f"{old}{_RENAMED}", module.operation)
+    op.attributes["sym_name"] = ir.StringAttr.get(f"{old}{_RENAMED}", module.context)
+
+
 def tensor_of(op: Any) -> str:
     """Return the name of the tensor that a ``util.global`` begins as."""
     name = ir.StringAttr(op.attributes["sym_name"]).value.removesuffix(_RENAMED)
@@ -160,17 +167,24 @@ class _Lift:
 
 
 def add_reset(module: ir.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Add ``@reset`` for the mutable globals of `module`; without any, change nothing."""
+    """Add ``@reset`` for the mutable globals of `module`; without any, change nothing.
+
+    Raises
+    ------
+    UserError
+        A global that is written to has no initial value to be put back.
+    """
     with module.context, ir.Location.unknown():
         mutable = sorted(
-            (op for op in module.body.operations if _is_mutable(op)),
+            (op for op in module.body.operations if is_mutable(op)),
             key=lambda op: ir.StringAttr(op.attributes["sym_name"]).value,
         )
         if mutable:
             _add_reset(module, mutable, tensors)
 
 
-def _is_mutable(op: Any) -> bool:
+def is_mutable(op: Any) -> bool:
+    """Whether `op` is a global that the model writes to."""
     return op.operation.name == "util.global" and "is_mutable" in op.attributes
 
 
@@ -189,9 +203,17 @@ def _add_reset(module: ir.Module, mutable: list[Any], tensors: Mapping[str, Tens
         for op in mutable:
             symbol = ir.StringAttr(op.attributes["sym_name"]).value
             type_ = ir.TypeAttr(op.attributes["type"]).value
-            value = op.attributes["initial_value"]
-            if tensors[tensor_of(op)].is_zero:
+            if "initial_value" not in op.attributes:
+                raise UserError(
+                    "what a model writes to needs an initial value, which a reset puts back",
+                    where=f"global '@{symbol}'",
+                    hint=f"util.global private mutable @{symbol} = … : {type_}",
+                )
+            value, tensor = op.attributes["initial_value"], tensors.get(tensor_of(op))
+            if tensor is not None and tensor.is_zero:
                 initial = _zeros(load_global(symbol, type_))
+            elif tensor is None and parameter_key(op, mutable=True) is None:
+                initial = _constant(value, type_)
             else:
                 name = f"{symbol}$initial"
                 declare_global(module, name, type_, value, mutable=False)
@@ -202,6 +224,14 @@ def _add_reset(module: ir.Module, mutable: list[Any], tensors: Mapping[str, Tens
                 attributes={"global": ir.FlatSymbolRefAttr.get(symbol)},
             )
         ir.Operation.create("func.return")
+
+
+def _constant(value: ir.Attribute, type_: ir.Type) -> ir.Value:
+    attributes = {"value": value}
+    made: ir.Value = ir.Operation.create(
+        "arith.constant", results=[type_], attributes=attributes
+    ).results[0]
+    return made
 
 
 def _parameter(key: str, type_: ir.Type) -> ir.Attribute:

@@ -10,7 +10,7 @@ from ..passes import annotations
 from ..passes.base import Remark, RemarkKind
 from ..passes.build import element_of
 from ..passes.contraction import Contraction, Weight, defining, find_weight, match_product
-from ..passes.count_operations import Tally, tally_of
+from ..passes.count_operations import Tally, tallies_of_entries, tally_of
 from ..passes.forms import Form
 from ..passes.parameters import stored_bits
 from . import energy
@@ -78,17 +78,43 @@ def energy_columns(
 
 
 def facts(
-    module: ir.Module, remarks: Iterable[Remark], exported: Tally, measured: Collection[str] = ()
+    module: ir.Module,
+    remarks: Iterable[Remark],
+    exported: Tally | Mapping[str, Tally],
+    measured: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return all that is known after the passes; `exported` was counted before them.
 
-    `measured` are the matmuls whose inputs a calibration has measured.
-    """
-    counted = tally_of(module.operation) or Tally()
+    `measured` are the matmuls whose inputs a calibration has measured.  Of a model of entries
+    `exported` is a mapping of them, and so is ``energy``: a call is of one entry.
+    """  # fmt: skip
+    table = energy.load_table()
+    if isinstance(exported, Mapping):
+        counted = tallies_of_entries(module)
+        costs: dict[str, Any] = {
+            name: energy.summary(tally, counted[name], table) for name, tally in exported.items()
+        }
+    else:
+        costs = energy.summary(exported, tally_of(module.operation) or Tally(), table)
     return {
         "matmuls": matmul_rows(module, measured),
         "remarks": remark_rows(remarks),
-        "energy": energy.summary(exported, counted, energy.load_table()),
+        "energy": costs,
+    }
+
+
+def of_entry(said: Mapping[str, Any], name: str, entries: Collection[str]) -> dict[str, Any]:
+    """Return what :func:`facts` says of one entry: its energy, its rows, and those of no entry."""
+
+    def is_of(what: str) -> bool:
+        end = what.rpartition("@")[2]
+        return end == name or end not in entries
+
+    return {
+        **said,
+        "matmuls": [row for row in said["matmuls"] if is_of(row["name"])],
+        "remarks": [row for row in said["remarks"] if is_of(row["subject"])],
+        "energy": said["energy"][name],
     }
 
 

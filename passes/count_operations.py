@@ -116,7 +116,7 @@ class CountOperations(Pass):
     A size that is only known at run time counts as 1 (``"dynamic": true``).  What depends on
     parameters alone is done when the module is loaded (``"once": true``).  The module gets the sum
     of a call: without those, without dead operations, and of the branches of an ``scf.if`` the one
-    with more operations.
+    with more operations.  Each entry (``lowc.entry``) gets its own, with what it calls.
 
     Before::
 
@@ -139,7 +139,10 @@ class CountOperations(Pass):
             for name in tally.uncounted:
                 remark(RemarkKind.REFUSED, op, name, "its operations are not counted")
 
-        set_tally(module.operation, count(module, keep))
+        counted = _Count(module, keep)
+        set_tally(module.operation, counted.total)
+        for op, tally in counted.of_entries():
+            set_tally(op, tally)
         _add_parts(module)
 
 
@@ -181,6 +184,21 @@ def count(
     return _Count(module, keep).total
 
 
+def count_entries(module: ir.Module) -> dict[str, Tally]:
+    """Return the operations of a call of each entry (``lowc.entry``), with what it calls."""
+    found = _Count(module, lambda _op, _tally: None).of_entries()
+    return {annotations.text(op, "sym_name"): tally for op, tally in found}
+
+
+def tallies_of_entries(module: ir.Module) -> dict[str, Tally]:
+    """Return what the pass wrote onto each entry (``lowc.entry``)."""
+    return {
+        annotations.text(op, "sym_name"): tally_of(op) or Tally()
+        for op in module.body.operations
+        if annotations.ENTRY in op.attributes
+    }
+
+
 # -- the walk --------------------------------------------------------------------------------------
 
 
@@ -206,9 +224,38 @@ class _Count:
         for op in reversed(top):
             self._mark_live(op.operation)
         self.total = Tally()
+        self.functions: dict[str, tuple[Any, Tally]] = {}
         for op in top:
-            if op.operation.name != "util.initializer":
-                self.total.add(self._of_operation(op.operation))
+            if op.operation.name == "util.initializer":
+                continue
+            tally = self._of_operation(op.operation)
+            self.total.add(tally)
+            if name := annotations.text(op, "sym_name"):
+                self.functions[name] = (op, tally)
+
+    def of_entries(self) -> list[tuple[Any, Tally]]:
+        """Return each entry and the operations of a call of it, with what it calls."""
+        return [
+            (op, self._reached(name))
+            for name, (op, _) in self.functions.items()
+            if annotations.ENTRY in op.attributes
+        ]
+
+    def _reached(self, name: str) -> Tally:
+        whole, pending, seen = Tally(), [name], set[str]()
+        while pending:
+            name = pending.pop()
+            if name in seen or name not in self.functions:
+                continue
+            seen.add(name)
+            op, tally = self.functions[name]
+            whole.add(tally)
+            pending += [
+                ir.FlatSymbolRefAttr(inner.attributes["callee"]).value
+                for inner in annotations.operations(op)
+                if inner.name in ("func.call", "util.call")
+            ]
+        return whole
 
     # What nobody reads is removed by later passes.  Users stand below, so one look back finds all.
     def _mark_live(self, op: Any) -> None:

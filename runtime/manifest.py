@@ -60,7 +60,8 @@ class Manifest:
     """Everything that loading and calling a module needs to know; see the module docstring.
 
     ``serial_microseconds`` is about how long one thread takes for a call, None where it is not
-    known.  ``needs`` is what a GPU must have, as in :mod:`.gpu_facts`.
+    known.  ``entries`` are the names of all entries, in order, of a module that was made of a
+    mapping, and none of another.  ``needs`` is what a GPU must have, as in :mod:`.gpu_facts`.
     """
 
     inputs: tuple[Leaf, ...]
@@ -75,6 +76,7 @@ class Manifest:
     device: str = ""
     needs: dict[str, Any] = field(default_factory=dict)
     entry_point: str = ENTRY_POINT
+    entries: tuple[str, ...] = ()
     has_state: bool = False
     serial_microseconds: float | None = None
     parameters: Parameters | None = None
@@ -106,6 +108,7 @@ class Manifest:
             data["inputs"] = tuple(_leaf(leaf) for leaf in data["inputs"])
             data["outputs"] = tuple(_leaf(leaf) for leaf in data["outputs"])
             data["argument_names"] = tuple(data["argument_names"])
+            data["entries"] = tuple(data.get("entries", ()))
             data["ranges"] = {name: tuple(ends) for name, ends in data["ranges"].items()}
             if data["parameters"] is not None:
                 data["parameters"] = Parameters(**data["parameters"])
@@ -127,6 +130,10 @@ class Manifest:
             raise ValueError("trees and leaves differ in number")
         if self.parameters is not None and "/" in self.parameters.file.replace("\\", "/"):
             raise ValueError("the parameter file is not beside the module")
+        if not all(isinstance(name, str) for name in (*self.entries, self.entry_point)):
+            raise ValueError("the name of an entry is no text")
+        if self.entries and self.entry_point not in self.entries:
+            raise ValueError("the entry is none of the module's")
         estimate = self.serial_microseconds
         if estimate is not None and not (isinstance(estimate, int | float) and estimate >= 0):
             raise ValueError("the estimate of a call's time is no time")

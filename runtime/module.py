@@ -11,7 +11,7 @@ from typing import Any
 import iree.runtime as rt
 import numpy as np
 
-from ..errors import InternalError, UserError
+from ..errors import InternalError, LowcError, UserError
 from . import gpu_facts
 from . import tree as trees
 from .binding import Binder
@@ -35,7 +35,7 @@ def load(
 ) -> Module:
     """Load a ``.vmfb`` that lowc compiled, with the ``.irpa`` beside it if it has one.
 
-    One that was compiled from several models is a :class:`.program.Program`, whose entries are
+    One that was compiled from a mapping of models is a :class:`.program.Program`, whose entries are
     called by name: ``module.prefill(…)``.
 
     Parameters
@@ -88,7 +88,7 @@ def load(
             context = rt.VmContext(instance, [hal, *extra, vm_module])
         except IREE_ERRORS as error:
             raise start_error(path, manifest, opened, error) from error
-        if len(manifests) > 1:
+        if manifest.entries or len(manifests) > 1:
             from .program import Program  # which is a kind of module
 
             return Program(path, manifests, opened, context, vm_module)
@@ -146,7 +146,7 @@ class Module:
         self._reset = _function(path, vm_module, RESET_POINT) if manifest.has_state else None
         self._binder = Binder(manifest)
         self._tensors_out = [leaf for leaf in manifest.outputs if not leaf.literal]
-        self._guard = _Guard(path)
+        self._guard = _Guard(path, _varying_sizes(manifest))
         self._lock, self._pool = self.shared.lock, self.shared.pool
         # Takes a function, its arguments and the list of its results.
         self._invoke: Callable[[Any, Any, Any], None]
@@ -171,7 +171,8 @@ class Module:
         ------
         UserError
             When an input is missing, unexpected, of the wrong nesting, shape or data type, or
-            indexes a table outside of it (device arrays are not looked into).
+            indexes a table outside of it (device arrays are not looked into), or when sizes that
+            vary do not suit each other.
         InternalError
             When running the model fails.
         """
@@ -364,6 +365,11 @@ def _function(path: Path, vm_module: Any, name: str) -> Any:
     return function
 
 
+def _varying_sizes(manifest: Manifest) -> list[str]:
+    sizes = (size for leaf in manifest.inputs for size in leaf.shape)
+    return sorted({size for size in sizes if isinstance(size, str)})
+
+
 class _Guard:
     """Refuse a forked process, and put IREE's errors into words.
 
@@ -371,8 +377,8 @@ class _Guard:
     which nothing would release it.  Python's own locks are taken in C, between two signals.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, sizes: Sequence[str]) -> None:
+        self._path, self._sizes = path, sizes
         self._process = os.getpid()
 
     def refuse_fork(self) -> None:
@@ -384,8 +390,17 @@ class _Guard:
                 hint="load it in the new process, or start that with 'spawn'",
             )
 
-    def failure(self, error: Exception) -> InternalError:
+    def failure(self, error: Exception) -> LowcError:
         """Return what to raise for an error of IREE's."""
+        # An assertion of the model's own, such as that two sizes it was exported with agree.
+        if self._sizes and str(error).partition("FAILED_PRECONDITION")[1]:
+            return UserError(
+                "the model refuses inputs of these sizes",
+                where=str(self._path),
+                hint=f"sizes that vary ({', '.join(self._sizes)}) may depend on each other: "
+                "print(module.signature), and see what the exported model says of its inputs",
+                detail=short(error),
+            )
         return InternalError(
             "running the module failed", where=str(self._path), detail=short(error)
         )

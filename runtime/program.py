@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,11 +13,11 @@ from .module import Module
 
 
 class Program(Module):
-    """What :func:`lowc.load` gives for a module that was compiled from several models.
+    """What :func:`lowc.load` gives for a module that was compiled from a mapping.
 
     Each entry is a :class:`Module`: ``program.prefill(tokens)`` or ``program["prefill"](tokens)``.
     Calls run one after another, whichever entry they are of, and read and write one state, which
-    :meth:`reset` puts back.
+    :meth:`reset` puts back.  ``in``, ``iter`` and ``len`` are of the names.
 
     Attributes
     ----------
@@ -50,12 +50,29 @@ class Program(Module):
         UserError
             When there is none of that name.
         """
+        if not isinstance(name, str):
+            raise UserError(
+                f"an entry is named by a text, not by {type(name).__name__}",
+                where=str(self.path), hint=nearest("", self.entries),
+            )  # fmt: skip
         if name not in self.entries:
             raise UserError(
                 f"the module has no entry '{name}'", where=str(self.path),
                 hint=nearest(name, self.entries),
             )  # fmt: skip
         return self.entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name in self.entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self.entries})
 
     def __getattr__(self, name: str) -> Module:
         """Return an entry, as an attribute."""
@@ -78,8 +95,9 @@ class Program(Module):
     def refuse(self) -> NoReturn:
         """Raise the UserError that an entry has to be named."""
         names = ", ".join(self.entries)
+        several = "several entries" if len(self.entries) > 1 else "an entry"
         raise UserError(
-            f"the module has several entries: {names}",
+            f"the module has {several}: {names}",
             where=str(self.path),
             hint=f"name one: module.{next(iter(self.entries))}(…), or lowc run --entry NAME",
         )

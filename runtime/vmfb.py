@@ -80,7 +80,7 @@ def check_file(path: Path) -> None:
 def read_module(path: Path, instance: Any) -> tuple[Any, list[Manifest]]:
     """Map the module of a checked file; return IREE's ``VmModule`` and its entries' manifests.
 
-    The first one is that with the report.
+    They come in the order in which they were given when the module was compiled.
 
     Raises
     ------
@@ -107,9 +107,15 @@ def read_module(path: Path, instance: Any) -> tuple[Any, list[Manifest]]:
         if manifest.entry_point == name:
             found.append(manifest)
     if found:
-        return module, sorted(found, key=lambda manifest: not manifest.report)
+        return module, sorted(found, key=_place)
     raise UserError(
         "the module has no lowc manifest, so its inputs and outputs are unknown",
         where=where,
         hint=f"{_FOREIGN}; run others with iree-run-module",
     )
+
+
+def _place(manifest: Manifest) -> tuple[int, bool]:
+    """Return what sorts entries; of modules that do not say, the one with the report is first."""
+    names = manifest.entries
+    return (names.index(manifest.entry_point) if names else 0, not manifest.report)

@@ -102,7 +102,9 @@ def compile_command(
     output.result("")
     for path, size in files.items():
         output.result(f"{path}  {output.size_text(size)}")
-    _say_energy(artifact.report["energy"])
+    energy = artifact.report["energy"]
+    for name, of_call in (energy if artifact.manifest.entries else {"": energy}).items():
+        _say_energy(of_call, name)
     seconds = artifact.report.get("seconds", {})
     output.remark(", ".join(f"{name} {value:.1f} s" for name, value in seconds.items()))
 
@@ -120,6 +122,9 @@ def _entries(models: Sequence[str]) -> str | dict[str, str]:
             "several models are several entries, each with a name",
             hint="lowc compile prefill=a.pt2 decode=b.pt2",
         )
+    for name, path in pairs:
+        if not path:
+            raise UserError(f"the entry '{name}' has no file", hint=f"{name}=model.pt2")
     found = dict(pairs)
     if len(found) < len(pairs):
         raise UserError("two entries have the same name", hint=", ".join(name for name, _ in pairs))
@@ -149,7 +154,7 @@ def _tiles(cost_model: str, measure_top: int, store: str | None, target: str) ->
     return TileChoice(cost_model, measure_top, known, output.remark)
 
 
-def _say_energy(energy: dict[str, Any]) -> None:
+def _say_energy(energy: dict[str, Any], entry: str) -> None:
     from ..compiler.energy import change_text, joules_text
 
     now, before = (
@@ -158,9 +163,10 @@ def _say_energy(energy: dict[str, Any]) -> None:
     )
     if not before:
         return
+    call = f"call of {entry}" if entry else "call"
     each = ", dynamic sizes taken as 1" if energy["dynamic"] else ""
     output.result(
-        f"arithmetic per call{each}: {joules_text(now)}, as exported {joules_text(before)} "
+        f"arithmetic per {call}{each}: {joules_text(now)}, as exported {joules_text(before)} "
         f"({change_text(energy['saving'])}); see lowc report energy"
     )
 

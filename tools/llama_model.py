@@ -1,10 +1,10 @@
 """A Llama that generates: its network with a key-value cache, as two exported entries.
 
 ``prefill`` takes tokens i64 ``[s]``, ``decode`` one token i64 ``[1]``; both take the positions of
-all tokens so far, i64 ``[n]``, 0 to n - 1, of which the new tokens are the last, and give the
-logits f32 ``[1, vocabulary]`` of the token that comes next.  How many positions there are says
-where in the caches the new keys and values go, and how much of them is read: sizes are known before
-a call begins, so nothing is waited for.
+all tokens so far, i64 ``[n]``, 0 to n - 1, of which the new tokens are the last, so that
+s <= n <= context, and give the logits f32 ``[1, vocabulary]`` of the token that comes next.  How
+many positions there are says where in the caches the new keys and values go, and how much of them
+is read: sizes are known before a call begins, so nothing is waited for.
 
 Caches are ``[context, key-value heads, head]``, so what is filled lies at their beginning.  Query
 heads that share a key-value head are rows of one product: no head is copied.
@@ -15,7 +15,7 @@ Names of the weights are those of ``LlamaForCausalLM`` of ``transformers``, whos
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 MINUS_INFINITY = float("-inf")
+LEAST_CONTEXT = 3  # a prompt is of two tokens or more, and its length varies
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,14 @@ class Shape:
     rope_theta: float = 10000.0
 
     def __post_init__(self) -> None:
-        """Refuse heads that do not divide."""
+        """Refuse sizes below the least, and heads that do not divide."""
+        for field in fields(self):
+            least = LEAST_CONTEXT if field.name == "context" else 1
+            if field.type == "int" and getattr(self, field.name) < least:
+                raise UserError(
+                    f"a size is {least} or more, and not {getattr(self, field.name)}",
+                    where=field.name,
+                )
         if self.hidden_size % (2 * self.num_attention_heads):
             raise UserError(
                 f"{self.hidden_size} is no multiple of twice {self.num_attention_heads} heads"
@@ -213,8 +221,8 @@ def export(model: torch.nn.Module, shape: Shape) -> dict[str, Any]:
     s = torch.export.Dim("s", min=2, max=shape.context)
     token, tokens, positions = (
         torch.zeros(1, dtype=torch.int64),
-        torch.zeros(3, dtype=torch.int64),
-        torch.arange(5),
+        torch.zeros(min(3, shape.context - 1), dtype=torch.int64),
+        torch.arange(min(5, shape.context)),
     )
     with torch.no_grad():
         return {

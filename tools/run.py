@@ -83,9 +83,9 @@ def _entry(loaded: Module, name: str | None) -> Module:
     from ..runtime.program import Program
 
     if isinstance(loaded, Program):
-        if name is None:
+        if name is None and len(loaded) > 1:
             loaded.refuse()
-        return loaded[name]
+        return loaded[next(iter(loaded)) if name is None else name]
     if name not in (None, loaded.manifest.entry_point):
         raise UserError(
             f"the module has no entry '{name}'", hint=f"its entry is {loaded.manifest.entry_point}"

@@ -6,6 +6,7 @@ import iree.runtime as rt
 import lowc
 import numpy as np
 import pytest
+from lowc.compiler.accuracy import shadow
 from lowc.compiler.entries import check_names
 from lowc.errors import UserError
 from lowc.runtime.program import RESERVED, Program
@@ -60,9 +61,7 @@ def test_entries_share_their_state(compiled):
 
 def test_every_weight_is_stored_once_and_zeros_not_at_all(compiled):
     _, artifact = compiled
-    index = rt.ParameterIndex()
-    index.load(str(artifact.parameters_path))
-    sizes = {key: entry.length for key, entry in index.items() if entry.is_file}
+    sizes = _stored(artifact)
     assert sum(sizes.values()) == 4 * (16 * 64 + 64), sizes
     assert len([key for key in sizes if key.startswith("fc.weight")]) == 1
     assert {row["name"] for row in artifact.report["matmuls"]} == {"fc@many", "fc@one"}
@@ -76,8 +75,177 @@ def test_a_program_says_which_entries_it_has(compiled):
         program(np.ones((1, 16), np.float32))
     with pytest.raises(UserError, match=r"no entry 'ona'[\s\S]*did you mean 'one'"):
         program["ona"]
+    with pytest.raises(UserError, match=r"named by a text, not by int[\s\S]*known: many, one"):
+        program[0]
     with pytest.raises(AttributeError, match="its entries are many, one"):
         program.two  # noqa: B018
+    assert "one" in program and "two" not in program and 0 not in program
+    assert list(program) == ["many", "one"] and {"many", "one", "reset"} <= set(dir(program))
+
+
+def test_each_entry_has_its_own_report(compiled):
+    program = lowc.load(compiled[1])
+    for name, entry in program.entries.items():
+        said = entry.report
+        assert [row["name"] for row in said["matmuls"]] == [f"fc@{name}"]
+        # Every weight counts once in what a call reads: 16 x 64, the bias, and two states.
+        assert said["energy"] == compiled[1].report["energy"][name]
+        assert said["energy"]["exported"]["weight_bits"] == 32 * (16 * 64 + 64)
+        assert said["energy"]["exported"]["operations"]["mulf.f32"] % 16 == 0
+
+
+def test_a_mapping_of_one_model_gives_a_program_too(tmp_path):
+    reference, _, one = _pair()
+    program = lowc.load(lowc.compile({"only": one}, output=tmp_path / "model.vmfb"))
+    x = np.ones((1, 16), np.float32)
+    wanted = reference(torch.from_numpy(x))[0].detach().numpy()
+    np.testing.assert_allclose(program.only(x)[0], wanted, rtol=1e-5)
+    with pytest.raises(UserError, match="has an entry: only"):
+        program(x)
+
+
+def test_what_reads_a_state_may_come_before_what_writes_to_it(tmp_path):
+    class Reads(torch.nn.Module):
+        def __init__(self, writes):
+            super().__init__()
+            self.writes = writes
+            self.register_buffer("count", torch.ones(4))
+
+        def forward(self, x):
+            if self.writes:
+                self.count.add_(x)
+            return self.count * 2
+
+    x = torch.ones(4)
+    models = [torch.export.export(Reads(writes), (x,)) for writes in (False, True)]
+    for order in (("read", "write"), ("write", "read")):
+        given = dict(zip(("read", "write"), models, strict=True))
+        artifact = lowc.compile({n: given[n] for n in order}, output=tmp_path / f"{order[0]}.vmfb")
+        program = lowc.load(artifact)
+        assert list(program) == list(order)
+        results = [program[n](x)[0] for n in ("read", "write", "read")]
+        assert results == [2, 4, 4]
+        program.reset()
+        assert program.read(x)[0] == 2
+
+
+def test_tied_weights_of_another_name_in_each_entry_are_stored_once(tmp_path):
+    class Tied(torch.nn.Module):
+        def __init__(self, first):
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b = (torch.nn.Linear(32, 32, bias=False) for _ in range(2))
+            self.b.weight, self.first = self.a.weight, first
+
+        def forward(self, x):
+            return self.a(x) if self.first else self.b(x)
+
+    x = torch.randn(3, 32)
+    models = {n: torch.export.export(Tied(n == "one"), (x,)) for n in ("one", "two")}
+    artifact = lowc.compile(models, output=tmp_path / "model.vmfb")
+    assert sum(_stored(artifact).values()) == 4 * 32 * 32
+    program = lowc.load(artifact)
+    np.testing.assert_array_equal(program.one(x.numpy()), program.two(x.numpy()))
+
+
+@pytest.mark.parametrize(("recipe", "bits"), [("w4a16", 4), ("w4a8", 4)])
+def test_weights_in_few_bits_are_stored_once(recipe, bits, tmp_path):
+    _, many, one = _pair(width=64)
+    alone = lowc.compile(one, recipe, output=tmp_path / "one.vmfb")
+    both = lowc.compile({"many": many, "one": one}, recipe, output=tmp_path / "both.vmfb")
+    codes = 64 * 64 * bits // 8
+    assert [size for size in _stored(both).values() if size >= codes] == [codes]
+    assert sorted(_stored(both).values()) == sorted(_stored(alone).values())
+
+
+def test_several_entries_are_not_measured_together(tmp_path):
+    with pytest.raises(UserError, match=r"several entries \(a, b\) cannot be measured together"):
+        shadow(_files(tmp_path, a=_scales(5), b=_scales(5)), "w8a8", "cpu", tmp_path / "m.vmfb")
+
+
+def _stored(artifact):
+    index = rt.ParameterIndex()
+    index.load(str(artifact.parameters_path))
+    return {key: entry.length for key, entry in index.items() if entry.is_file}
+
+
+# -- MLIR ------------------------------------------------------------------------------------------
+
+
+def _scales(value, op="mulf"):
+    """Return a module that has a global, and a helper that reads it."""
+    return f"""
+    util.global private @w = dense<{value}.0> : tensor<2xf32>
+    func.func private @help(%x: tensor<2xf32>) -> tensor<2xf32> {{
+      %w = util.global.load @w : tensor<2xf32>
+      %y = arith.{op} %x, %w : tensor<2xf32>
+      return %y : tensor<2xf32>
+    }}
+    func.func @main(%x: tensor<2xf32>) -> tensor<2xf32> {{
+      %y = call @help(%x) : (tensor<2xf32>) -> tensor<2xf32>
+      return %y : tensor<2xf32>
+    }}
+    """
+
+
+def _counts(step, begin="= dense<1.0> "):
+    return f"""
+    util.global private mutable @count {begin}: tensor<2xf32>
+    func.func @main(%x: tensor<2xf32>) -> tensor<2xf32> {{
+      %old = util.global.load @count : tensor<2xf32>
+      %step = arith.constant dense<{step}.0> : tensor<2xf32>
+      %new = arith.addf %old, %step : tensor<2xf32>
+      util.global.store %new, @count : tensor<2xf32>
+      return %new : tensor<2xf32>
+    }}
+    """
+
+
+def _files(folder, **texts):
+    found = {}
+    for name, text in texts.items():
+        found[name] = folder / f"{name}.mlir"
+        found[name].write_text(text)
+    return found
+
+
+X = np.ones(2, np.float32)
+
+
+def test_globals_of_one_name_must_be_equal(tmp_path):
+    models = _files(tmp_path, a=_scales(5), b=_scales(7))
+    with pytest.raises(UserError, match=r"'@w'[\s\S]*'a' and 'b' have different weights"):
+        lowc.compile(models)
+
+
+def test_private_functions_stay_those_of_their_model(tmp_path):
+    # One helper of each, and an entry that is called like them.
+    models = _files(tmp_path, a=_scales(5), help=_scales(5, "addf"), main=_scales(5, "subf"))
+    program = lowc.load(lowc.compile(models))
+    assert [program[name](X)[0] for name in models] == [5, 6, -4]
+    kinds = {name: list(program[name].report["energy"]["operations"]) for name in models}
+    assert kinds == {"a": ["mulf.f32"], "help": ["addf.f32"], "main": ["subf.f32"]}
+
+
+def test_a_global_may_be_called_like_an_entry(tmp_path):
+    models = _files(tmp_path, w=_scales(5), b=_scales(5))
+    program = lowc.load(lowc.compile(models))
+    assert [program.w(X)[0], program.b(X)[0]] == [5, 5]
+
+
+def test_state_of_mlir_is_one_and_can_be_reset(tmp_path):
+    program = lowc.load(lowc.compile(_files(tmp_path, a=_counts(1), b=_counts(10))))
+    assert [program.a(X)[0], program.b(X)[0], program.a(X)[0]] == [2, 12, 13]
+    program.reset()
+    assert program.b(X)[0] == 11
+
+
+def test_state_without_an_initial_value_is_refused(tmp_path):
+    models = _files(tmp_path, a=_counts(1, ""), b=_scales(5))
+    with pytest.raises(UserError, match=r"'@count'[\s\S]*needs an initial value"):
+        lowc.compile(models)
+    with pytest.raises(UserError, match="which cannot be compared"):
+        lowc.compile(_files(tmp_path, a=_counts(1, ""), b=_counts(1, "")))
 
 
 def test_different_weights_of_one_name_are_refused(tmp_path):

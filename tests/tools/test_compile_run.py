@@ -248,3 +248,34 @@ def test_write_npy_keeps_to_the_umask(tmp_path: Path) -> None:
     write_npy(tmp_path / "a.npy", np.zeros(3, ml_dtypes.float8_e5m2))
     (tmp_path / "b.npy").touch()
     assert (tmp_path / "a.npy").stat().st_mode == (tmp_path / "b.npy").stat().st_mode
+
+
+def test_entries_are_checked_before_anything_is_read(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = folder / "m.mlir"
+    for given, words in (
+        ([f"a={model}", "b="], "the entry 'b' has no file"),
+        ([f"a={model}", "b=no.mlir"], "no.mlir: the file of the entry 'b' does not exist"),
+        ([f"a={model}", f"reset={model}"], "an entry cannot be called 'reset'"),
+    ):
+        assert main(["compile", *given]) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_energy_is_of_a_call_of_each_entry(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, target = folder / "m.mlir", tmp_path / "two.vmfb"
+    assert main(["compile", f"a={model}", f"b={model}", "-o", str(target)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    said = [line for line in lines if line.startswith("arithmetic per call of ")]
+    assert [line[: len("arithmetic per call of a:")] for line in said] == [
+        "arithmetic per call of a:", "arithmetic per call of b:",
+    ]  # fmt: skip
+    assert main(["report", "energy", str(target), "--json"]) == 0
+    reports = json.loads(capsys.readouterr().out)["recipes"]
+    assert [report["entry"] for report in reports] == ["a", "b"]
+    assert {report["energy"]["operations"]["mulf.f32"] for report in reports} == {24}
+    assert main(["report", "energy", str(target)]) == 0
+    assert "two.vmfb, b, per call" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import lowc
 import numpy as np
@@ -69,6 +70,24 @@ def test_a_prompt_can_come_in_parts(program):
     program.prefill(np.array(PROMPT[:3]), np.arange(3))
     program.decode(np.array(PROMPT[3:4]), np.arange(4))
     np.testing.assert_allclose(program.decode(np.array(PROMPT[4:]), np.arange(5)), whole, atol=1e-5)
+
+
+def test_more_tokens_than_positions_are_the_callers_mistake(program):
+    with pytest.raises(
+        UserError, match=r"refuses inputs of these sizes[\s\S]*depend on each other"
+    ):
+        program.prefill(np.arange(4), np.arange(2))
+
+
+def test_sizes_have_a_least():
+    for name, least in (("num_attention_heads", 1), ("vocab_size", 1), ("context", 3)):
+        with pytest.raises(UserError, match=f"{name}: a size is {least} or more"):
+            replace(SHAPE, **{name: least - 1})
+
+
+def test_the_least_context_can_be_exported():
+    shape = replace(SHAPE, context=3)
+    assert list(export(build(shape), shape)) == ["prefill", "decode"]
 
 
 def test_it_ends_at_a_stop_token_and_at_a_limit(program):

@@ -40,10 +40,11 @@ def energy_command(
 ) -> None:  # fmt: skip
     """Count the operations of MODEL and price them; without MODEL, compare the prices alone.
 
-    MODEL is a compiled .vmfb, or a .pt2 or .mlir, which is taken through the passes of each recipe
-    but not compiled.  Operations are counted from the rewritten IR, for one call.  "core" is
-    multiplying and accumulating, "guards" the comparisons, selections and shifts around it.  Memory
-    is what it costs if every tensor of every operation goes through it: an upper bound.
+    MODEL is a compiled .vmfb, of which each entry is counted apart, or a .pt2 or .mlir, which is
+    taken through the passes of each recipe but not compiled.  Operations are counted from the
+    rewritten IR, for one call.  "core" is multiplying and accumulating, "guards" the comparisons,
+    selections and shifts around it.  Memory is what it costs if every tensor of every operation
+    goes through it: an upper bound.
     """
     from ...compiler.energy import DEFAULT, load_table
 
@@ -68,7 +69,9 @@ def energy_command(
         return
     _print_arithmetic(arithmetic, table)
     if model is not None:
-        _print_model(model.name, reports, table)
+        for of_entry in _by_entry(reports):
+            entry = of_entry[0]["entry"]
+            _print_model(f"{model.name}, {entry}" if entry else model.name, of_entry, table)
 
 
 def arithmetic_rows(table: Table) -> list[dict[str, Any]]:
@@ -103,7 +106,7 @@ def _reports(
                 "a compiled module has its one recipe", where=str(model),
                 hint="leave --recipe out, or pass the model that it was compiled from",
             )  # fmt: skip
-        return [_priced(_of_module(model), table, str(model))]
+        return [_priced(report, table, str(model)) for report in _of_module(model)]
     from ...compiler.analysis import analyse
     from ...compiler.frontend import open_model
     from ...compiler.recipe import load_recipe
@@ -120,14 +123,23 @@ def _reports(
     return found
 
 
-def _of_module(path: Path) -> dict[str, Any]:
+def _of_module(path: Path) -> list[dict[str, Any]]:
+    """Return the report of each entry."""
     import iree.runtime as rt
 
     from ...runtime.vmfb import check_file, read_module
 
     check_file(path)
-    _module, [manifest, *_] = read_module(path, rt.VmInstance())
-    return {"recipe": manifest.recipe, "target": manifest.target, **manifest.report}
+    _module, manifests = read_module(path, rt.VmInstance())
+    return [
+        {
+            "recipe": manifest.recipe,
+            "target": manifest.target,
+            "entry": manifest.entry_point if manifest.entries else None,
+            **manifest.report,
+        }
+        for manifest in manifests
+    ]
 
 
 def _priced(report: dict[str, Any], table: Table, where: str) -> dict[str, Any]:
@@ -149,6 +161,7 @@ def _priced(report: dict[str, Any], table: Table, where: str) -> dict[str, Any]:
     return {
         "recipe": report["recipe"],
         "target": report["target"],
+        "entry": report.get("entry"),
         "energy": summary(exported, counted, table),
         "matmuls": rows,
     }
@@ -200,6 +213,13 @@ def _print_model(name: str, reports: list[dict[str, Any]], table: Table) -> None
     for report in reports:
         _print_top(report)
     _print_what_is_missing(reports, table)
+
+
+def _by_entry(reports: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    groups: dict[str | None, list[dict[str, Any]]] = {}
+    for report in reports:
+        groups.setdefault(report["entry"], []).append(report)
+    return list(groups.values())
 
 
 def _columns(reports: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
@@ -273,7 +293,11 @@ def _print_what_is_missing(reports: list[dict[str, Any]], table: Table) -> None:
 
 def _fill(figure: Any, reports: list[dict[str, Any]]) -> None:
     """Draw core, guards beside memory: one bar for the model as exported, one for each recipe."""
-    columns = _columns(reports)
+    columns = [
+        (f"{title}, {of_entry[0]['entry']}" if of_entry[0]["entry"] else title, energy)
+        for of_entry in _by_entry(reports)
+        for title, energy in _columns(of_entry)
+    ]
     titles = [title for title, _ in columns]
     energies = [energy["picojoules"] for _, energy in columns]
     left, right = figure.subplots(1, 2)

@@ -31,6 +31,32 @@ func.func @tied(%x: tensor<2x4xf32>, %init: tensor<2x4xf32>) -> tensor<2x4xf32> 
 }
 
 // -----
+// Names end in that of the entry, and are counted in each.
+
+util.global private @fc.weight = #flow.parameter.named<"model"::"fc.weight"> : tensor<4x4xf32>
+// CHECK-LABEL: func.func @prefill
+func.func @prefill(%x: tensor<2x4xf32>, %i: tensor<2x4xf32>) -> tensor<2x4xf32>
+    attributes {lowc.entry} {
+  %w = util.global.load @fc.weight : tensor<4x4xf32>
+  // CHECK: linalg.matmul {{.*}}lowc.matmul = "fc@prefill",
+  %y = linalg.matmul ins(%x, %w : tensor<2x4xf32>, tensor<4x4xf32>)
+      outs(%i : tensor<2x4xf32>) -> tensor<2x4xf32>
+  // CHECK: linalg.matmul {{.*}}lowc.matmul = "fc#1@prefill",
+  %z = linalg.matmul ins(%y, %w : tensor<2x4xf32>, tensor<4x4xf32>)
+      outs(%i : tensor<2x4xf32>) -> tensor<2x4xf32>
+  return %z : tensor<2x4xf32>
+}
+// CHECK-LABEL: func.func @decode
+func.func @decode(%x: tensor<1x4xf32>, %i: tensor<1x4xf32>) -> tensor<1x4xf32>
+    attributes {lowc.entry} {
+  %w = util.global.load @fc.weight : tensor<4x4xf32>
+  // CHECK: linalg.matmul {{.*}}lowc.matmul = "fc@decode",
+  %y = linalg.matmul ins(%x, %w : tensor<1x4xf32>, tensor<4x4xf32>)
+      outs(%i : tensor<1x4xf32>) -> tensor<1x4xf32>
+  return %y : tensor<1x4xf32>
+}
+
+// -----
 // A transposition that is a generic, in front of the weight as left operand.
 
 util.global private @w = #flow.parameter.named<"model"::"w"> : tensor<4x8xf32>
