@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from .compiler.artifact import Artifact
     from .compiler.recipe import Recipe
     from .compiler.target import Target
-    from .runtime.generation import Sampling, generate
+    from .runtime.generation import generate
     from .runtime.module import Module, load
     from .runtime.program import Program
+    from .runtime.sampling import Sampling
 
 __version__ = "0.1.0"
 
@@ -34,7 +35,7 @@ _LAZY = {
     "Module": "runtime.module",
     "Program": "runtime.program",
     "Recipe": "compiler.recipe",
-    "Sampling": "runtime.generation",
+    "Sampling": "runtime.sampling",
     "Target": "compiler.target",
     "compile": "compiler.api",
     "generate": "runtime.generation",

@@ -8,74 +8,21 @@ model that is exported so).
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
+from . import tree as trees
+from .dtypes import kind_of
 from .module import Module
 from .program import Program
+from .sampling import Sampler, Sampling, whole
 
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen from logits.
-
-    Attributes
-    ----------
-    temperature : float
-        Logits are divided by it; 0 takes the most likely token always.
-    top_k : int
-        Only the most likely so many are drawn from; 0 is all.
-    top_p : float
-        Only the most likely ones that together have this probability are drawn from.
-    seed : int or None
-        Draws the same tokens again; None draws others each time.
-    """
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what is no temperature, number or probability."""
-        if not 0 <= self.temperature < float("inf"):
-            raise UserError(f"a temperature is 0 or more, not {self.temperature}")
-        if self.top_k < 0:
-            raise UserError(f"top-k is 0 or more, not {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"top-p is above 0 and at most 1, not {self.top_p}")
-        if self.seed is not None and self.seed < 0:
-            raise UserError(f"a seed is 0 or more, not {self.seed}")
-
-
-class Sampler:
-    """Chooses tokens as `sampling` says, one after the other."""
-
-    def __init__(self, sampling: Sampling) -> None:
-        self.sampling = sampling
-        self._random = np.random.default_rng(sampling.seed)
-
-    def choose(self, logits: NDArray[Any]) -> int:
-        """Return a token, given logits ``[vocabulary]``; of equal ones the first."""
-        how = self.sampling
-        if how.temperature == 0:
-            return int(logits.argmax())
-        order = np.argsort(-logits, kind="stable")
-        if how.top_k:
-            order = order[: how.top_k]
-        scaled = (logits[order].astype(np.float64) - float(logits[order[0]])) / how.temperature
-        weights = np.exp(scaled)
-        weights /= weights.sum()
-        if how.top_p < 1:
-            # The first one whose sum reaches p is in.
-            count = int(np.searchsorted(np.cumsum(weights), how.top_p)) + 1
-            order, weights = order[:count], weights[:count] / weights[:count].sum()
-        return int(self._random.choice(order, p=weights))
+__all__ = ["Sampling", "context_of", "generate"]
 
 
 def context_of(module: Module) -> int:
@@ -99,18 +46,35 @@ def context_of(module: Module) -> int:
 
 
 def _entries(module: Module) -> tuple[Module, Module]:
+    if not isinstance(module, Module):
+        raise UserError(
+            f"a loaded module is needed, not {reprlib.repr(module)}",
+            hint="lowc.generate(lowc.load('model.vmfb'), tokens)",
+        )
     found = module.entries if isinstance(module, Program) else {}
     entries = [found.get(name) for name in ("prefill", "decode")]
-    for entry in entries:
-        inputs = [] if entry is None else entry.signature.inputs
-        if entry is None or [len(leaf.shape) for leaf in inputs] != [1, 1]:
-            raise UserError(
-                "this is no language model with entries prefill(tokens, positions) and "
-                "decode(tokens, positions)",
-                where=str(module.path),
-                hint="lowc compile prefill=a.pt2 decode=b.pt2; lowc.tools.llama_model exports them",
-            )
+    sizes = {None if entry is None else _vocabulary(entry) for entry in entries}
+    if None in sizes or len(sizes) != 1:
+        raise UserError(
+            "this is no language model with entries prefill(tokens, positions) and "
+            "decode(tokens, positions), which give logits [1, vocabulary]",
+            where=str(module.path),
+            hint="lowc compile prefill=a.pt2 decode=b.pt2; lowc.tools.llama_model exports them",
+        )
     return entries[0], entries[1]  # type: ignore[return-value]
+
+
+def _vocabulary(entry: Module) -> int | None:
+    """Return how many logits an entry gives, or None if it is none of a language model."""
+    inputs, outputs = entry.signature.inputs, entry.signature.outputs
+    if [(len(leaf.shape), kind_of(leaf.dtype)) for leaf in inputs] != [(1, "int")] * 2:
+        return None
+    if len(outputs) != 1 or kind_of(outputs[0].dtype) != "float":
+        return None
+    match outputs[0].shape:
+        case (1, int(size)) if size > 0:
+            return size
+    return None
 
 
 def generate(
@@ -123,8 +87,11 @@ def generate(
 ) -> Iterator[int]:
     """Yield the tokens that follow `tokens`, each as soon as it is chosen.
 
-    The caches begin anew.  It ends with a token of `stop`, which is not given, after `limit`
-    tokens, or when the caches are full: then :func:`context_of` tokens are there, prompt included.
+    The caches begin anew with the first of them, and hold one text: of two that are made at a time,
+    by one thread or by several, the one that began first ends with an error.
+
+    It ends with a token of `stop`, which is not given, after `limit` tokens, or when the caches are
+    full: then :func:`context_of` tokens are there, prompt included.
 
     Parameters
     ----------
@@ -142,19 +109,44 @@ def generate(
     Raises
     ------
     UserError
-        A module that is no such model, no token or too many, or a token that the model has not.
+        A module that is no such model, no token or too many, a token that the model has not,
+        logits that are no numbers, or another text that was begun on the module meanwhile.
     """
-    prompt = np.asarray(tokens)
-    if prompt.ndim != 1 or not prompt.size or prompt.dtype.kind not in "iu":
-        raise UserError("a prompt is a list of one token or more")
     context = context_of(module)
+    prompt = _prompt(tokens)
     if prompt.size > context:
         raise UserError(
             f"the prompt has {prompt.size} tokens, the model's context {context}",
             hint="shorten the prompt, or export the model with a longer context",
         )
-    sampler = Sampler(sampling or Sampling())
-    return _generate(module, prompt.astype(np.int64), context, limit, sampler, frozenset(stop))
+    if sampling is not None and not isinstance(sampling, Sampling):
+        raise UserError(
+            f"sampling is a lowc.Sampling, not {reprlib.repr(sampling)}",
+            hint="lowc.Sampling(temperature=0.8, top_k=40)",
+        )
+    sampler = Sampler(sampling or Sampling(), str(module.path))
+    most = None if limit is None else whole(limit, "a limit")
+    return _generate(module, prompt, context, most, sampler, _stops(stop))
+
+
+def _prompt(tokens: Any) -> NDArray[np.int64]:
+    try:
+        prompt = np.asarray(tokens)
+    except ValueError:  # lists of several lengths
+        prompt = np.empty(0)
+    if prompt.ndim != 1 or not prompt.size or prompt.dtype.kind not in "iu":
+        raise UserError("a prompt is a list of one token or more, each a whole number")
+    return prompt.astype(np.int64)
+
+
+def _stops(stop: Any) -> frozenset[int]:
+    try:
+        tokens = None if isinstance(stop, str | bytes) else list(stop)
+    except TypeError:
+        tokens = None
+    if tokens is None:
+        raise UserError(f"stop is a collection of tokens, not {reprlib.repr(stop)}")
+    return frozenset(whole(token, "a token of stop") for token in tokens)
 
 
 def _generate(
@@ -163,11 +155,22 @@ def _generate(
 ) -> Iterator[int]:  # fmt: skip
     prefill, decode = _entries(module)
     positions = np.arange(context)
-    given, count = prompt, 0
-    held = prompt.size
+    given, count, held = prompt, 0, prompt.size
+    shared, text = module.shared, object()
     while limit is None or count < limit:
         entry = decode if given.size == 1 else prefill
-        token = sampler.choose(entry(given, positions[:held])[0])
+        with shared.turn:
+            if not count:
+                shared.text = text
+            if shared.text is not text:
+                raise UserError(
+                    "another text was begun on this module, whose caches hold one",
+                    where=str(module.path),
+                    hint="load it again for a second one",
+                )
+            result = entry(given, positions[:held])
+        [logits] = trees.flatten(entry.manifest.out_tree, result, "the logits")
+        token = sampler.choose(logits[0])
         if token in stop:
             return
         yield token

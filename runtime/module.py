@@ -107,6 +107,9 @@ class Shared:
         self.timeline = Timeline(device.hal, str(path)) if takes_fences(entry) else None
         self.lock = threading.Lock()
         self.pool = PoolCalls(device, context) if device.kind == CPU else None
+        # Which text the caches hold, and the turn to look and go on with it (generation.py).
+        self.text: object = None
+        self.turn = threading.Lock()
 
 
 class Module:

@@ -12,9 +12,7 @@ import click
 from ..errors import UserError
 from . import output
 from .streamed_text import StoppedText
-
-# What tokenizers call the token that ends a text.
-ENDS = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<eos>")
+from .token_text import TokenText, ending_tokens, tokens_of
 
 
 @click.command("generate")
@@ -32,7 +30,10 @@ ENDS = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<eos>")
 @click.option("--top-k", type=int, default=0, show_default=True, help="Of the best K; 0 is all.")
 @click.option("--top-p", type=float, default=1.0, show_default=True, help="Of the best with sum P.")
 @click.option("--seed", type=int, help="Draws the same text again.")
-@click.option("--stop", multiple=True, metavar="TEXT", help="End before TEXT; may be repeated.")
+@click.option(
+    "--stop", multiple=True, metavar="TEXT",
+    help="End before TEXT, or a special token of that name; may be repeated.",
+)  # fmt: skip
 @click.option(
     "--device", default="auto", show_default=True, help="auto, cpu, cpu-sync, vulkan or cuda."
 )
@@ -58,29 +59,33 @@ def generate_command(
 
     sampling = Sampling(temperature, top_k, top_p, seed)
     words = read_tokenizer(Path(tokenizer))
-    tokens = words.encode(sys.stdin.read() if prompt == "-" else prompt).ids
+    tokens = tokens_of(words, _standard_input() if prompt == "-" else prompt, tokenizer)
     loaded = load(module, device=device)
-    ends = {end for end in map(words.token_to_id, ENDS) if end is not None}
+    ends = ending_tokens(words, stop)
     made = generate(loaded, tokens, limit=max_tokens, sampling=sampling, stop=ends)
-    text, pieces = StoppedText(stop), decoder()
+    text, pieces = StoppedText(stop), TokenText(words, tokens)
     began, count, first = time.perf_counter(), 0, 0.0
     for token in made:
         count += 1
         first = first or time.perf_counter() - began
-        _show(text.add(pieces.step(words, token) or ""))
+        _show(text.add(pieces.add(token)))
         if text.is_stopped:
             break
-    _show(text.rest() + "\n")
+    _show(text.add(pieces.rest()) + text.rest() + "\n")
     seconds = time.perf_counter() - began
     context = context_of(loaded)
     if len(tokens) + count > context:
         output.remark(f"the model's context of {context} tokens is full")
-    rest = f", the others {(count - 1) / (seconds - first):.1f} a second" if count > 1 else ""
-    output.remark(f"{count} tokens after {len(tokens)}: the first in {first:.3f} s{rest}")
+    said = f"{count} token{'' if count == 1 else 's'} after {len(tokens)}"
+    if count:
+        said += f": the first in {first:.3f} s"
+    if count > 1:
+        said += f", the others {(count - 1) / (seconds - first):.1f} a second"
+    output.remark(said)
 
 
 def read_tokenizer(path: Path) -> Any:
-    """Return the tokenizer of a ``tokenizer.json``.
+    """Return the tokenizer of a ``tokenizer.json``, which keeps a text's length as it is.
 
     Raises
     ------
@@ -94,7 +99,7 @@ def read_tokenizer(path: Path) -> Any:
             "the package 'tokenizers' is not installed", hint="pip install tokenizers"
         ) from error
     try:
-        return Tokenizer.from_buffer(path.read_bytes())
+        tokenizer = Tokenizer.from_buffer(path.read_bytes())
     except FileNotFoundError:
         raise UserError("the file does not exist", where=str(path)) from None
     except OSError as error:
@@ -104,15 +109,22 @@ def read_tokenizer(path: Path) -> Any:
             f"this is no tokenizer ({str(error)[:200]})", where=str(path),
             hint="a tokenizer.json, as the package 'tokenizers' writes it",
         ) from error  # fmt: skip
+    # What a file says of these is for training.
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
-def decoder() -> Any:
-    """Return what turns tokens into pieces of text, one after the other."""
-    from tokenizers.decoders import DecodeStream
-
-    return DecodeStream(skip_special_tokens=True)
+def _standard_input() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"the prompt is no text in {error.encoding}", where="standard input"
+        ) from error
 
 
 def _show(text: str) -> None:
-    sys.stdout.write(text)
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
     sys.stdout.flush()

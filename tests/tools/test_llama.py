@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import lowc
@@ -95,6 +96,35 @@ def test_it_ends_at_a_stop_token_and_at_a_limit(program):
     place = found.index(found[5])
     assert list(lowc.generate(program, PROMPT, stop={found[5]})) == found[:place]
     assert list(lowc.generate(program, PROMPT, limit=0)) == []
+
+
+def test_of_two_texts_on_one_module_the_first_ends_with_an_error(program):
+    other = list(lowc.generate(program, PROMPT[:2], limit=6))
+    first, second = lowc.generate(program, PROMPT), lowc.generate(program, PROMPT[:2], limit=6)
+    next(first)
+    begun = [next(second)]
+    with pytest.raises(UserError, match=r"another text was begun[\s\S]*load it again"):
+        next(first)
+    assert begun + list(second) == other
+
+
+def test_threads_get_their_own_text_or_an_error(program):
+    prompts = [PROMPT, PROMPT[::-1]]
+    wanted = [list(lowc.generate(program, prompt)) for prompt in prompts]
+
+    def told(prompt):
+        try:
+            return list(lowc.generate(program, prompt))
+        except UserError as error:
+            return error.what
+
+    with ThreadPoolExecutor(2) as threads:
+        for _ in range(8):
+            found = list(threads.map(told, prompts))
+            # One of them began last.
+            assert any(one == right for one, right in zip(found, wanted, strict=True))
+            for one, right in zip(found, wanted, strict=True):
+                assert one == right or "another text was begun" in one
 
 
 def test_what_is_no_prompt_is_refused(program):
