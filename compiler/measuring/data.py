@@ -17,7 +17,7 @@ from ...passes.tiling import families
 from ...passes.tiling.problem import Problem
 from ...passes.tiling.tilings import KernelTiling, Tiling
 from .gpu_operands import GpuData
-from .portable import shapes
+from .portable import TERMS, shapes
 
 Array = NDArray[Any]
 
@@ -113,11 +113,14 @@ class Data:
         return [np.stack([pack_panels(one, stored, columns, lanes) for one in bits]).view("i4")]
 
     def _signs_and_terms(self) -> list[Array]:
-        """Return words of signs, and scales of two powers of two: bytes of exponents plus 96."""
+        """Return words of signs, and scales of powers of two: bytes of exponents plus 96."""
         (_, signs, _), (_, terms, _) = shapes(self.problem)[1:]
-        first, second = self.rng.integers(88, 96, terms), self.rng.integers(80, 88, terms)
+        scales = np.zeros(terms, np.int32)
+        for term in range(TERMS):  # each less than the one before it
+            exponents = self.rng.integers(88 - 8 * term, 96 - 8 * term, terms, np.int32)
+            scales |= exponents << 8 * term
         words = self.rng.integers(0, 1 << 32, signs, np.uint32).view(np.int32)
-        return [words, (first | second << 8).astype(np.int32)]
+        return [words, scales]
 
     def _signs(self, columns: int) -> list[Array]:
         problem, (signs, scales, zeros) = self.problem, self._weight

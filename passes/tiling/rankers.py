@@ -21,9 +21,18 @@ NONE, ROOFLINE, LEARNED = "none", "roofline", "learned"
 
 @dataclass(frozen=True)
 class Unable:
-    """A ranker that knows nothing, and says why; products keep their default tiles."""
+    """A ranker that knows nothing, and says why; products keep their default tiles.
 
-    name: str
+    What follows `link` in a sentence is what cannot be done for that reason.
+    """
+
+    why: str
+    link: str
+
+    @property
+    def name(self) -> str:
+        """The reason, as the beginning of a sentence on a choice."""
+        return f"{self.why}, {self.link}"
 
     def predict(self, _problem: Problem, tilings: Sequence[Tiling]) -> Prediction:
         """Return a prediction that is not sure of anything."""
@@ -58,7 +67,7 @@ def ranker(name: str, machine: Machine) -> Ranker | None:
     folders = [folder for folder in either if folder is not None]
     if not folders:
         return Unable(
-            f"there is no cost model for {machine.unit} ('lowc tune --fit' makes one), which"
+            f"there is no cost model for {machine.unit} ('lowc tune --fit' makes one)", "which"
         )
     return _first_usable(folders, machine)
 
@@ -97,7 +106,7 @@ def _first_usable(folders: Sequence[Path], machine: Machine) -> Ranker:
             continue
         found.instead_of = why
         return found
-    return Unable(f"no cost model can be used, not {why}, so that lowc")
+    return Unable(f"no cost model can be used, not {why}", "so that lowc")
 
 
 def _local(machine: Machine) -> Ranker:

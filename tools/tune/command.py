@@ -18,7 +18,9 @@ from .. import output
 from ..seconds import Seconds
 
 if TYPE_CHECKING:
+    from ...compiler.measuring.worker import Effort
     from ...passes.tiling.problem import Lowering
+    from ...passes.tiling.record import Machine
     from .plan import Round
     from .run import Job, Progress
     from .store import Store
@@ -35,6 +37,14 @@ def default_store() -> str:
         return told
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return str(cache / "lowc" / "tiles.sqlite")
+
+
+def _place(store: str | None) -> str:
+    """Return where to keep measurements; of lowc's own folder, not of a user's, make what lacks."""
+    place = store or default_store()
+    if not store and not os.environ.get("LOWC_STORE"):
+        Path(place).parent.mkdir(parents=True, exist_ok=True)
+    return place
 
 
 @click.command("tune")
@@ -109,10 +119,12 @@ def tune_command(
         raise UserError("a stage alone needs a folder for compiled tiles", hint="--work DIR")
     if size < 2 or tiles < 0:
         raise UserError("a round has 2 tiles or more, and a product no fewer than 0")
+    _check_executor(executor, target)
     packages.need(*packages.STORE)
     from .store import Store
 
-    with Store(store or default_store()) as opened:
+    place = _place(store)
+    with Store(place) as opened:
         if exported or imported or fitted:
             _exchange(opened, exported, imported)
             if fitted:
@@ -121,9 +133,9 @@ def tune_command(
             limit = seconds if seconds is not None else QUICK_SECONDS if quick else math.inf
             if quick:
                 tiles = min(tiles or QUICK_TILES, QUICK_TILES)
-            with _folder(work) as place:
+            with _folder(work) as folder:
                 job = _job(
-                    opened, target, place, time.monotonic() + limit, passes,
+                    opened, target, folder, time.monotonic() + limit, passes,
                     measures=stage != "prepare",
                 )  # fmt: skip
                 found: list[Round] = []
@@ -133,7 +145,20 @@ def tune_command(
             if quick and stage != "prepare":
                 _fit_quick(opened, target)
         counts = opened.count()
-    _say(counts, store or default_store(), as_json)
+    _say(counts, place, as_json)
+
+
+def _check_executor(executor: str, target: str) -> None:
+    """Raise a UserError unless there is such an executor, and it can measure on `target`."""
+    from ...compiler.target import load_target
+
+    kind = executor.partition(":")[0]
+    if kind not in ("local", "ray"):
+        raise UserError(f"there is no executor '{executor}'", hint="local, ray, ray:ADDRESS")
+    if kind == "ray" and load_target(target).backend != "cpu":
+        raise UserError(
+            f"clusters measure on CPUs, not on '{target}'", where="--executor", hint="local"
+        )
 
 
 def _exchange(opened: Store, exported: str | None, imported: str | None) -> None:
@@ -203,21 +228,26 @@ def _job(
 ) -> Job:
     from ...compiler.measuring import compiled
     from ...compiler.measuring.fingerprint import fingerprint, of_device
-    from ...compiler.measuring.worker import Effort
     from ...compiler.target import load_target
     from .rates import with_rates
     from .run import Job
 
     goal = load_target(target)
-    effort, is_gpu = Effort(), goal.backend != "cpu"
+    is_gpu = goal.backend != "cpu"
     machine = of_device(goal) if is_gpu and measures else fingerprint(goal)
     if measures and not is_gpu:
         machine = with_rates(machine, opened)
-    if goal.backend == "vulkan":
-        # A software device takes seconds for what a GPU does at once.
-        effort = Effort(least=5, most=12, seconds=0.3)
     cache = compiled.Cache(compiled.default_folder())
+    effort = _effort(machine)
     return Job(opened, machine, target, place, effort, deadline, passes, goal.backend, cache)
+
+
+def _effort(machine: Machine) -> Effort:
+    """Return how often tiles are called: less on software devices, slower than GPUs by far."""
+    from ...compiler.measuring.fingerprint import SOFTWARE
+    from ...compiler.measuring.worker import Effort
+
+    return Effort(least=5, most=12, seconds=0.3) if machine.name in SOFTWARE else Effort()
 
 
 def _rounds(
@@ -234,6 +264,7 @@ def _rounds(
 
     ranker = rankers.ranker(cost_model, job.machine)
     if isinstance(ranker, rankers.Unable):
+        output.remark(f"no tiles are those that a cost model thinks best: {ranker.why}")
         ranker = None
     unit = job.machine.unit
     usual = plan.usual_forms(unit, lowering)
@@ -248,12 +279,6 @@ def _tune(job: Job, rounds: list[Round], stage: str, executor: str) -> None:
     from . import run
 
     kind, _, address = executor.partition(":")
-    if kind not in ("local", "ray"):
-        raise UserError(f"there is no executor '{executor}'", hint="local, ray, ray:ADDRESS")
-    if kind == "ray" and job.device != "cpu":
-        raise UserError(
-            f"clusters measure on CPUs, not on '{job.target}'", where="--executor", hint="local"
-        )
     with _progress(len(rounds)) as progress:
         if kind == "ray":
             from .distribute import tune_on_ray
@@ -265,6 +290,8 @@ def _tune(job: Job, rounds: list[Round], stage: str, executor: str) -> None:
             run.measure_ready(job, progress)
         else:
             run.measure_all(job, rounds, progress)
+    if job.cache.hits:
+        output.remark(f"{job.cache.hits} modules were taken from the cache")
 
 
 @contextmanager

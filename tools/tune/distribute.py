@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import tempfile
 import time
@@ -121,21 +122,51 @@ def tune_on_ray(job: Job, rounds: Sequence[Round], address: str, progress: Progr
     UserError
         When Ray is not installed, or there is no cluster at `address`.
     """
+    stop = signal.getsignal(signal.SIGTERM)
     ray = _connected(address)
     try:
-        site, is_apart = _device(ray, job)
-        waves = [rounds] if is_apart else _waves(rounds)
-        done = 0
-        for wave in waves:
-            for number, findings in _results(ray, job, site, wave, is_apart):
-                one = wave[number]
-                mark = f"{one.name}-{os.urandom(4).hex()}"
-                machine = job.machine if job.machine.key == site.machine.key else site.machine
-                job.store.add(record_of(f, one.problem, machine, mark) for f in findings)
-                done += 1
-                progress(done // job.passes, str(one.problem))
+        with terminated_as_interrupted(stop):
+            _measure_all(ray, job, rounds, progress)
     finally:
         ray.shutdown()
+
+
+def _measure_all(ray: Any, job: Job, rounds: Sequence[Round], progress: Progress) -> None:
+    site, is_apart = _device(ray, job)
+    waves = [rounds] if is_apart else _waves(rounds)
+    done = 0
+    for wave in waves:
+        for number, findings in _results(ray, job, site, wave, is_apart):
+            one = wave[number]
+            mark = f"{one.name}-{os.urandom(4).hex()}"
+            machine = job.machine if job.machine.key == site.machine.key else site.machine
+            job.store.add(record_of(f, one.problem, machine, mark) for f in findings)
+            done += 1
+            progress(done // job.passes, str(one.problem))
+
+
+@contextlib.contextmanager
+def terminated_as_interrupted(stop: Any) -> Iterator[None]:
+    """End at SIGTERM as Ray does at Ctrl-C, and then as this process does at SIGTERM, by `stop`.
+
+    ``ray.init`` has put a handler of its own there, and one that prints stacks; of what others
+    raise code of Ray that waits knows ``KeyboardInterrupt`` alone: after the rest it waits on.
+    """
+    asked: list[Any] = []
+
+    def interrupt(*told: Any) -> None:
+        asked.extend(told)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if asked and callable(stop):
+            stop(*asked)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, stop)
 
 
 def _connected(address: str) -> Any:

@@ -53,7 +53,7 @@ def fit(
     check_installed()
     wanted = (r for r in records if backend in ("", r.problem.backend))
     least = LEAST_TILES_OF_GPUS if backend in BACKENDS.values() else measured.LEAST_TILES
-    tables, machine = of_one_machine(measured.tables(wanted, least), tell)
+    tables, machine = of_one_machine(measured.tables(wanted, least), tell, backend)
     tell(f"{len(tables)} products, {sum(len(t.seconds) for t in tables)} tiles measured")
     held = evaluate.cross_validate(tables, tell, rounds=rounds)
     numbers, found = held.numbers, metrics_of(held)
@@ -91,8 +91,10 @@ def check_installed() -> None:
     packages.need(*packages.FITTING)
 
 
-def of_one_machine(found: Sequence[Table], tell: Tell) -> tuple[list[Table], Machine]:
-    """Return the tables of the machine that has the most.
+def of_one_machine(
+    found: Sequence[Table], tell: Tell, backend: str = ""
+) -> tuple[list[Table], Machine]:
+    """Return the tables of the machine that has the most; `backend` is what they are of, if known.
 
     Raises
     ------
@@ -104,8 +106,9 @@ def of_one_machine(found: Sequence[Table], tell: Tell) -> tuple[list[Table], Mac
         counts[table.machine.key] = counts.get(table.machine.key, 0) + 1
     key = max(sorted(counts), key=lambda one: counts[one], default="")
     kept = [table for table in found if table.machine.key == key]
-    is_gpu = bool(kept) and kept[0].machine.unit in BACKENDS
-    least = LEAST_OF_GPUS if is_gpu else LEAST_PRODUCTS
+    if kept:
+        backend = kept[0].problem.backend
+    least = LEAST_OF_GPUS if backend in BACKENDS.values() else LEAST_PRODUCTS
     if len(kept) < least:
         raise UserError(
             f"there are measurements of {len(kept)} products, fewer than {least}",

@@ -10,9 +10,8 @@ import functools
 import hashlib
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +47,9 @@ class Table:
         Whether no two processes measured the same tiles, so that how far they differ is that of the
         machine's other products.
     k_of_weight : int
-        K before it was filled up; 0 where that is not known, or it was not.
+        The least K that is, or may be, of the same weights; 0 where that is this product's own.
+    rounds, dropped : int
+        How many rounds of measurements the times are of, and how many do not count.
     """
 
     problem: Problem
@@ -59,13 +60,15 @@ class Table:
     default: int
     is_pooled: bool = False
     k_of_weight: int = 0
+    rounds: int = 1
+    dropped: int = 0
 
     @property
     def family(self) -> str:
         """What is held out together: the weight's shape, whatever the form and the rows.
 
-        Some forms fill K up to whole groups: theirs is that of the products of the same weight in
-        other forms, where there are some (:func:`tables`).
+        Some forms fill K up to whole groups: all K that fill up to the same are one family, for one
+        of them may be the same weight (:func:`tables`).
         """
         p = self.problem
         return f"{p.batch}x{p.n}x{self.k_of_weight or p.k}"
@@ -91,14 +94,19 @@ class Table:
         return float(self.seconds.min())
 
 
-def tables(records: Iterable[Record], least: int = LEAST_TILES) -> list[Table]:
-    """Return a table for each product and machine with `least` tiles or more, in a fixed order."""
+def tables(
+    records: Iterable[Record], least: int = LEAST_TILES, *, all_rounds: bool = False
+) -> list[Table]:
+    """Return a table for each product and machine with `least` tiles or more, in a fixed order.
+
+    Rounds that were disturbed (:func:`undisturbed`) count only with `all_rounds`.
+    """
     grouped: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:
         if record.is_ok and record.seconds > 0:
             grouped[record.machine.key, record.problem.key].append(record)
     every = {key: _rounds(some) for key, some in grouped.items()}
-    rounds = {key: undisturbed(some) for key, some in every.items()}
+    rounds = every if all_rounds else {key: undisturbed(some) for key, some in every.items()}
     apart = {key: _apart(some) for key, some in rounds.items()}
     # Where one round is left, how far it is from those that were disturbed says more than nothing,
     # and a product of one process may have been disturbed itself.
@@ -112,26 +120,39 @@ def tables(records: Iterable[Record], least: int = LEAST_TILES) -> list[Table]:
         is_pooled = not len(apart[key])
         between = _spread(np.concatenate(pooled[key[0]]) if is_pooled else apart[key])
         table = _table(grouped[key][0], rounds[key], between)
-        found.append(replace(table, is_pooled=is_pooled))
+        dropped = len(every[key]) - len(rounds[key])
+        found.append(replace(table, is_pooled=is_pooled, rounds=len(rounds[key]), dropped=dropped))
     return [table for table in _with_weights(found) if len(table.tilings) >= least]
 
 
 def _with_weights(found: Sequence[Table]) -> list[Table]:
-    """Return tables whose K is that of the weight, where products of it in other forms tell it."""
-    known: dict[tuple[int | None, int | None], set[int]] = defaultdict(set)
+    """Return tables with the least K of all that may be of the same weight.
+
+    That is what fills up to one K in a form that fills up, whatever forms it was measured in.
+    """
+    by_columns: dict[tuple[int | None, int | None], list[Problem]] = defaultdict(list)
     for table in found:
-        known[table.problem.batch, table.problem.n].add(table.problem.k or 0)
-    return [replace(table, k_of_weight=_k_of_weight(table.problem, known)) for table in found]
+        by_columns[table.problem.batch, table.problem.n].append(table.problem)
+    least = {columns: _least_ks(problems) for columns, problems in by_columns.items()}
+    changed = []
+    for table in found:
+        k = table.problem.k or 0
+        of_weight = least[table.problem.batch, table.problem.n][k]
+        changed.append(replace(table, k_of_weight=of_weight if of_weight != k else 0))
+    return changed
 
 
-def _k_of_weight(problem: Problem, known: Mapping[Any, Iterable[int]]) -> int:
-    """Return the least K that a product of as many columns has, and that fills up to this one."""
-    k, group = problem.k or 0, problem.group
-    fills = families.is_dequant(problem.form) or problem.unit == "spirv"
-    if not fills or not group or problem.lowering != "kernel":
-        return 0
-    same = [one for one in known[problem.batch, problem.n] if -(-one // group) * group == k]
-    return min(same, default=0)
+def _least_ks(problems: Sequence[Problem]) -> dict[int, int]:
+    """Return for each K of products of as many columns the least K that it is joined with."""
+    found = {problem.k or 0: problem.k or 0 for problem in problems}
+    for problem in problems:
+        k, group = problem.k or 0, problem.group
+        fills = families.is_dequant(problem.form) or problem.unit == "spirv"
+        if not fills or not group or problem.lowering != "kernel":
+            continue
+        joined = {found[one] for one in found if -(-one // group) * group == k} | {found[k]}
+        found = {one: min(joined) if of in joined else of for one, of in found.items()}
+    return found
 
 
 def _rounds(records: Sequence[Record]) -> list[dict[str, Record]]:

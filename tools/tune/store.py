@@ -82,7 +82,8 @@ class Store:
         Raises
         ------
         UserError
-            When it cannot be opened, is no store of lowc's, or one of another version.
+            When it cannot be opened, has no folder, is no store of lowc's, or one of another
+            version.
         """
         self.place = str(place)
         if "://" in self.place and not _URL.match(self.place):
@@ -278,7 +279,11 @@ def _engine(place: str) -> sql.Engine:
         raise UserError(
             "this is no store of measurements", where=place, hint="a new path makes one"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        raise UserError(
+            f"there is no folder '{path.parent}'", where=f"the store {place}",
+            hint="make it, or name another place",
+        )  # fmt: skip
     engine = sql.create_engine(f"sqlite:///{path}", connect_args={"timeout": 60})
 
     @sql.event.listens_for(engine, "connect")

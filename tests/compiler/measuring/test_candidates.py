@@ -1,8 +1,11 @@
 """Tiles of every family, compiled alone, give what the definition of their form says."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from lowc.compiler.backend import vector_unit
+from lowc.compiler.measuring import portable
 from lowc.compiler.measuring.data import Data
 from lowc.compiler.measuring.modules import operands
 from lowc.compiler.target import load_target
@@ -23,6 +26,13 @@ def some(one):
 @pytest.fixture(scope="module")
 def unit():
     return vector_unit(load_target("cpu"))
+
+
+def test_scales_have_as_many_powers_of_two_as_the_code_adds():
+    one = dataclasses.replace(problem("shift-add", "avx2", 1, 2, 4, 128), lowering="linalg")
+    _, _, scales = Data(one).operands(space.candidates(one)[0])
+    exponents = scales.reshape(-1, 1) >> 8 * np.arange(4) & 255
+    assert (exponents[:, : portable.TERMS] > 0).all() and not exponents[:, portable.TERMS :].any()
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from lowc.compiler import backend
 from lowc.compiler.target import load_target
 from lowc.tools.cli import main
 from lowc.tools.tune import plan
-from lowc.tools.tune.distribute import explicit_flags
+from lowc.tools.tune.distribute import explicit_flags, terminated_as_interrupted
 from lowc.tools.tune.store import Store
 
 ROUNDS, TILES = 5, 2
@@ -153,3 +153,27 @@ def test_no_cluster(tmp_path, capsys):
     arguments = ["tune", "--store", place, "--shape", "1x1x1x1", "--executor", "ray:127.0.0.1:1"]
     assert main(arguments) == 2
     assert "there is no Ray cluster at '127.0.0.1:1'" in capsys.readouterr().err
+
+
+def test_sigterm_is_what_ray_knows_and_then_what_it_was():
+    """Who waits within sees Ctrl-C; who waits for all of it sees what SIGTERM raised before Ray."""
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(number, _frame):
+        raise StoppedError(number)
+
+    seen, before = [], signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(StoppedError), terminated_as_interrupted(stop):
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            except BaseException as error:
+                seen.append(type(error))
+                raise
+        assert seen == [KeyboardInterrupt] and signal.getsignal(signal.SIGTERM) is stop
+        with pytest.raises(KeyboardInterrupt), terminated_as_interrupted(stop):
+            raise KeyboardInterrupt
+    finally:
+        signal.signal(signal.SIGTERM, before)

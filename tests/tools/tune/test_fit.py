@@ -91,6 +91,32 @@ def test_the_margin_of_a_fold_is_that_of_the_others(tables, held):
     assert here == choice.LEAST_GAIN and elsewhere > np.log(5)
 
 
+def test_other_tables_are_judged_by_what_was_learnt_without_their_family(tables, held):
+    """Twice the times of the same products: the same predictions and margins, other errors."""
+    slow = [dataclasses.replace(table, seconds=2 * table.seconds) for table in tables]
+    both = evaluate.cross_validate(tables, lambda _: None, folds=3, rounds=40, others=slow)
+    assert both.others.nested == both.nested == held.nested
+    for one, other in zip(both.predictions, both.others.predictions, strict=True):
+        assert one.seconds == pytest.approx(other.seconds)
+    first, second = both.scores(), both.others.scores()
+    assert [one.regret for one in first] == pytest.approx([one.regret for one in second])
+    assert np.mean([one.percent_error for one in second]) > 0.4
+
+
+def test_the_margin_can_be_less_of_the_disagreement(held):
+    loose = held.with_factors((0.0,))
+    assert {one.spread_factor for one in loose.nested} == {0.0}
+    assert min(one.spread_factor for one in held.nested) >= min(evaluate.FACTORS)
+    assert held.with_factors(evaluate.FACTORS).nested == held.nested
+
+
+@pytest.mark.slow
+def test_rows_are_split_by_several_seeds(tables):
+    found = evaluate.gpperf_split(tables[:8], (0, 1))
+    assert {len(values) for values in found.values()} == {2}
+    assert found["trees"][0] != found["trees"][1]
+
+
 @pytest.mark.parametrize("name", list(baselines.BASELINES))
 def test_baselines_predict_held_out_products(tables, name):
     found = evaluate.cross_validate_baseline(name, tables[:12], folds=2)
@@ -112,6 +138,8 @@ def test_formulas_find_what_times_are_made_of(tables):
 def test_too_few_records_are_refused(tmp_path):
     with pytest.raises(UserError, match="of 0 products, fewer than 10"):
         fit.fit([], tmp_path, lambda _: None)
+    with pytest.raises(UserError, match="of 0 products, fewer than 4"):
+        fit.fit([], tmp_path, lambda _: None, backend="vulkan")
     few = list(records(shapes=[(64, 64, 96)]))
     with pytest.raises(UserError, match="of 2 products"):
         fit.fit(few, tmp_path, lambda _: None)
@@ -157,11 +185,13 @@ def test_the_command_line(store, tmp_path, capsys, monkeypatch):
     assert main(["report", "cost-model", "--store", store, "--plots", str(tmp_path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert set(found["models"]) == {
-        cost_model.TREES, f"{cost_model.TREES}, no margin", *baselines.BASELINES,
+        *(f"{cost_model.TREES}{how}" for how in ("", ", no margin", ", any margin", ", all rounds")),
+        *baselines.BASELINES,
         *(f"{name}, with a margin" for name in baselines.BASELINES),
     }  # fmt: skip
     assert set(found[fit.WHOLE]) == {cost_model.TREES, *baselines.BASELINES}
     assert found["products"] == 24 and found["learning curve"]
+    assert found["rounds"] == found["products of one round"] == 24 and not found["dropped rounds"]
     names = {path.name for path in tmp_path.glob("*.png")}
     assert names == {
         f"{n}.png" for n in ("predicted", "regret", "learning-curve", "importance", "landscape")

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 from lowc.passes.tiling import space
 from lowc.tools.tune import measured
+from products.problems import problem as product
 from tiny.measurements import HERE, problem, records
 
 ONE = problem(64, 384, 384)
@@ -65,8 +66,50 @@ def test_a_round_in_which_all_took_longer_does_not_count():
     assert not table.is_pooled and (table.noise > 0.05).all()  # one of the two was disturbed
     (table,) = measured.tables(slow)  # there is nothing else
     assert table.seconds[0] == 3.0
+    assert (table.rounds, table.dropped) == (1, 0)
     few = slow[:3]  # of so few one cannot say
     assert len(measured.undisturbed([{r.tiling: r for r in some} for some in (first, few)])) == 2
+
+
+def test_disturbed_rounds_are_counted_and_can_be_judged():
+    first = [record(i, 2.0 + i) for i in range(5)]
+    slow = [record(i, (2.0 + i) * (1.2 if i % 2 else 1.5), "b") for i in range(6)]
+    (table,) = measured.tables(first + slow)
+    assert (table.rounds, table.dropped, len(table.tilings)) == (1, 1, 5)
+    (table,) = measured.tables(first + slow, all_rounds=True)
+    assert (table.rounds, table.dropped, len(table.tilings)) == (2, 0, 6)
+    assert table.seconds[0] != 2.0  # both rounds have a say
+
+
+def _families(*problems):
+    """Return the families of products of which four tiles were measured, by form and K."""
+    found = [
+        dataclasses.replace(record(0, 1.0 + i), problem=one, tiling=tiling.text)
+        for one in problems
+        for i, tiling in enumerate(space.candidates(one)[:4])
+    ]
+    return {(t.problem.form, t.problem.k): t.family for t in measured.tables(found)}
+
+
+def test_all_that_may_be_one_weight_is_held_out_together():
+    """K of 513 and of 528 are 528 in groups of 16: no product of 528 may be learnt, and 513 judged."""
+    floats = [problem(64, 384, k) for k in (513, 528, 544)]
+    coded = [product("w4a16", "avx512", 1, 64, 384, k) for k in (528, 544)]
+    found = _families(*floats, *coded)
+    joined = {found["f32", 513], found["f32", 528], found["w4a16", 528]}
+    assert joined == {"1x384x513"}
+    assert found["f32", 544] == found["w4a16", 544] == "1x384x544"
+    assert len(set(_families(*floats).values())) == 3  # nothing fills up
+
+
+def test_what_two_groups_join_is_one_family():
+    """528 is 513 in groups of 16, and 544 is 528 in groups of 32, in whatever order they come."""
+    floats = [problem(64, 384, k) for k in (513, 528, 544)]
+    coded = [
+        product("w4a16", "avx512", 1, 64, 384, 528), product("w4a16", "avx512", 1, 64, 384, 544, group=32)
+    ]  # fmt: skip
+    for some in ([*floats, *coded], [*coded[::-1], *floats]):
+        assert set(_families(*some).values()) == {"1x384x513"}
 
 
 def test_products_of_one_process_have_the_noise_of_the_others():

@@ -34,7 +34,14 @@ def check(place):
 
 
 def test_sqlite(tmp_path):
-    check(tmp_path / "new folder" / "tiles.sqlite")
+    check(tmp_path / "tiles.sqlite")
+
+
+def test_no_folder_is_made_for_a_store(tmp_path):
+    with pytest.raises(UserError, match="there is no folder") as error:
+        Store(tmp_path / "nope" / "tiles.sqlite")
+    assert error.value.hint == "make it, or name another place"
+    assert not (tmp_path / "nope").exists()
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """`lowc tune` on tiny products: measured once, stopped and resumed, in stages, taken elsewhere."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -9,11 +10,15 @@ import time
 
 import pytest
 from lowc.compiler.backend import vector_unit
+from lowc.compiler.measuring.fingerprint import SOFTWARE
+from lowc.compiler.measuring.worker import Effort
 from lowc.compiler.target import load_target
 from lowc.errors import UserError
 from lowc.passes.tiling import space
+from lowc.passes.tiling.record import Machine
 from lowc.tools.cli import main
-from lowc.tools.tune import plan
+from lowc.tools.tune import command, plan
+from lowc.tools.tune.run import Job
 from lowc.tools.tune.store import Store
 
 SHAPES = ("--shape", "1x5x200x33", "--shape", "2x9x150x20")
@@ -41,6 +46,9 @@ def test_measured_once_and_more_later(tmp_path, capsys):
     assert f"{place}: 8 ok" in capsys.readouterr().out
     tune("--store", place, *SHAPES, *FORMS, "--tiles", 2)
     assert tried(place) == first
+    other = tmp_path / "other.sqlite"
+    tune("--store", other, *SHAPES, *FORMS, "--tiles", 2)
+    assert "modules were taken from the cache" in capsys.readouterr().err
     capsys.readouterr()
     tune("--store", place, *SHAPES, "--form", "f32", "--tiles", 3, "--json")
     more = tried(place)
@@ -146,6 +154,53 @@ def test_mistakes(arguments, message, tmp_path, capsys):
     place = ("--store", str(tmp_path / "tiles.sqlite"))
     assert main(["tune", *place, "--seconds", "0", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--executor", "foo"), "there is no executor 'foo'"),
+        (("--executor", "ray", "--target", "vulkan"), "clusters measure on CPUs, not on 'vulkan'"),
+    ],
+)
+def test_executors_are_refused_before_anything_is_done(arguments, message, tmp_path, capsys):
+    """Before the store opens: this one could not be opened."""
+    assert main(["tune", "--store", str(tmp_path), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_only_the_usual_stores_folder_is_made(tmp_path, capsys, monkeypatch):
+    nope = tmp_path / "nope" / "dir"
+    assert main(["tune", "--store", str(nope / "x.sqlite"), "--seconds", "0"]) == 2
+    assert f"there is no folder '{nope}'" in capsys.readouterr().err
+    monkeypatch.setenv("LOWC_STORE", str(nope / "x.sqlite"))
+    assert main(["tune", "--seconds", "0"]) == 2
+    assert not nope.parent.exists()
+    monkeypatch.delenv("LOWC_STORE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert command._place(None) == str(tmp_path / "cache" / "lowc" / "tiles.sqlite")
+    assert (tmp_path / "cache" / "lowc").is_dir()
+
+
+def test_software_devices_are_called_less_often():
+    software, gpu = (Machine(name, "spirv") for name in (*SOFTWARE, "vulkan:rdna3"))
+    assert command._effort(software).most < command._effort(gpu).most == Effort().most
+
+
+def test_a_cost_model_that_is_not_there_is_told(tmp_path, capsys, monkeypatch):
+    """No model comes with lowc for the code of GPUs."""
+    monkeypatch.setenv("LOWC_MODELS", str(tmp_path / "home"))
+    job = Job(None, Machine("vulkan:rdna3", "spirv"), "vulkan:rdna3", tmp_path, Effort(), 0.0)
+    with Store(tmp_path / "tiles.sqlite") as store:
+        job = dataclasses.replace(job, store=store)
+        asked = (job, ("w4a16",), ("1x1x64x64",), "kernel", 2, 24)
+        command._rounds(*asked, "learned")
+        assert (
+            "no tiles are those that a cost model thinks best: there is no cost model for spirv"
+            in (capsys.readouterr().err)
+        )
+        command._rounds(*asked, "none")
+        assert capsys.readouterr().err == ""
 
 
 def test_what_is_planned():
