@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 from iree.compiler import ir
 
 from . import annotations, build, outline_float, outline_softmax
@@ -166,13 +167,17 @@ def rewrite(module: ir.Module, plan: Plan) -> None:
 def _scaled(x: ir.Value, readers: Sequence[Any]) -> tuple[Any, float] | None:
     """Return the product that scores are, and what they are multiplied by, if nobody else reads."""
     op, scale = defining(x), 1.0
-    found = step_of(op, ("arith.mulf",), 1)
+    # A number that f32 has not is an f64 in PyTorch's programs, rounded where it is used.
+    found = step_of(op, ("arith.mulf",), 1) or step_of(op, ("arith.truncf", "arith.mulf"), 1)
     if found is not None and is_whole(*found.maps) and only_read_by(op, readers):
-        factors = [value for value in found.operations[0].operands if value != found.arguments[0]]
+        product = found.operations[-1]
+        factors = [value for value in product.operands if value != found.arguments[0]]
+        if len(factors) == 1 and len(found.operations) == 2:
+            factors = [found.operations[0].operands[0]]
         number = constant(factors[0]) if len(factors) == 1 else None
         if number is None:
             return None
-        readers, scale = (op,), number
+        readers, scale = (op,), float(np.float32(number))
         op = defining(op.operands[0])
     return None if op is None or not only_read_by(op, readers) else (op, scale)
 

@@ -45,6 +45,16 @@ def test_scores_may_be_taken_as_they_are_and_keys_be_no_part_of_anything():
     assert "s0x1_0000000000000p0" in str(module) and names(module) == ["flow.dispatch"]
 
 
+def test_a_scale_that_f32_has_not_is_rounded_to_it():
+    wide = "%factor = arith.constant 0.1 : f64"
+    narrow = "%b = arith.truncf %factor : f64 to f32\n    %a = arith.mulf %in, %b : f32"
+    module, _ = outlined(
+        ("%factor = arith.constant 0.25 : f32", wide),
+        ("%a = arith.mulf %in, %factor : f32", narrow),
+    )
+    assert "attention_2x3x16_s0x1_99999a" in str(module) and names(module) == ["flow.dispatch"]
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [

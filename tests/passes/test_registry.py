@@ -15,7 +15,7 @@ from lowc.tools import docs, docstring
 NAMES = sorted(registry.PASSES)
 # What stands in passes/ beside the passes themselves, and the families of kernels.
 SUPPORT = {
-    "__init__", "add_elementwise", "add_operands", "add_products", "additive", "annotations",
+    "__init__", "add_elementwise", "add_operands", "add_products", "additive", "annotations", "attention_heads",
     "base", "binary_weights", "bipolar_products", "build", "code_values", "contraction",
     "digit_products", "dispatch_matmul", "dispatch_records", "epilogues", "forms", "gpus",
     "instruments", "integer_products", "integer_tables", "matrices", "more_results", "options",
