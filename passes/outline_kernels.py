@@ -133,7 +133,8 @@ class OutlineKernels(Pass):
             if self.dot4 and family is outline_threads:
                 plan = outline_threads.by_dots(plan)
             panels = shared_panels.panels_on(op)
-            text = plan.kernel.describe() + ("" if panels is None else f"; {panels.reason}")
+            notes = [getattr(plan, "note", ""), "" if panels is None else panels.reason]
+            text = "; ".join([plan.kernel.describe(), *filter(None, notes)])
             annotations.add_text(op, annotations.LOWERING, text)
             annotations.set_text(op, annotations.TILE, families.tiling_of(plan.kernel).text)
             remark(RemarkKind.APPLIED, op, name, text + _apart(plan))
