@@ -170,6 +170,16 @@ def tell_code_generation(op: Any, unit: str) -> None:
     found.op.attributes[_INFO] = ir.Attribute.parse(text, op.context)
 
 
+def told(module: ir.Module) -> dict[str, str]:
+    """Return the tiles that IREE's code generation was told, by the names of the products."""
+    found = {}
+    for op in annotations.matmuls(module):
+        tiling = tiling_on(op)
+        if isinstance(tiling, LinalgTiling) and tiling != STOCK:
+            found[annotations.text(op, annotations.MATMUL)] = tiling.text
+    return found
+
+
 def compilation_info(tiling: LinalgTiling, loops: Sequence[int], problem: Problem) -> str:
     """Return what IREE reads, as text.
 
