@@ -23,6 +23,7 @@ from ..passes.forms import Form
 from ..passes.runner import PassFailure, Runner, format_pipeline
 from ..passes.select_tiles import SelectTiles
 from ..passes.strip_annotations import StripAnnotations
+from ..passes.tiling import attribute
 from ..runtime import tree as trees
 from ..runtime.manifest import Leaf, Manifest
 from . import backend, call_time, planes, report
@@ -34,7 +35,7 @@ from .parameters import plan_parameters, write_parameters
 from .pipeline import passes_for
 from .recipe import Recipe, load_recipe
 from .target import Target, load_target
-from .tile_choice import TileChoice
+from .tile_choice import TileChoice, with_tiles
 
 Calibration = Iterable[Any] | str | os.PathLike[str]
 CALIBRATION_MEMORY = 1 << 30  # bytes
@@ -380,6 +381,8 @@ class _Road:
         module = model.module
         for manifest in manifests:
             embed_manifest(module, model.function(manifest), manifest)
+        with module.context:
+            told = attribute.told(module)
         Runner([StripAnnotations()]).run(module)
         source = self.stage.folder / "module.mlirbc"
         with source.open("wb") as file:
@@ -390,7 +393,8 @@ class _Road:
             self.notes += backend.compile_module(source, self.stage.module, self.target)
         except LowcError as error:
             text = module.operation.get_asm(enable_debug_info=True)
-            raise self._with_reproducer(error, text, backend.replay_command(self.target)) from error
+            named = with_tiles(error, told)
+            raise self._with_reproducer(named, text, backend.replay_command(self.target)) from error
         self._end("compile", begun)
 
     def _with_reproducer(self, error: LowcError, text: str, command: list[str]) -> LowcError:

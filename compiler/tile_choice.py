@@ -8,12 +8,31 @@ from dataclasses import dataclass, field
 
 from iree.compiler import ir
 
+from ..errors import LowcError
+from ..passes.annotations import TILE
 from ..passes.select_tiles import SelectTiles
 from ..passes.tiling import rankers
-from .backend import vector_unit
+from .backend import REFUSED, vector_unit
 from .measuring import top
 from .measuring.fingerprint import fingerprint
 from .target import Target
+
+
+def with_tiles(error: LowcError, told: Mapping[str, str]) -> LowcError:
+    """Return an error of code generation that names the tiles it was told, by their products.
+
+    Only where it refused the module: then one of them may be why.
+    """
+    if not told or not error.what.startswith(REFUSED):
+        return error
+    first = ", ".join(f"'{tile}' of '{name}'" for name, tile in list(told.items())[:3])
+    more = f" and {len(told) - 3} more" if len(told) > 3 else ""
+    hint = (
+        f"it was told the tiles {first}{more}: without --cost-model, --measure-top and "
+        f"'{TILE}' it takes its own"
+    )
+    whole = f"{hint}; {error.hint}" if error.hint else hint
+    return type(error)(error.what, where=error.where, hint=whole, detail=error.detail)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ attribute                    on           meaning
                                           as exported
 ``lowc.tile = "…"``          contraction  the tile that is chosen (``tiling/tilings.py``); of a
                                           dispatch, the one that its kernel was generated for
+``lowc.panels = {…}``         contraction  panels that its weight is stored in because of another
+                                          product (:mod:`.shared_panels`)
 ``lowc.predicted = 1.0e-3``  contraction  the seconds of a call that the choice of the tile expects
 ``lowc.why = "…"``           contraction  why it has that tile, for the report
 ``lowc.also = {…}``          dispatch     these attributes of another matmul that it does as well
@@ -53,6 +55,7 @@ PART = "lowc.part"
 AFTER = "lowc.after"
 PREPARED = "lowc.prepared"
 TILE = "lowc.tile"
+PANELS = "lowc.panels"
 PREDICTED = "lowc.predicted"
 WHY = "lowc.why"
 ALSO = "lowc.also"

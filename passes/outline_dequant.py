@@ -6,7 +6,7 @@ from typing import Any
 
 from iree.compiler import ir
 
-from . import annotations, build, dispatch_matmul, epilogues, parameters
+from . import annotations, build, dispatch_matmul, epilogues, parameters, shared_panels
 from .assign_forms import form_of
 from .base import Refusal
 from .contraction import defining, dims_of, is_zero_fill
@@ -40,8 +40,6 @@ def takes(op: Any) -> bool:
 
 def match(op: Any, unit: str) -> Plan | Refusal:
     """Describe the kernel for `op`, or say why there is none.  Changes nothing."""
-    if unit not in tiles.ISAS:
-        return Refusal("these kernels are for CPUs")
     found, form = match_dequantised(op), form_of(op)
     if isinstance(found, Refusal):
         return found
@@ -63,7 +61,13 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     group = build.shape_of(found.inputs[0])[-1]
     codes = _codes(form, group, tiles.ISAS[unit])
     tile = float_tiles.choose_dequant(
-        tiles.ISAS[unit], matrices.batch, matrices.m, n, k, codes.chunk, _columns(op, found)
+        tiles.ISAS[unit],
+        matrices.batch,
+        matrices.m,
+        n,
+        k,
+        codes.chunk,
+        shared_panels.columns_on(op),
     )
     chain = epilogues.match(op, matrices)
     kernel = DequantMatmul(
@@ -75,11 +79,10 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     return Plan(op, found, matrices, kernel, chain)
 
 
-def _columns(op: Any, found: Dequantised) -> int | None:
-    """Return the columns of the panels that another product has its weight stored in, if any."""
-    module = parameters.module_of(op)
-    name = annotations.text(_holder(module, found.inputs[0]), "sym_name").removesuffix(".codes")
-    return parameters.panel_columns(module, name, ".codes")
+def stored_as(plan: Plan) -> str:
+    """Return what the panels of the weight are called, whatever their columns."""
+    holder = _holder(parameters.module_of(plan.op), plan.found.inputs[0])
+    return annotations.text(holder, "sym_name").removesuffix(".codes")
 
 
 def _codes(form: Form, group: int, isa: tiles.Isa) -> PackedCodes:
@@ -160,7 +163,7 @@ def _load_panels(module: ir.Module, plan: Plan) -> list[ir.Value]:
     }
     if not kernel.symmetric:
         parts["zeros"] = ([*head, groups, columns], i8)
-    name = annotations.text(holder, "sym_name").removesuffix(".codes")
+    name = stored_as(plan)
     found = []
     for part, (sizes, element) in parts.items():
         type_ = build.tensor_type(sizes, element)

@@ -4,6 +4,7 @@ There is one for few rows and weights of 4 or 8 bits, which reads each weight on
 in registers.  The others get the kernel for threads that Vulkan has too (:mod:`.outline_threads`).
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +53,12 @@ def takes(op: Any) -> bool:
 def match(op: Any, unit: str) -> PlanGpu | outline_threads.Plan | Refusal:
     """Describe the kernel for `op`, or say why there is none.  Changes nothing."""
     few = _match_few(op)
-    return outline_threads.match(op, unit) if isinstance(few, Refusal) else few
+    if not isinstance(few, Refusal):
+        return few
+    found = outline_threads.match(op, unit)
+    if isinstance(found, Refusal):
+        return found
+    return dataclasses.replace(found, note=f"not by the kernel for few rows: {few.reason}")
 
 
 def _match_few(op: Any) -> PlanGpu | Refusal:
@@ -84,16 +90,16 @@ def _kernel(matrices: Matrices, group: int, form: Form) -> DequantFewGpu | Refus
     if n is None or k is None or batch is None:
         return Refusal("its weight has a dynamic size")
     if m is None:
-        return Refusal("kernels for GPUs know the number of rows; it is dynamic")
+        return Refusal("it knows the number of rows, which is dynamic")
     most = dequant_few_gpu.MOST_ROWS
     if m > most:
-        return Refusal(f"{m} rows are more than {most}, the most that kernels for GPUs take")
+        return Refusal(f"{m} rows are more than {most}, the most that it takes")
     why = TOO_MANY if batch > MAX_WORKGROUPS else gpu_rows.misfit(k, group)
     if not why and not gpu_rows.span_of(k, group, form.bits):
         why = f"groups of {group} do not fit rows of {k}"
     tile = None if why else few_rows_gpu.choose(m, n, k, form.bits, group, whole=True, floats=True)
     if tile is None:
-        return Refusal(why)
+        return Refusal(why or f"groups of {group} do not fit rows of {k}")
     return DequantFewGpu(batch, m, n, k, form.bits, group, form.symmetric, tile)
 
 
@@ -106,7 +112,7 @@ def _outside(found: Dequantised, form: Form) -> str:
     if not form.has_integer_weights:
         return f"kernels for GPUs read integers, not {form.weights}"
     if form.bits not in gpu_rows.WIDTHS:
-        return f"kernels for GPUs read weights of 4 or 8 bits, not {form.bits}"
+        return f"it reads weights of 4 or 8 bits, not {form.bits}"
     if not is_zero_fill(found.contraction.init):
         return "the sums do not start at zero"
     return ""

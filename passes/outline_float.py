@@ -7,7 +7,15 @@ from typing import Any
 
 from iree.compiler import ir
 
-from . import annotations, attention_heads, build, dispatch_matmul, epilogues, parameters
+from . import (
+    annotations,
+    attention_heads,
+    build,
+    dispatch_matmul,
+    epilogues,
+    parameters,
+    shared_panels,
+)
 from .base import Refusal
 from .contraction import (
     Contraction,
@@ -83,7 +91,7 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     if stored is not None and sorted(_order(matrices)) != sorted(stored.weight.dims):
         return Refusal("its weight has dimensions that the product has not")
     tile = float_tiles.choose(
-        tiles.ISAS[unit], *sizes, packs=stored is None, stored=_columns(op, matrices, stored)
+        tiles.ISAS[unit], *sizes, packs=stored is None, stored=shared_panels.columns_on(op)
     )
     chain = epilogues.match(op, matrices)
     heads = None
@@ -125,13 +133,11 @@ def _stored(op: Any, weight: Weight) -> StoredWeight | Refusal:
     return StoredWeight(weight, source)
 
 
-def _columns(op: Any, matrices: Matrices, stored: StoredWeight | None) -> int | None:
-    """Return the columns of the panels that another product has its weight stored in, if any."""
-    if stored is None:
-        return None
-    return parameters.panel_columns(
-        parameters.module_of(op), _name(stored, _layout(matrices, stored)[0])
-    )
+def stored_as(plan: Plan) -> str:
+    """Return what the panels of the weight are called, whatever their columns; "" for no weight."""
+    if plan.stored is None:
+        return ""
+    return _name(plan.stored, _layout(plan.matrices, plan.stored)[0])
 
 
 def _name(stored: StoredWeight, layout: str) -> str:

@@ -23,6 +23,7 @@ from . import (
     outline_signed_sums,
     outline_tables,
     outline_threads,
+    shared_panels,
 )
 from .base import Pass, Refusal, RemarkKind
 from .epilogues import Chain
@@ -70,6 +71,9 @@ class OutlineKernels(Pass):
     What follows a product element by element is done by the kernel before it stores the sums: bias,
     activation, residual, gate (``passes/epilogues.py``).  The report names it: ``+ bias, gelu``.
 
+    A weight that several products share is stored once: its panels are those of the product with
+    the most rows, or of the one that has a tile already (``passes/shared_panels.py``).
+
     A kernel is generated for the tile that ``lowc.tile`` says on the product
     (``lowc-select-tiles``), else for a default one.  A product that stays with IREE's code
     generation gets it as ``#iree_cpu.lowering_config``.
@@ -107,6 +111,8 @@ class OutlineKernels(Pass):
 
     def run(self, module: ir.Module, remark: Callable[..., None]) -> None:
         """Outline every sum that there is a kernel for; say why not for the others."""
+        if self.kernels:
+            shared_panels.settle(module, self.unit, family_of, attribute.columns_asked)
         for op in annotations.matmuls(module):
             if op.name == "flow.dispatch":
                 continue  # It has one, with what else it does.
@@ -126,7 +132,9 @@ class OutlineKernels(Pass):
             plan = attribute.with_tile_on(op, plan, self.unit)
             if self.dot4 and family is outline_threads:
                 plan = outline_threads.by_dots(plan)
-            text = plan.kernel.describe()
+            panels = shared_panels.panels_on(op)
+            notes = [getattr(plan, "note", ""), "" if panels is None else panels.reason]
+            text = "; ".join([plan.kernel.describe(), *filter(None, notes)])
             annotations.add_text(op, annotations.LOWERING, text)
             annotations.set_text(op, annotations.TILE, families.tiling_of(plan.kernel).text)
             remark(RemarkKind.APPLIED, op, name, text + _apart(plan))

@@ -38,7 +38,10 @@ from .matrices import Matrices, as_matrices, to_matrices
 
 @dataclass(frozen=True)
 class Plan:
-    """A product as matrices, its kernel, its codes as they are loaded, and what it multiplies."""
+    """A product as matrices, its kernel, its codes as they are loaded, and what it multiplies.
+
+    ``note`` says why it has no other kernel, where there is another one.
+    """
 
     op: Any
     matrices: Matrices
@@ -47,6 +50,7 @@ class Plan:
     activation: ir.Value  # f32, or the product's if it is one of integers
     chain: Chain | Refusal
     product: IntegerProduct | None = None
+    note: str = ""
 
 
 def takes(op: Any) -> bool:

@@ -80,21 +80,6 @@ def derived_global(
     return symbol
 
 
-def panel_columns(module: ir.Module, before: str, after: str = "") -> int | None:
-    """Return the columns of panels called ``{before}.pCOLUMNS{after}`` that the module has.
-
-    Kernels of other rows may like other panels best, but a weight is stored once.
-    """
-    for op in module.body.operations:
-        if annotations.DERIVATION not in op.attributes:
-            continue
-        symbol = annotations.text(op, "sym_name")
-        middle = symbol[len(before) : len(symbol) - len(after)]
-        if symbol == f"{before}{middle}{after}" and re.fullmatch(r"\.p\d+", middle):
-            return int(middle[2:])
-    return None
-
-
 def layout_name(text: str) -> str:
     """Return a short name for a layout (JSON): ``t10`` for a transposition, else a checksum."""
     steps = json.loads(text)

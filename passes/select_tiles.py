@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from iree.compiler import ir
 
 from ..errors import UserError
-from . import annotations
+from . import annotations, shared_panels
 from .base import Pass, Refusal, RemarkKind
 from .kernels import tiles
 from .outline_kernels import family_of
@@ -16,7 +16,7 @@ from .tiling import attribute, choice, families, rankers, tilings
 from .tiling.choice import Choice
 from .tiling.problem import BACKENDS, Problem
 from .tiling.record import Machine
-from .tiling.tilings import Tiling
+from .tiling.tilings import KernelTiling, Tiling
 
 Measured = dict[str, dict[Tiling, float]]  # key of a problem → seconds of its tiles
 
@@ -28,6 +28,8 @@ class SelectTiles(Pass):
     The ranker estimates what a call takes with each of them.  The default tile stays where another
     one gains less than the estimate is sure of; and where tiles were measured, the fastest of them
     is taken, never one that is slower than the default.  A tile that is on a product already stays.
+    Of a weight that several products share, the one with the most rows chooses the panels, and the
+    others among tiles for these.
 
     Before::
 
@@ -73,15 +75,30 @@ class SelectTiles(Pass):
         ranker = rankers.ranker(self.cost_model, _machine(self.machine, self.unit))
         if self.unit == "none" or (ranker is None and not known):
             return
-        found: dict[Problem, Choice] = {}
+        several = []
+        if self.kernels:
+            several = shared_panels.settle(module, self.unit, family_of, attribute.columns_asked)
+        found: dict[tuple[Problem, KernelTiling | None], Choice] = {}
         for op, problem in products(module, self.unit, kernels=self.kernels):
-            if problem not in found:
+            key = problem, self._of_stored(op)
+            if key not in found:
                 of_problem = known.get(problem.key)
-                found[problem] = choice.choose(problem, ranker, self.top_k, of_problem)
-            self._write(op, found[problem], remark)
+                found[key] = choice.choose(problem, ranker, self.top_k, of_problem, stored=key[1])
+            self._write(op, found[key], remark)
+            for shared in several:
+                tiling = found[key].tiling
+                if shared.first == op and isinstance(tiling, KernelTiling):
+                    shared.write(tiling.tile.columns)
         # After the choices: whether a server answered is known then.
         if found and (warning := getattr(ranker, "warning", "")):
             remark(RemarkKind.WARNING, None, self.name, warning)
+
+    def _of_stored(self, op: Any) -> KernelTiling | None:
+        """Return the default tile where another product has decided the panels of the weight."""
+        if annotations.PANELS not in op.attributes:
+            return None
+        tiling = families.tiling_of(family_of(op, self.unit).match(op, self.unit).kernel)
+        return tiling if isinstance(tiling, KernelTiling) else None
 
     def _write(self, op: Any, chosen: Choice, remark: Callable[..., None]) -> None:
         name = annotations.text(op, annotations.MATMUL)
@@ -99,8 +116,13 @@ class SelectTiles(Pass):
 def products(
     module: ir.Module, unit: str, *, kernels: bool = True
 ) -> Iterator[tuple[Any, Problem]]:
-    """Yield the products whose tile can be chosen; those that have one already are left out."""
-    for op in annotations.matmuls(module):
+    """Yield the products whose tile can be chosen; those that have one already are left out.
+
+    Those come last that have the panels of another product, whose tile may change until then.
+    """
+    for op in sorted(
+        annotations.matmuls(module), key=lambda op: annotations.PANELS in op.attributes
+    ):
         if annotations.TILE in op.attributes:
             continue
         family = family_of(op, unit)

@@ -24,7 +24,7 @@ from .fences import Done, Timeline, takes_fences
 from .manifest import RESET_POINT, Leaf, Manifest
 from .parameters import check_archive, parameters_module
 from .pool_calls import PoolCalls
-from .shapes import ShapeChecker
+from .shapes import ShapeChecker, refuse_empty
 from .short_calls import devices_to_try, fastest
 from .signature import Signature
 from .vmfb import artifact_path, check_file, read_module
@@ -175,7 +175,7 @@ class Module:
         UserError
             When an input is missing, unexpected, of the wrong nesting, shape or data type, or
             indexes a table outside of it (device arrays are not looked into), or when sizes that
-            vary do not suit each other.
+            vary do not suit each other; on a GPU also when such a size is 0.
         InternalError
             When running the model fails.
         """
@@ -302,6 +302,8 @@ class Module:
         checker = ShapeChecker(self.manifest.ranges)
         checker.check((leaf, tuple(value.shape)) for leaf, value in values)
         for leaf, value in values:
+            if self.device.is_gpu:
+                refuse_empty(leaf, tuple(value.shape), self.device.name)
             if not isinstance(value, DeviceArray):
                 check_bound(leaf, value)
         return values

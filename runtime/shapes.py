@@ -77,6 +77,28 @@ class ShapeChecker:
         return "[" + ", ".join(str(size) for size in shape) + "]"
 
 
+def refuse_empty(leaf: Leaf, shape: tuple[int, ...], device: str) -> None:
+    """Refuse an input without elements whose size the call decides, which a GPU cannot read.
+
+    IREE binds its memory, of which there is none, only when the work has been queued: that fails
+    this call and all that come after it in the process.
+
+    Raises
+    ------
+    UserError
+        Names the input, its size that is 0, and the device.
+    """
+    for axis, (wanted, size) in enumerate(zip(leaf.shape, shape, strict=True)):
+        if size == 0 and not isinstance(wanted, int):
+            raise UserError(
+                f"'{wanted}' is 0 (dimension {axis}), and '{device}' runs no model on an input "
+                "without elements",
+                where=f"input '{leaf.name}'",
+                hint="leave out calls without elements, or compile the model for a CPU, which "
+                "takes them",
+            )
+
+
 def _range(low: int | None, high: int | None) -> str:
     if high is None:
         return f"at least {low}"

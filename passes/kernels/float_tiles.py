@@ -22,6 +22,7 @@ READ, COPY, PACK, DECODE = 2.5, 3.0, 4.0, 4.0
 DEQUANT_BLOCK = 128  # of K, that is made f32 at a time: some panels fit the stack
 PANEL_BYTES = 48 << 10
 WAYS_VNNI = 8  # rows that share a set of the first cache and still stay: on Zen 4 no copy is faster
+TALLEST = 16  # rows of a tile with fewer vectors: more copies would not fit the stack with panels
 DEQUANT, DEQUANT_VNNI = (12, 2), (8, 2)  # tiles for blocks that lie in the first cache
 # Register tiles that fill 32 registers and 16, and their times where N has no rest.  The VNNI ones
 # were timed on Zen 4, which does half as many products a cycle as it could load vectors for.
@@ -149,8 +150,10 @@ def choose_dequant(
         vectors -= 1
     if m == 1 and isa.vnni and isa.lanes == WIDEST:
         vectors = 1  # on Zen 4: 0.52 ms on one core, 0.60 with two vectors
-    if stored is not None:
-        vectors = stored // isa.lanes
+    if stored is not None and vectors != stored // isa.lanes:
+        sums, vectors = rows * vectors, stored // isa.lanes
+        # All sums, a value of a row, and the vectors of a panel are in registers.
+        rows = max(1, min(TALLEST, min(sums, isa.registers - vectors - 1) // vectors))
     columns = vectors * isa.lanes
     if m is not None and m <= FEW_ROWS:
         panels, chunk_rows = _cut(isa, (batch, m, n, k), m, columns, ANY, 0.0, 0.0)

@@ -8,7 +8,7 @@ from typing import Any
 from iree.compiler import ir
 
 from ...errors import UserError
-from .. import annotations, signed_sums
+from .. import annotations, shared_panels, signed_sums
 from ..base import Refusal
 from ..contraction import indexing_maps, is_dim
 from ..formats.binary_codes import WORD
@@ -16,7 +16,7 @@ from ..kernels.tiles import ISAS
 from ..matrices import as_matrices
 from . import families, linalg_gpu_space, signed_space, space, tilings
 from .problem import BACKENDS, Problem
-from .tilings import STOCK, LinalgTiling, Tiling
+from .tilings import STOCK, KernelTiling, LinalgTiling, Tiling
 
 _INFO = "compilation_info"
 _CPU = """#iree_codegen.compilation_info<
@@ -81,9 +81,25 @@ def with_tile_on(op: Any, plan: Any, unit: str) -> Any:
     why = "its kernel has one tile"
     if families.has_space(plan.kernel):
         why = space.illegal(families.problem_of(plan.kernel, unit), tiling)
+        why = why or _other_panels(op, tiling)
     if why:
         raise _wrong(op, f"the product cannot have the tile '{tiling.text}': {why}")
     return dataclasses.replace(plan, kernel=families.with_tiling(plan.kernel, tiling))
+
+
+def columns_asked(op: Any) -> int | None:
+    """Return the columns of the panels of the tile that is written on `op`, if it has panels."""
+    tiling = tiling_on(op)
+    return tiling.tile.columns if isinstance(tiling, KernelTiling) else None
+
+
+def _other_panels(op: Any, tiling: Tiling) -> str:
+    """Say why a tile does not fit the panels of a weight that `op` shares; "" if it does."""
+    panels = shared_panels.panels_on(op)
+    if panels is None or not isinstance(tiling, KernelTiling):
+        return ""
+    has = tiling.tile.columns
+    return "" if has == panels.columns else f"it has {has} columns, and there are {panels.reason}"
 
 
 def linalg_problem(op: Any, unit: str) -> Contraction | Refusal:
@@ -152,6 +168,16 @@ def tell_code_generation(op: Any, unit: str) -> None:
         raise _wrong(op, f"the product cannot have the tile '{tiling.text}': {why}")
     text = compilation_info(tiling, found.loops, found.problem)
     found.op.attributes[_INFO] = ir.Attribute.parse(text, op.context)
+
+
+def told(module: ir.Module) -> dict[str, str]:
+    """Return the tiles that IREE's code generation was told, by the names of the products."""
+    found = {}
+    for op in annotations.matmuls(module):
+        tiling = tiling_on(op)
+        if isinstance(tiling, LinalgTiling) and tiling != STOCK:
+            found[annotations.text(op, annotations.MATMUL)] = tiling.text
+    return found
 
 
 def compilation_info(tiling: LinalgTiling, loops: Sequence[int], problem: Problem) -> str:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from . import space
 from .problem import Problem
-from .tilings import Tiling
+from .tilings import KernelTiling, Tiling
 
 LEAST_GAIN = 0.02  # less is noise
 SURE = 1.0  # standard deviations that a predicted gain must be
@@ -77,6 +77,8 @@ def choose(
     ranker: Ranker | None,
     top: int = 8,
     measured: Mapping[Tiling, float] | None = None,
+    *,
+    stored: KernelTiling | None = None,
 ) -> Choice:
     """Return the tile for `problem`.
 
@@ -88,22 +90,28 @@ def choose(
         How many of the best to return.
     measured : mapping of Tiling to float, optional
         Seconds of tiles that were measured on this machine, the default's among them.
+    stored : KernelTiling, optional
+        The default where the weight is stored in panels for another product: only tiles with as
+        many columns can be taken.
     """
-    tilings = space.candidates(problem)
+    tilings, known = space.candidates(problem), dict(measured or {})
+    if stored is not None:
+        fitting = [one for one in tilings if _has_columns(one, stored)]
+        tilings = tuple(dict.fromkeys((stored, *fitting)))
+        known = {one: seconds for one, seconds in known.items() if _has_columns(one, stored)}
     usual = tilings[0]
     if not problem.is_static:
         why = "sizes that are known only at run time: default tile"
         return Choice(usual, True, None, why, (usual,), len(tilings))
     if len(tilings) == 1:
         return Choice(usual, True, None, "the only tile", (usual,), 1)
-    known = dict(measured or {})
     found, order = None, [0]
     if ranker is not None:
         found = ranker.predict(problem, tilings)
         order = [int(place) for place in np.argsort(found.seconds, kind="stable")]
     best = _best(tilings, order, top)
     if usual in known and len(known) > 1:
-        return _of_measured(problem, len(tilings), known, best)
+        return _of_measured(problem, usual, len(tilings), known, best)
     if ranker is None or found is None:
         return Choice(usual, True, None, "nothing was measured: default tile", best, len(tilings))
     first = next((i for i in order if not _is_slower(tilings[i], usual, known)), 0)
@@ -119,6 +127,10 @@ def default_first(problem: Problem, best: Sequence[Tiling]) -> tuple[Tiling, ...
     return tuple(dict.fromkeys((space.default(problem), *best)))
 
 
+def _has_columns(tiling: Tiling, stored: KernelTiling) -> bool:
+    return isinstance(tiling, KernelTiling) and tiling.tile.columns == stored.tile.columns
+
+
 def _best(tilings: Sequence[Tiling], order: Sequence[int], top: int) -> tuple[Tiling, ...]:
     best = [tilings[i] for i in order[: max(1, top)]]
     return tuple(best) if tilings[0] in best else (*best, tilings[0])
@@ -129,10 +141,13 @@ def _is_slower(tiling: Tiling, usual: Tiling, known: Mapping[Tiling, float]) -> 
 
 
 def _of_measured(
-    problem: Problem, count: int, known: Mapping[Tiling, float], best: tuple[Tiling, ...]
+    problem: Problem,
+    usual: Tiling,
+    count: int,
+    known: Mapping[Tiling, float],
+    best: tuple[Tiling, ...],
 ) -> Choice:
     """Return the fastest of the measured ones, or the default if that is as fast."""
-    usual = space.default(problem)
     legal = {one: seconds for one, seconds in known.items() if not space.illegal(problem, one)}
     fastest = min(legal, key=lambda tiling: legal[tiling])
     gain = known[usual] / known[fastest] - 1

@@ -42,6 +42,10 @@ CASES = {
     "w4a16, many rows": (70, 64, 128, floats("i4", 32), "kernel for GPUs, 8 x 4 sums a thread"),
     "w4a16, any rows": (None, 63, 128, floats("i4", 32), "kernel for GPUs, 8 x 4 sums a thread"),
     "w3a16": (1, 64, 128, floats("i3", 32), "kernel for GPUs, 1 x 4 sums a thread"),
+    # Why the kernel for few rows is none for them.
+    "w4a16, groups of 48": (1, 64, 192, floats("i4", 48),
+                            "not by the kernel for few rows: groups of 48 are neither 16, 32, 64"),
+    "w3a16, one row": (1, 64, 128, floats("i3", 32), "for few rows: it reads weights of 4 or 8"),
     # What stays with IREE's code, and why.
     "nf4": (1, 64, 128, floats("nf4", 32), "read integers, not nf4"),
     "w3a8": (1, 64, 128, integers("i3", 32), "weights of 4 or 8 bits, not 3"),

@@ -73,14 +73,20 @@ def test_products(tmp_path_factory, form, sizes, seed):
     m, n, k = sizes
     generator = np.random.default_rng(seed)
     weight = generator.standard_normal((n, k)).astype(np.float32)
-    x = generator.standard_normal((m or 5, k)).astype(np.float32)
-    x[0, : k // 2] = 0
-    wanted, bound = expected(x, weight, form)
+    # A number of rows that is known at run time only: less than a tile has, some, and several tiles.
+    given = []
+    for rows in (1, 5, 70) if m is None else (m,):
+        x = generator.standard_normal((rows, k)).astype(np.float32)
+        x[0, : k // 2] = 0
+        given.append((x, *expected(x, weight, form)))
     for target in targets():
         folder = tmp_path_factory.mktemp("product")
         artifact = compile_linear(folder, weight, form, m, target)
         (row,) = artifact.report["matmuls"]
         assert "kernel" in row["lowering"] and "no kernel" not in row["lowering"], row
-        found = lowc.load(artifact)(x)
-        assert found.shape == wanted.shape
-        assert (np.abs(found - wanted) <= bound).all(), (target, np.abs(found - wanted).max())
+        module = lowc.load(artifact)
+        for x, wanted, bound in given:
+            found = module(x)
+            assert found.shape == wanted.shape
+            far = np.abs(found - wanted)
+            assert (far <= bound).all(), (target, len(x), far.max())

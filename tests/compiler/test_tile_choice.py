@@ -3,13 +3,20 @@
 import numpy as np
 import pytest
 from lowc.compiler.backend import vector_unit
+from lowc.compiler.frontend import parse_module
 from lowc.compiler.target import load_target
-from lowc.compiler.tile_choice import TileChoice
+from lowc.compiler.tile_choice import TileChoice, with_tiles
 from lowc.errors import UserError
+from lowc.passes import annotations
+from lowc.passes.assign_forms import AssignForms
 from lowc.passes.forms import Form
-from lowc.passes.tiling import space
+from lowc.passes.name_matmuls import NameMatmuls
+from lowc.passes.outline_kernels import OutlineKernels
+from lowc.passes.runner import Runner
+from lowc.passes.select_tiles import products
+from lowc.passes.tiling import attribute, space
 from lowc.tools.cli import main
-from products.linear import compile_linear
+from products.linear import compile_linear, linear_text
 from products.problems import linalg, problem
 
 M, N, K = 24, 96, 64
@@ -70,6 +77,32 @@ def test_code_generation_takes_a_tile(weight, tmp_path):
         assert row["tile"] == (None if choice is None else tile)
         found.append(np.asarray(lowc.load(artifact)(x)))
     assert np.array_equal(*found)
+
+
+def test_a_refusal_of_code_generation_names_the_tiles_it_was_told():
+    module = parse_module(linear_text(M, N, K), "test")
+    rules = AssignForms(rules='[{"match":"*","form":"exact"}]')
+    Runner([NameMatmuls(), rules]).run(module)
+    unit = vector_unit(load_target("cpu"))
+    with module.context:
+        ((op, one),) = products(module, unit, kernels=False)
+        name, tile = annotations.text(op, annotations.MATMUL), space.candidates(one)[1].text
+        assert attribute.told(module) == {}
+        annotations.set_text(op, annotations.TILE, tile)
+    Runner([OutlineKernels(unit=unit, kernels=False)]).run(module)
+    with module.context:
+        told = attribute.told(module)
+    assert told == {name: tile}
+    refused = UserError("iree-compile cannot lower 'linalg.generic'", where="x", hint="then this")
+    named = with_tiles(refused, told)
+    assert named.hint == (
+        f"it was told the tiles '{tile}' of '{name}': without --cost-model, --measure-top and "
+        "'lowc.tile' it takes its own; then this"
+    )
+    assert (named.what, named.where) == (refused.what, refused.where)
+    assert with_tiles(refused, {}) is refused
+    other = UserError("the disk is full")
+    assert with_tiles(other, told) is other
 
 
 def test_only_for_this_machine(weight, tmp_path):

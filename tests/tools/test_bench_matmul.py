@@ -181,6 +181,13 @@ def test_rotated_weights_come_from_files_of_their_own(capsys, monkeypatch):
             "there is no opponent 'irre'\n  hint: did you mean 'iree'?",
         ),
         ([*SHAPE, "--plot", "bars.gif"], "a plot cannot be written as '.gif'"),
+        ([*SHAPE, "--plot", "no/such/bars.svg"], "there is no folder 'no/such'"),
+        ([*SHAPE, "--keep", "/proc/kept"], "the folder '/proc' cannot be written to: "),
+        ([*SHAPE, "--keep", f"{__file__}/kept"], "test_bench_matmul.py' is no folder"),
+        # What is misspelt comes before what is missing.
+        (["--form", "lmull"], "form = 'lmull' is unknown"),
+        (["--against", "irre"], "there is no opponent 'irre'"),
+        (["--target", "cpuu"], "did you mean 'cpu'?"),
         ([*SHAPE, "--blocks", "0"], "0 is not in the range"),
         (["--m", "4"], "a shape needs --m, --n and --k"),
         ([], "there is no shape"),

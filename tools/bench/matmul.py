@@ -11,6 +11,7 @@ import click
 
 from ...compiler import machine
 from ...compiler.recipe import built_in_names, load_recipe
+from ...compiler.target import load_target
 from ...errors import UserError
 from ...passes.forms import FORMS, Rule
 from .. import output
@@ -100,12 +101,13 @@ def matmul_command(
     """
     from ...compiler.device_targets import chosen
 
+    # What is misspelt is said before what is missing.
     rule, target = _rule(form), chosen(target, device)
-    wanted = _shapes(shapes, m, n, k, batch)
+    load_target(target)
     names = tuple(part.strip() for part in against.split(",") if part.strip())
     opponents.check_names(names, tuple(peers.PEERS))
-    if plot is not None:
-        check_plot_path(plot)
+    wanted = _shapes(shapes, m, n, k, batch)
+    _check_files(plot, keep)
     threads = threads or len(os.sched_getaffinity(0))
     products = [Product(shape, not no_weight and shape.batch == 1) for shape in wanted]
     contenders = sum(offer.takes(rule.form) for name in names for offer in peers.PEERS[name])
@@ -167,6 +169,37 @@ def _shapes(
             "there is no shape", hint="--m 128 --n 384 --k 1536, or --shape 128x384x1536"
         )
     return shapes
+
+
+def _check_files(plot: Path | None, keep: Path | None) -> None:
+    """Refuse files that could not be written, before anything is timed.
+
+    The folder of a plot must be there; what is kept gets a folder if there is none.
+    """
+    if plot is not None:
+        check_plot_path(plot)
+        if plot.is_dir():
+            raise UserError("it is a folder", where=f"--plot {plot}", hint="name a file: bars.svg")
+        if not plot.parent.is_dir():
+            raise UserError(
+                f"there is no folder '{plot.parent}'", where="--plot", hint="make it first"
+            )
+        _check_writable(plot.parent, "--plot")
+    if keep is not None:
+        there = next(path for path in (keep, *keep.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise UserError(f"'{there}' is no folder", where="--keep", hint="name another one")
+        _check_writable(there, "--keep")
+
+
+def _check_writable(folder: Path, where: str) -> None:
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(
+            f"the folder '{folder}' cannot be written to: {error.strerror}", where=where,
+            hint="name another place",
+        ) from error  # fmt: skip
 
 
 def _check_memory(product: Product, contenders: int, rotate: bool) -> None:
