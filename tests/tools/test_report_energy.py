@@ -167,7 +167,7 @@ def test_a_module_without_counts_is_refused(
     from lowc.tools.report import energy
 
     older = {"recipe": "f32", "target": "cpu", "matmuls": []}
-    monkeypatch.setattr(energy, "_of_module", lambda _path: older)
+    monkeypatch.setattr(energy, "_of_module", lambda _path: [older])
     assert main(["report", "energy", str(folder / "m.vmfb")]) == 2
     shown = capsys.readouterr().err
     assert "m.vmfb: the report in the module has no count of operations" in shown
