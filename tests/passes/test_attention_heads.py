@@ -83,7 +83,9 @@ def test_heads_stay_where_they_are_and_no_bit_changes():
 def test_sizes_known_only_at_run_time_are_transposed_as_before():
     dims = ({0: torch.export.Dim("b", max=9), 1: torch.export.Dim("t", max=99)},) * 3
     given = [randn(3, 37, 32) + i for i in range(3)]
-    found, said = run(Attention(2), *[randn(2, 5, 32)] * 3, dims=dims, given=given)
+    found, said = run(
+        Attention(2), *(randn(2, 5, 32) + i for i in range(3)), dims=dims, given=given
+    )
     assert ends(said, "in registers", "in registers")
     np.testing.assert_allclose(found, Attention(2)(*given).numpy(), rtol=1e-4, atol=1e-5)
 

@@ -21,7 +21,7 @@ SUPPORT = {
     "instruments", "integer_products", "integer_tables", "matrices", "more_results", "options",
     "outline_dequant_gpu", "outline_integer_gpu", "outline_planes", "outline_threads", "parameters",
     "registry",
-    "runner", "shift_add", "shift_add_weights", "shift_products", "signed_sums", "table_products",
+    "runner", "shared_panels", "shift_add", "shift_add_weights", "shift_products", "signed_sums", "table_products",
     "trit_tables", "weight_rows",
 }  # fmt: skip
 

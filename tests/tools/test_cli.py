@@ -80,7 +80,7 @@ def test_no_subcommand_shows_help_on_stderr(capsys: pytest.CaptureFixture[str]) 
         (["passes", "lowc-assign-form"], "there is no pass 'lowc-assign-form'",
          "did you mean 'lowc-assign-forms'?"),
         (["doctor", "--jsn"], "there is no option '--jsn'", "did you mean '--json'?"),
-        (["compile"], "lowc compile: Missing argument 'MODEL'", "'lowc compile --help' shows"),
+        (["compile"], "lowc compile: Missing argument 'MODEL", "'lowc compile --help' shows"),
         (["run", "a.vmfb", "b"], "lowc run: Got unexpected extra argument (b)", "--help' shows"),
         (["compile", "none.mlir"], "none.mlir: the file does not exist", ""),
         (["opt", "none.mlir"], "none.mlir: the file does not exist", ""),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,8 +26,10 @@ def test_ctrl_c_while_it_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "click.py").write_text(_INTERRUPTED)
     script = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {_MAIN}"
     ran = subprocess.run(
-        [sys.executable, "-c", script, "--version"], capture_output=True, text=True
-    )
+        [sys.executable, "-c", script, "--version"], capture_output=True, text=True,
+        # A test run in the background may have been told to ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )  # fmt: skip
     assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "lowc: interrupted\n")
 
 

@@ -51,9 +51,6 @@ def test_which_recipes_round_activations():
     exact = {
         "f32",
         "lmul",
-        "lmul-attention",
-        "lmul-k3",
-        "lmul-k4",
         "pam",
         "shift",
         "w4a16",

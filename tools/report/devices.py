@@ -160,10 +160,11 @@ class Study:
 
 
 def rounds_activations(form: Any) -> bool:
-    """Whether a form rounds activations while the model runs: to 8 bits, in tables or to planes."""
+    """Whether a form rounds activations while the model runs, or their mantissas."""
     facts = form.to_dict()
     has_tables = facts.get("tables", "none") != "none"
-    return facts.get("activations") == "i8" or has_tables or form.form in ROUNDING
+    is_rounded = facts.get("activations") == "i8" or facts.get("mantissa_bits", 0) > 0
+    return is_rounded or has_tables or form.form in ROUNDING
 
 
 def _difference(found: Sequence[Sequence[Any]], wanted: Sequence[Sequence[Any]]) -> float:
