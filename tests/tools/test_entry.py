@@ -28,7 +28,7 @@ def test_ctrl_c_while_it_is_loaded(tmp_path: Path) -> None:
     ran = subprocess.run(
         [sys.executable, "-c", script, "--version"], capture_output=True, text=True,
         # A test run in the background may have been told to ignore it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "lowc: interrupted\n")
 
