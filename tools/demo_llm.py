@@ -27,12 +27,7 @@ ROWS = 16  # of tokens that the compiled models are judged by, each fed token by
 @click.command("demo_llm")
 @click.argument("folder", type=click.Path(path_type=Path), default="build/demo-llm")
 @click.option("--steps", type=click.IntRange(min=1), default=2000, show_default=True)
-@click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True)
-@click.option("--length", type=click.IntRange(min=8), default=128, show_default=True)
-@click.option("--width", type=click.IntRange(min=16), default=256, show_default=True)
-@click.option("--layers", type=click.IntRange(min=1), default=4, show_default=True)
-@click.option("--vocabulary", type=click.IntRange(min=300), default=2048, show_default=True)
-@click.option("--context", type=click.IntRange(min=8), default=512, show_default=True)
+@tiny_llama.sizes
 @click.option("--recipe", "recipes", multiple=True, default=RECIPES, show_default=True)
 @click.option("--prompt", default=PROMPT, help="What the models continue.")
 @click.option("--tokens", type=click.IntRange(min=1), default=80, show_default=True)

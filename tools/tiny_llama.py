@@ -18,7 +18,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,11 @@ SEED = 0
 WARM_UP = 50  # steps, of many
 EVALUATED = 64  # rows
 PRINTED = 100  # steps between two lines
+# Option, the least that makes sense, default.
+_SIZES = (
+    ("--batch", 1, 8), ("--length", 8, 128), ("--width", 16, 256), ("--layers", 1, 4),
+    ("--vocabulary", 300, 2048), ("--context", 8, 512),
+)  # fmt: skip
 
 
 def read_library() -> tuple[list[str], list[str]]:
@@ -153,15 +158,18 @@ def save(model: Any, shape: Shape, folder: Path) -> None:
         torch.export.save(program, folder / f"{name}.pt2")
 
 
+def sizes(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how large a network is trained, and on how much at a time."""
+    for name, least, default in reversed(_SIZES):
+        kind = click.IntRange(min=least)
+        command = click.option(name, type=kind, default=default, show_default=True)(command)
+    return command
+
+
 @click.command("tiny_llama")
 @click.argument("folder", type=click.Path(path_type=Path), default="build/tiny-llama")
 @click.option("--steps", type=click.IntRange(min=1), default=800, show_default=True)
-@click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True)
-@click.option("--length", type=click.IntRange(min=8), default=128, show_default=True)
-@click.option("--width", type=click.IntRange(min=16), default=256, show_default=True)
-@click.option("--layers", type=click.IntRange(min=1), default=4, show_default=True)
-@click.option("--vocabulary", type=click.IntRange(min=300), default=2048, show_default=True)
-@click.option("--context", type=click.IntRange(min=8), default=512, show_default=True)
+@sizes
 def tiny_llama(
     folder: Path,
     steps: int,

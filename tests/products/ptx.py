@@ -1,6 +1,7 @@
 """NVIDIA's assembler, from the PATH or from where `make ptxas` puts it."""
 
 import functools
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,6 +15,8 @@ _FETCHED = Path(__file__).parents[2] / "build" / "ptxas"
 def assembler():
     """The path of ``ptxas``; where there is none, the test is skipped."""
     found = shutil.which("ptxas") or shutil.which("ptxas", path=str(_FETCHED))
+    if found is None and os.environ.get("CI"):
+        pytest.fail("there is no ptxas: `make ptxas` could not get it")
     if found is None:
         pytest.skip("there is no ptxas to assemble PTX with: `make ptxas` gets it")
     return found

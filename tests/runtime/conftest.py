@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -83,3 +85,12 @@ def nested(folder: Path) -> Path:
         argument_names=("pair", "flag", "cache", "scale"),
     )
     return build(folder / "nested.vmfb", NESTED, about)
+
+
+@pytest.fixture
+def ordinary_policy() -> Iterator[None]:
+    """Run a test under the scheduler's usual policy, whatever is set outside."""
+    before, given = os.sched_getscheduler(0), os.sched_getparam(0)
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    yield
+    os.sched_setscheduler(0, before, given)

@@ -142,9 +142,7 @@ def test_it_ends_while_calls_go_on() -> None:
     assert not keeper.is_on
 
 
-def test_a_caller_keeps_the_policy_until_calls_cease() -> None:
-    if os.sched_getscheduler(0) != os.SCHED_OTHER:
-        pytest.skip("the tests run under another policy")
+def test_a_caller_keeps_the_policy_until_calls_cease(ordinary_policy: None) -> None:
     awake = Wakefulness(Recorder())
 
     def call() -> bool:
@@ -168,9 +166,7 @@ def test_a_caller_keeps_the_policy_until_calls_cease() -> None:
     assert not is_kept
 
 
-def test_a_thread_is_not_taken_for_one_that_ended() -> None:
-    if os.sched_getscheduler(0) != os.SCHED_OTHER:
-        pytest.skip("the tests run under another policy")
+def test_a_thread_is_not_taken_for_one_that_ended(ordinary_policy: None) -> None:
     keeping, found, numbers = Keeping(), [], set()
 
     def work() -> None:
@@ -188,9 +184,7 @@ def test_a_thread_is_not_taken_for_one_that_ended() -> None:
     assert len(keeping) == 0
 
 
-def test_all_that_are_kept_are_let_go() -> None:
-    if os.sched_getscheduler(0) != os.SCHED_OTHER:
-        pytest.skip("the tests run under another policy")
+def test_all_that_are_kept_are_let_go(ordinary_policy: None) -> None:
     keeping, all_kept, go = Keeping(), threading.Barrier(4), threading.Event()
 
     def work() -> tuple[int, bool, int]:
@@ -209,9 +203,7 @@ def test_all_that_are_kept_are_let_go() -> None:
         assert {one.result() for one in made} == {(os.SCHED_BATCH, False, os.SCHED_OTHER)}
 
 
-def test_a_thread_that_is_let_go_as_it_is_kept_does_not_stay() -> None:
-    if os.sched_getscheduler(0) != os.SCHED_OTHER:
-        pytest.skip("the tests run under another policy")
+def test_a_thread_that_is_let_go_as_it_is_kept_does_not_stay(ordinary_policy: None) -> None:
     keeping = Keeping()
 
     def is_wanted() -> bool:

@@ -196,7 +196,7 @@ def _least_cosine(found: Sequence[Sequence[Any]], wanted: Sequence[Sequence[Any]
 
 def _print(found: Sequence[Agreement], head: str) -> None:
     output.result(head)
-    headers = ["difference", "bound", "of the recipe's error", "least cosine", "kernels"]
+    headers = ["difference", "bound", "times the recipe's error", "least cosine", "kernels"]
     output.table(
         ["recipe", *headers, ""],
         [
