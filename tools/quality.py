@@ -209,6 +209,10 @@ def quality(page: Path, folder: Path, wanted: tuple[str, ...], models: tuple[str
     """Measure every form of few bits on both models, and write the tables into PAGE."""
     text = page.read_text()
     folder.mkdir(parents=True, exist_ok=True)
+    unknown = sorted(set(wanted) - {row.stem for row in rows()})
+    if unknown:
+        known = ", ".join(row.stem for row in rows())
+        raise UserError(f"no line is named '{unknown[0]}'", hint=f"lines: {known}")
     names = models or [subject.name for subject in SUBJECTS]
     for subject in SUBJECTS:
         if not subject.model.exists():

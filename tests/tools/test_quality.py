@@ -63,6 +63,13 @@ def test_lines_are_measured_once_and_written_into_the_page(subject, tmp_path, mo
     assert "| yes | 3.62 |" in page.read_text() and "| yes | 9.00 |" not in page.read_text()
 
 
+def test_a_line_that_is_not_there_is_refused_with_those_that_are(subject, monkeypatch, capsys):
+    monkeypatch.setattr(quality, "SUBJECTS", (subject,))
+    assert quality.main(["--only", "budget"]) == 2
+    said = capsys.readouterr().err
+    assert "no line is named 'budget'" in said and "average-3" in said
+
+
 def test_every_line_has_a_recipe_and_a_name_of_its_own():
     rows = quality.rows()
     assert len({row.stem for row in rows}) == len(rows)
