@@ -57,7 +57,8 @@ def demo(folder: Path, batch: int | None) -> None:
     warnings.filterwarnings("ignore")
     folder.mkdir(parents=True, exist_ok=True)
     if batch is None:
-        return Demo(folder).run()
+        Demo(folder).run()
+        return
     encoder, _ = _load_encoder()
     path = folder / f"minilm{batch}.pt2"
     _export(encoder, path, batch)
