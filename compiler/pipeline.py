@@ -23,6 +23,7 @@ from ..passes.outline_attention import OutlineAttention
 from ..passes.outline_kernels import OutlineKernels
 from ..passes.outline_softmax import OutlineSoftmax
 from ..passes.quantize_activations import QuantizeActivations
+from ..passes.quantize_embeddings import QuantizeEmbeddings
 from ..passes.quantize_weights import QuantizeWeights
 from ..passes.select_tiles import SelectTiles
 from ..passes.share_gathers import ShareGathers
@@ -56,6 +57,7 @@ def passes_for(
         *measures,
         # Weights change before shapes do: the layout of a weight is still readable.
         QuantizeWeights(packing=packing),
+        QuantizeEmbeddings(packing=packing),
         QuantizeActivations(),
         LowerLmul(),
         LowerPam(),

@@ -14,6 +14,7 @@ PASSES = {
     "lowc-shadow-matmuls": "shadow_matmuls:ShadowMatmuls",
     "lowc-collect-moments": "collect_moments:CollectMoments",
     "lowc-quantize-weights": "quantize_weights:QuantizeWeights",
+    "lowc-quantize-embeddings": "quantize_embeddings:QuantizeEmbeddings",
     "lowc-quantize-activations": "quantize_activations:QuantizeActivations",
     "lowc-fuse-dequant": "fuse_dequant:FuseDequant",
     "lowc-count-operations": "count_operations:CountOperations",
