@@ -26,6 +26,7 @@ from ..passes.quantize_activations import QuantizeActivations
 from ..passes.quantize_embeddings import QuantizeEmbeddings
 from ..passes.quantize_weights import QuantizeWeights
 from ..passes.select_tiles import SelectTiles
+from ..passes.share_embeddings import ShareEmbeddings
 from ..passes.share_gathers import ShareGathers
 from ..passes.verify_no_multiplication import VerifyNoMultiplication
 from .backend import vector_unit
@@ -75,6 +76,8 @@ def passes_for(
         *([] if tiles is None else [tiles]),
         *([LiftElementwise()] if unit in ISAS else []),
         OutlineKernels(unit=told, kernels=kernels, dot4=unit == "spirv" and _has_dot4(target)),
+        # Kernels have decided the panels that tables can be looked up in.
+        ShareEmbeddings(),
         # What is executed in the place of what was verified above.
         VerifyNoMultiplication(),
         OutlineSoftmax(unit=unit),

@@ -90,13 +90,13 @@ def match(module: ir.Module, op: Any) -> LookUp | Refusal:
     return LookUp(op, symbol, source, rows, columns, element)
 
 
-def rebuild(op: Any, inner: Sequence[int], read: Read) -> Any:
-    """Return a look-up like `op` with ``[…, inner…]`` in the place of its last dimension.
+def rebuild(op: Any, inner: Sequence[int], read: Read, *, replaced: int = 1) -> Any:
+    """Return a look-up like `op` with ``[…, inner…]`` in the place of its last dimensions.
 
     ``read(row, places)`` returns its element as a float: those of `row` at `places`, the indices of
     the inner loops.
     """
-    index_map, outer = indexing_maps(op)[0], shape_of(op.results[0])[:-1]
+    index_map, outer = indexing_maps(op)[0], shape_of(op.results[0])[:-replaced]
     count = len(outer)
     loops = count + len(inner)
     maps = [build.dims_map(loops, dims_of(index_map)), build.identity_map(loops)]

@@ -30,6 +30,7 @@ PASSES = {
     "lowc-outline-kernels": "outline_kernels:OutlineKernels",
     "lowc-outline-softmax": "outline_softmax:OutlineSoftmax",
     "lowc-clamp-indices": "clamp_indices:ClampIndices",
+    "lowc-share-embeddings": "share_embeddings:ShareEmbeddings",
     "lowc-share-gathers": "share_gathers:ShareGathers",
     "lowc-strip-annotations": "strip_annotations:StripAnnotations",
 }
