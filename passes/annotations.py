@@ -24,8 +24,8 @@ attribute                    on           meaning
 ``lowc.after = "name"``      generic      the same, of what scales the finished sums
 ``lowc.prepared = "0"``      generic      it prepares an operand of such a product, less this much,
                                           or is a step to ``tables``
-``lowc.lookup = "name"``     generic      it looks up rows of a parameter: the module path in the model;
-                                          form, shape, lowering and bits are as of a contraction
+``lowc.lookup = "name"``     generic      it looks up rows of a parameter: its module path; form,
+                                          shape, lowering and bits are as of a contraction
 ``lowc.filled``              tensor.pad   fills K up to whole groups: no part of the model
 ``lowc.derivation = {…}``    util.global  how its bytes follow from another parameter
 ``lowc.entry``               func.func    one of several entries of a module: its matmuls are

@@ -48,7 +48,13 @@ _ADDED = ("mantissa-bits", "specials", "gain", "carrier", "accumulate", "weights
 KEYS: dict[str, tuple[str, ...]] = {
     "exact": ("of",),
     "dequant": (
-        "weights", "group", "symmetric", "activations", "activation-scale", "method", "of",
+        "weights",
+        "group",
+        "symmetric",
+        "activations",
+        "activation-scale",
+        "method",
+        "of",
     ),
     "lmul": _ADDED,
     "pam": _ADDED,

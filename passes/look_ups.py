@@ -56,21 +56,9 @@ class LookUp:
 
 def match(module: ir.Module, op: Any) -> LookUp | Refusal:
     """Describe `op` as a look-up of rows, or say why it is none.  Changes nothing."""
-    if op.name != "linalg.generic" or len(op.operands) != 2 or len(op.results) != 1:
-        return Refusal("it is no generic with one input and one result")
-    block = op.regions[0].blocks[0]
-    extract = defining(block.operations[len(block.operations) - 1].operation.operands[0])
-    if extract is None or extract.name != "tensor.extract" or len(extract.operands) != 3:
-        return Refusal("it yields no element of a table with two dimensions")
-    table, row, column = extract.operands
-    if not _is_input(row, block) or not _is_last_loop(column, op):
-        return Refusal("it looks up no rows by its input")
-    maps = indexing_maps(op)
-    loops = maps[1].n_dims
-    if dims_of(maps[1]) != tuple(range(loops)) or not all(map(is_dim, maps[0].results)):
-        return Refusal("its result is in another order")
-    if loops - 1 in dims_of(maps[0]):
-        return Refusal("columns have indices of their own")
+    table = _table(op)
+    if isinstance(table, Refusal):
+        return table
     load = defining(table)
     if load is None or load.name != "util.global.load":
         return Refusal("the table is no parameter")
@@ -83,10 +71,6 @@ def match(module: ir.Module, op: Any) -> LookUp | Refusal:
     if not isinstance(element, (ir.F32Type, ir.F16Type, ir.BF16Type, ir.F64Type)):
         return Refusal(f"the table is of type {element}")
     rows, columns = shape_of(table)
-    if build.DYNAMIC in (rows, columns) or 0 in (rows, columns):
-        return Refusal("the table has no known size, or is empty")
-    if shape_of(op.results[0])[-1] != columns:
-        return Refusal("only parts of rows are looked up")
     return LookUp(op, symbol, source, rows, columns, element)
 
 
@@ -111,6 +95,32 @@ def rebuild(op: Any, inner: Sequence[int], read: Read, *, replaced: int = 1) -> 
         return build.convert(read(row, places), element)
 
     return build.generic([source], init, maps, ["parallel"] * loops, body)
+
+
+def _table(op: Any) -> ir.Value | Refusal:
+    """Return the tensor whose whole rows `op` looks up by its input, or say why it does not."""
+    if op.name != "linalg.generic" or len(op.operands) != 2 or len(op.results) != 1:
+        return Refusal("it is no generic with one input and one result")
+    block = op.regions[0].blocks[0]
+    extract = defining(block.operations[len(block.operations) - 1].operation.operands[0])
+    if extract is None or extract.name != "tensor.extract" or len(extract.operands) != 3:
+        return Refusal("it yields no element of a table with two dimensions")
+    table, row, column = extract.operands
+    if not _is_input(row, block) or not _is_last_loop(column, op):
+        return Refusal("it looks up no rows by its input")
+    maps = indexing_maps(op)
+    loops = maps[1].n_dims
+    if not all(is_dim(result) for map_ in maps for result in map_.results):
+        return Refusal("it has an index that is not a plain dimension")
+    if dims_of(maps[1]) != tuple(range(loops)):
+        return Refusal("its result is in another order")
+    if loops - 1 in dims_of(maps[0]):
+        return Refusal("columns have indices of their own")
+    if build.DYNAMIC in shape_of(table) or 0 in shape_of(table):
+        return Refusal("the table has no known size, or is empty")
+    if shape_of(op.results[0])[-1] != shape_of(table)[1]:
+        return Refusal("only parts of rows are looked up")
+    return table
 
 
 def _is_input(value: ir.Value, block: Any) -> bool:

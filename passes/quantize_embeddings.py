@@ -106,9 +106,7 @@ def annotate(op: Any, new: Any, bits: float, lowering: str) -> None:
     for name in (annotations.LOOKUP, annotations.FORM, annotations.SHAPE):
         new.operation.attributes[name] = op.attributes[name]
     annotations.set_text(new.operation, annotations.LOWERING, lowering)
-    new.operation.attributes[annotations.BITS] = ir.FloatAttr.get(
-        ir.F64Type.get(op.context), bits
-    )
+    new.operation.attributes[annotations.BITS] = ir.FloatAttr.get(ir.F64Type.get(op.context), bits)
 
 
 def replace(op: Any, new: Any, k: int) -> None:

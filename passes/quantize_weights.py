@@ -189,7 +189,7 @@ class Stored:
     group: int
 
 
-def load_part(  # noqa: PLR0913  (what a global is, and how it is made)
+def load_part(
     module: ir.Module, rows: Stored, form: Form, part: str, shape: list[int], element: ir.Type,
     *, words: bool, inputs_of: str,
 ) -> ir.Value:  # fmt: skip

@@ -1,4 +1,4 @@
-"""``lowc-share-embeddings``: look rows up in the panels that a product reads the same codes from."""
+"""``lowc-share-embeddings``: look rows up in the panels that a product reads its weight from."""
 
 import json
 from collections.abc import Callable, Sequence

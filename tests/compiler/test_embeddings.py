@@ -128,13 +128,20 @@ def test_a_tied_table_is_looked_up_in_the_panels_of_the_product(columns, rows, f
 
 
 def test_tables_of_models_that_generate_are_in_few_bits_under_built_in_recipes(tmp_path):
-    model, tokens = Tied(64, 48), torch.zeros(3, dtype=torch.int64)
-    del model.head
-    model.forward = lambda tokens: model.table(tokens)
-    program = torch.export.export(model, (tokens,))
-    for models, found in (({"one": program, "two": program}, {"dequant"}), (program, {"exact"})):
-        artifact = lowc.compile(models, "w4a8", output=tmp_path / "model.vmfb")
-        assert {row["form"] for row in artifact.report["embeddings"]} == found
+    torch.manual_seed(0)
+    model, tokens = Tied(64, 48), np.array([3, 47, 0])
+    program = torch.export.export(model, (torch.from_numpy(tokens),))
+    artifact = lowc.compile({"one": program, "two": program}, "w4a8", output=tmp_path / "two.vmfb")
+    assert [row["name"] for row in artifact.report["embeddings"]] == ["table@one", "table@two"]
+    wanted = _meant(model.table, "i4", 32, True)[tokens]
+    module = lowc.load(artifact)
+    for entry in (module.one, module.two):
+        np.testing.assert_array_equal(entry(tokens)[0], wanted)
+    assert artifact.path.with_suffix(".irpa").stat().st_size < 64 * 64 + 4096  # 64 columns of codes
+    # One that does not generate keeps its table as it is.
+    alone = lowc.compile(program, "w4a8", output=tmp_path / "one.vmfb")
+    assert [row["form"] for row in alone.report["embeddings"]] == ["exact"]
+    assert "rule" not in "".join(alone.report["notes"])
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,10 @@ def test_pieces_are_of_about_one_size_and_no_longer_than_the_model_takes(
     assert feeder.feed(tokens, 0) == tokens.sum()
     # What is there already counts.
     if count < CONTEXT:
-        assert feeder.feed(tokens[: CONTEXT - count], count) == tokens.sum() + tokens[: CONTEXT - count].sum()
+        assert (
+            feeder.feed(tokens[: CONTEXT - count], count)
+            == tokens.sum() + tokens[: CONTEXT - count].sum()
+        )
 
 
 def test_a_prompt_longer_than_the_model_takes_at_once_is_generated_from(free):
