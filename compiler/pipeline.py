@@ -23,8 +23,10 @@ from ..passes.outline_attention import OutlineAttention
 from ..passes.outline_kernels import OutlineKernels
 from ..passes.outline_softmax import OutlineSoftmax
 from ..passes.quantize_activations import QuantizeActivations
+from ..passes.quantize_embeddings import QuantizeEmbeddings
 from ..passes.quantize_weights import QuantizeWeights
 from ..passes.select_tiles import SelectTiles
+from ..passes.share_embeddings import ShareEmbeddings
 from ..passes.share_gathers import ShareGathers
 from ..passes.verify_no_multiplication import VerifyNoMultiplication
 from .backend import vector_unit
@@ -56,6 +58,7 @@ def passes_for(
         *measures,
         # Weights change before shapes do: the layout of a weight is still readable.
         QuantizeWeights(packing=packing),
+        QuantizeEmbeddings(packing=packing),
         QuantizeActivations(),
         LowerLmul(),
         LowerPam(),
@@ -73,6 +76,8 @@ def passes_for(
         *([] if tiles is None else [tiles]),
         *([LiftElementwise()] if unit in ISAS else []),
         OutlineKernels(unit=told, kernels=kernels, dot4=unit == "spirv" and _has_dot4(target)),
+        # Kernels have decided the panels that tables can be looked up in.
+        ShareEmbeddings(),
         # What is executed in the place of what was verified above.
         VerifyNoMultiplication(),
         OutlineSoftmax(unit=unit),

@@ -7,6 +7,7 @@ from typing import Any
 from iree.compiler import ir
 
 from ..passes import annotations
+from ..passes.assign_forms import form_of
 from ..passes.base import Remark, RemarkKind
 from ..passes.build import element_of
 from ..passes.contraction import Contraction, Weight, defining, find_weight, match_product
@@ -57,6 +58,25 @@ def matmul_rows(module: ir.Module, measured: Collection[str] = ()) -> list[dict[
     return list(rows.values())
 
 
+def embedding_rows(module: ir.Module) -> list[dict[str, Any]]:
+    """Return one row per look-up of rows of a parameter; ``shape`` is the table's."""
+    return [
+        {
+            "name": annotations.text(op, annotations.LOOKUP),
+            "shape": annotations.text(op, annotations.SHAPE),
+            "form": form_of(op).form if annotations.BITS in op.attributes else "exact",
+            "requested": form_of(op).form,
+            "lowering": annotations.text(op, annotations.LOWERING),
+            "bits_per_weight": float(
+                ir.FloatAttr(op.attributes[annotations.BITS]).value
+                if annotations.BITS in op.attributes
+                else element_of(op.results[0]).width
+            ),
+        }
+        for op in annotations.look_ups(module)
+    ]
+
+
 def energy_columns(
     exact: Mapping[str, int], tally: Tally | None, table: energy.Table
 ) -> dict[str, Any]:
@@ -98,6 +118,7 @@ def facts(
         costs = energy.summary(exported, tally_of(module.operation) or Tally(), table)
     return {
         "matmuls": matmul_rows(module, measured),
+        "embeddings": embedding_rows(module),
         "remarks": remark_rows(remarks),
         "energy": costs,
     }
@@ -113,6 +134,7 @@ def of_entry(said: Mapping[str, Any], name: str, entries: Collection[str]) -> di
     return {
         **said,
         "matmuls": [row for row in said["matmuls"] if is_of(row["name"])],
+        "embeddings": [row for row in said["embeddings"] if is_of(row["name"])],
         "remarks": [row for row in said["remarks"] if is_of(row["subject"])],
         "energy": said["energy"][name],
     }

@@ -24,6 +24,8 @@ attribute                    on           meaning
 ``lowc.after = "name"``      generic      the same, of what scales the finished sums
 ``lowc.prepared = "0"``      generic      it prepares an operand of such a product, less this much,
                                           or is a step to ``tables``
+``lowc.lookup = "name"``     generic      it looks up rows of a parameter: its module path; form,
+                                          shape, lowering and bits are as of a contraction
 ``lowc.filled``              tensor.pad   fills K up to whole groups: no part of the model
 ``lowc.derivation = {…}``    util.global  how its bytes follow from another parameter
 ``lowc.entry``               func.func    one of several entries of a module: its matmuls are
@@ -59,6 +61,7 @@ PANELS = "lowc.panels"
 PREDICTED = "lowc.predicted"
 WHY = "lowc.why"
 ALSO = "lowc.also"
+LOOKUP = "lowc.lookup"
 FILLED = "lowc.filled"
 DERIVATION = "lowc.derivation"
 ENTRY = "lowc.entry"
@@ -85,6 +88,11 @@ def operations(root: Any) -> Iterator[Any]:
 def matmuls(module: ir.Module) -> list[Any]:
     """Return the contractions that ``lowc-name-matmuls`` named."""
     return [op for op in operations(module) if MATMUL in op.attributes]
+
+
+def look_ups(module: ir.Module) -> list[Any]:
+    """Return the look-ups of rows that ``lowc-assign-forms`` named."""
+    return [op for op in operations(module) if LOOKUP in op.attributes]
 
 
 def reported(module: ir.Module) -> list[Any]:

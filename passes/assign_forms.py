@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 
 from iree.compiler import ir
 
-from . import annotations
-from .base import Pass, RemarkKind
+from . import annotations, look_ups
+from .base import Pass, Refusal, RemarkKind
 from .contraction import module_path
 from .formats.floats import FORMATS
 from .forms import SCOPES, Form, Rule, first_match, is_for, rules_from_text
+from .name_matmuls import entry_suffix, unique
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,11 @@ class AssignForms(Pass):
     multiplications outside matmuls, which are called after their module with ``:mul`` behind it;
     only those that such a rule matches are named.
 
-    A rule that decides nothing is warned of, unless it is exact and all wildcards (``*:*``): that
-    one is for whatever a model may have.
+    Rules with ``of = "embedding"`` are for look-ups of rows of a parameter (:mod:`.look_ups`),
+    which are called as matmuls are: ``model.embed_tokens``.
+
+    A rule that decides nothing is warned of, unless it is all wildcards (``*:*``) and exact or for
+    embeddings: that one is for whatever a model may have.
 
     Parameters
     ----------
@@ -59,6 +63,7 @@ class AssignForms(Pass):
             remark(RemarkKind.NOTE, op, name, f"form {form.form} ({because})")
         if any(rule.form.of == "elementwise" for rule in rules):
             names["elementwise"] = _assign_elementwise(module, rules, remark)
+        names["embedding"] = _assign_embeddings(module, rules, remark)
         for rule in rules:
             why = _why_unused(rule, rules, names[rule.form.of])
             if why:
@@ -69,12 +74,44 @@ def _why_unused(rule: Rule, rules: Sequence[Rule], names: Sequence[str]) -> str:
     """Say why `rule` decides for none of those `names`, or nothing if it does."""
     if any(first_match(rules, name, rule.form.of) is rule for name in names):
         return ""
-    if rule.form.form == "exact" and not any(letter.isalnum() for letter in rule.match):
+    is_for_any = rule.form.form == "exact" or rule.form.of == "embedding"
+    if is_for_any and not any(letter.isalnum() for letter in rule.match):
         return ""
     if any(is_for(rule, name) for name in names):
         return "earlier rules decide for all that it matches"
-    what = "matmul" if rule.form.of == "matmul" else "multiplication outside matmuls"
-    return f"no {what} has such a name"
+    return f"no {_CALLED[rule.form.of]} has such a name"
+
+
+_CALLED = {
+    "matmul": "matmul",
+    "elementwise": "multiplication outside matmuls",
+    "embedding": "embedding",
+}
+
+
+def _assign_embeddings(
+    module: ir.Module, rules: Sequence[Rule], remark: Callable[..., None]
+) -> list[str]:
+    """Name and annotate the look-ups of rows; return their names."""
+    names = []
+    taken: Counter[str] = Counter()
+    for op in annotations.operations(module):
+        found = look_ups.match(module, op)
+        if isinstance(found, Refusal):
+            continue
+        base = module_path(op.location) or found.source.removesuffix(".weight")
+        name = unique(base, entry_suffix(op), taken)
+        names.append(name)
+        rule = first_match(rules, name, "embedding")
+        form = rule.form if rule else Form(of="embedding")
+        annotations.set_text(op, annotations.LOOKUP, name)
+        annotations.set_text(op, annotations.SHAPE, f"{found.rows}x{found.columns}")
+        op.attributes[annotations.FORM] = annotations.to_attribute(form.to_dict(), op.context)
+        because = f"rule '{rule.match}'" if rule else "no rule matches"
+        if form.form == "exact":
+            annotations.set_text(op, annotations.LOWERING, f"as exported ({because})")
+        remark(RemarkKind.NOTE, op, name, f"form {form.form} ({because})")
+    return names
 
 
 def _assign_elementwise(

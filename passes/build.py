@@ -308,6 +308,40 @@ def barrier(value: ir.Value) -> ir.Value:
     ).result
 
 
+def extract(table: ir.Value, places: Sequence[ir.Value]) -> ir.Value:
+    """Return the element of a tensor at some indices."""
+    return tensor.extract(table, list(places))
+
+
+def cut_last(value: ir.Value, size: int) -> ir.Value:
+    """Return the first `size` elements along the last dimension of `value`."""
+    shape = shape_of(value)
+    if shape[-1] == size:
+        return value
+    wanted = [*shape[:-1], size]
+    return ir.Operation.create(
+        "tensor.extract_slice",
+        results=[tensor_type(wanted, element_of(value))],
+        operands=[value, *dynamic_sizes(value)],
+        attributes={
+            "static_offsets": ir.DenseI64ArrayAttr.get([0] * len(shape)),
+            "static_sizes": ir.DenseI64ArrayAttr.get(wanted),
+            "static_strides": ir.DenseI64ArrayAttr.get([1] * len(shape)),
+            "operandSegmentSizes": ir.DenseI32ArrayAttr.get(
+                [1, 0, sum(size == DYNAMIC for size in shape), 0]
+            ),
+        },
+    ).result
+
+
+def convert(value: ir.Value, type_: ir.Type) -> ir.Value:
+    """Extend or truncate a float to `type_`."""
+    width = value.type.width
+    if type_.width == width:
+        return value
+    return (arith.extf if type_.width > width else arith.truncf)(type_, value)
+
+
 def loop_index(loop: int) -> ir.Value:
     """Return the index of `loop` inside the body of a linalg op."""
     return linalg.IndexOp(loop).result

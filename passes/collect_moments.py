@@ -14,7 +14,6 @@ from .base import Pass, Refusal, RemarkKind
 from .contraction import Contraction, dims_of, find_weight, match_contraction
 from .forms import Form
 from .more_results import called_functions, function_around, return_too
-from .quantize_weights import convert
 from .shadow_matmuls import make_exact
 
 
@@ -148,7 +147,7 @@ def _moments(inputs: Inputs) -> ir.Value:
         build.zeros([inputs.size, inputs.size], f32),
         [build.dims_map(rank + 1, dims) for dims in (rows, columns, [0, 1])],
         ["parallel", "parallel"] + ["reduction"] * (rank - 1),
-        lambda a, b, acc: arith.addf(acc, arith.mulf(convert(a, f32), convert(b, f32))),
+        lambda a, b, acc: arith.addf(acc, arith.mulf(build.convert(a, f32), build.convert(b, f32))),
     )
     # What has no form takes the default of a pass that lowers products: L-Mul's is L-Mul.
     op.attributes[annotations.FORM] = annotations.to_attribute(Form().to_dict(), op.context)

@@ -43,11 +43,19 @@ SPECIALS = ("finite", "full")
 CARRIERS = ("f32", "bf16", "f16", "f8E4M3FN", "f8E5M2")
 MANTISSA_BITS = {"f32": 23, "bf16": 7, "f16": 10, "f8E4M3FN": 3, "f8E5M2": 2}
 STORED_FLOATS = {"bf16": 16, "f8E4M3FN": 8, "f8E5M2": 8}
-SCOPES = ("matmul", "elementwise")
+SCOPES = ("matmul", "elementwise", "embedding")
 _ADDED = ("mantissa-bits", "specials", "gain", "carrier", "accumulate", "weights", "of")
 KEYS: dict[str, tuple[str, ...]] = {
-    "exact": (),
-    "dequant": ("weights", "group", "symmetric", "activations", "activation-scale", "method"),
+    "exact": ("of",),
+    "dequant": (
+        "weights",
+        "group",
+        "symmetric",
+        "activations",
+        "activation-scale",
+        "method",
+        "of",
+    ),
     "lmul": _ADDED,
     "pam": _ADDED,
     "lut": ("weights", "group", "symmetric", "tables", "span", "method"),
@@ -56,6 +64,13 @@ KEYS: dict[str, tuple[str, ...]] = {
     "ternary": ("tables", "span", "packing"),
     "bipolar": ("planes", "scales"),
     "binary": ("planes", "group", "outputs", "terms", "tables", "span", "method"),
+}
+# What rules of a form can be for; all others are for matmuls alone.
+SCOPES_OF: dict[str, tuple[str, ...]] = {
+    "exact": ("matmul", "embedding"),
+    "dequant": ("matmul", "embedding"),
+    "lmul": ("matmul", "elementwise"),
+    "pam": ("matmul", "elementwise"),
 }
 # Where a form's default is not that of :class:`Form`.
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -132,7 +147,8 @@ class Form:
     accumulate : str
         lmul, pam: the format that the sum is rounded to after each addition.
     of : str
-        lmul, pam: which multiplications; ``elementwise`` rules apply to those outside matmuls.
+        One of :data:`SCOPES`: what the rule is for.  lmul, pam: ``elementwise`` rules apply to
+        multiplications outside matmuls; exact, dequant: ``embedding`` rules to look-ups of rows.
     planes : int
         binary, bipolar: planes of signs, 1…4.
     outputs : int
@@ -199,6 +215,7 @@ class Form:
     def check(self, where: str) -> None:
         """Raise a UserError, located at `where`, unless this is a possible form."""
         _known(self.form, FORMS, "form", where)
+        self._check_scope(where)
         if self.form in ("exact", "shift"):
             return
         if self.form in ("lmul", "pam"):
@@ -223,7 +240,21 @@ class Form:
             return
         self._check_dequant(where)
 
+    def _check_scope(self, where: str) -> None:
+        scopes = SCOPES_OF.get(self.form, SCOPES[:1])
+        _known(self.of, SCOPES, "of", where)
+        if self.of not in scopes:
+            raise UserError(
+                f"of = '{self.of}' is not for form '{self.form}'", where=where,
+                hint=f"it is for {' and '.join(scopes)} rules",
+            )  # fmt: skip
+
     def _check_dequant(self, where: str) -> None:
+        if self.of == "embedding" and (self.activations != "f32" or self.method != "rtn"):
+            raise UserError(
+                "what is looked up has no activations, nor inputs that tell how to round it",
+                where=where, hint='leave activations and method out where of = "embedding"',
+            )  # fmt: skip
         _known(self.weights, WEIGHT_BITS, "weights", where)
         _known(self.activations, ACTIVATIONS, "activations", where)
         _known(self.activation_scale, ACTIVATION_SCALES, "activation-scale", where)
@@ -270,7 +301,6 @@ class Form:
         _known(self.specials, SPECIALS, "specials", where)
         _known(self.carrier, CARRIERS, "carrier", where)
         _known(self.accumulate, CARRIERS, "accumulate", where)
-        _known(self.of, SCOPES, "of", where)
         most = MANTISSA_BITS[self.carrier]
         if not 0 <= self.mantissa_bits <= most:
             raise UserError(
@@ -356,8 +386,10 @@ class Form:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that this form uses."""
         used = ("form", *(key.replace("-", "_") for key in KEYS[self.form]))
-        has_span = self.tables != "none"
-        return {key: getattr(self, key) for key in used if has_span or key != "span"}
+        unused = {"span"} if self.tables == "none" else set()
+        if self.of == "matmul" and self.form in ("exact", "dequant"):
+            unused.add("of")
+        return {key: getattr(self, key) for key in used if key not in unused}
 
 
 @dataclass(frozen=True)

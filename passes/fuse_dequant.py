@@ -12,7 +12,7 @@ from .assign_forms import form_of
 from .base import Pass, Refusal, RemarkKind
 from .code_values import code_value
 from .contraction import Contraction, defining, dims_of, match_contraction
-from .quantize_weights import convert, widen
+from .quantize_weights import widen
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def _fused(found: Dequantised) -> ir.Value:
 
     def body(x: ir.Value, q: ir.Value, s: ir.Value, *rest: ir.Value) -> ir.Value:
         acc = rest[-1]
-        value = convert(
+        value = build.convert(
             arith.mulf(code_value(q, rest[0] if len(rest) > 1 else None, form), s), element
         )
         return arith.addf(acc, arith.mulf(widen(x, acc.type), widen(value, acc.type)))

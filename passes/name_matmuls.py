@@ -49,13 +49,13 @@ class NameMatmuls(Pass):
             if isinstance(weight, Weight):
                 weighted.append((found, path or weight.symbol.removesuffix(".weight")))
             else:
-                products[path or _enclosing_symbol(op), _entry(op)].append(found)
+                products[path or _enclosing_symbol(op), entry_suffix(op)].append(found)
         taken: Counter[str] = Counter()
         for found, name in weighted:
-            self._annotate(found, _unique(name, _entry(found.op), taken), "weight", remark)
+            self._annotate(found, unique(name, entry_suffix(found.op), taken), "weight", remark)
         for (path, entry), group in products.items():
             for found, suffix in zip(group, _product_suffixes(group), strict=True):
-                self._annotate(found, _unique(f"{path}:{suffix}", entry, taken), "product", remark)
+                self._annotate(found, unique(f"{path}:{suffix}", entry, taken), "product", remark)
 
     def _annotate(
         self, found: Contraction, name: str, kind: str, remark: Callable[..., None]
@@ -67,13 +67,14 @@ class NameMatmuls(Pass):
         remark(RemarkKind.NOTE, op, name, f"{kind}, {found.shape_text()}")
 
 
-def _unique(name: str, entry: str, taken: Counter[str]) -> str:
+def unique(name: str, entry: str, taken: Counter[str]) -> str:
+    """Return `name` in its entry, with a number if it was given before; `taken` counts."""
     taken[name + entry] += 1
     count = taken[name + entry]
     return f"{name}{entry}" if count == 1 else f"{name}#{count - 1}{entry}"
 
 
-def _entry(op: Any) -> str:
+def entry_suffix(op: Any) -> str:
     """Return ``@`` and the name of the entry that `op` is in, if a module has several."""
     parent = op.operation.parent
     while parent is not None and annotations.ENTRY not in parent.attributes:

@@ -156,7 +156,7 @@ def _dequantised(module: ir.Module, plan: Plan, form: Form, *, words: bool) -> i
         if words:
             signed = form.has_integer_weights and form.symmetric
             q = code_of_word(q, width, build.loop_index(rank - 1), signed=signed)
-        return convert(arith.mulf(code_value(q, zero, form), s), element)
+        return build.convert(arith.mulf(code_value(q, zero, form), s), element)
 
     return build.generic(inputs, init, maps, ["parallel"] * rank, body).result
 
@@ -170,25 +170,40 @@ def value_type(weight: ir.Type, accumulator: ir.Type) -> ir.Type:
     return accumulator if accumulator.width >= 32 else weight
 
 
-def convert(value: ir.Value, type_: ir.Type) -> ir.Value:
-    """Extend or truncate a float to `type_`."""
-    width = value.type.width
-    if type_.width == width:
-        return value
-    return (arith.extf if type_.width > width else arith.truncf)(type_, value)
-
-
 def _load_part(
     module: ir.Module, plan: Plan, form: Form, part: str, shape: list[int], element: ir.Type,
     *, words: bool,
 ) -> ir.Value:  # fmt: skip
+    rows = Stored(plan.source, plan.weight.symbol, plan.layout, plan.group)
+    inputs_of = annotations.text(plan.contraction.op, annotations.MATMUL)
+    return load_part(module, rows, form, part, shape, element, words=words, inputs_of=inputs_of)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What codes follow from: a parameter, its global, the layout of its rows, and their groups."""
+
+    source: str
+    symbol: str
+    layout: tuple[Any, ...]
+    group: int
+
+
+def load_part(
+    module: ir.Module, rows: Stored, form: Form, part: str, shape: list[int], element: ir.Type,
+    *, words: bool, inputs_of: str,
+) -> ir.Value:  # fmt: skip
+    """Load the codes, scales or zeros of `rows`; declare their global unless it is there.
+
+    `words` are codes in i32.  `inputs_of` names the matmul that methods with inputs look at.
+    """
     type_ = build.tensor_type(shape, element)
-    kind = f"{form.weights}g{plan.group}" + ("" if form.symmetric else "z")
+    kind = f"{form.weights}g{rows.group}" + ("" if form.symmetric else "z")
     kind += "" if form.method == "rtn" else f".{form.method}"
-    layout = json.dumps(plan.layout, separators=(",", ":"))
+    layout = json.dumps(rows.layout, separators=(",", ":"))
     # Two uses of one weight in different layouts are two derived parameters.
-    view = "" if not plan.layout else f".{parameters.layout_name(layout)}"
-    derivation = {"part": part, "source": plan.source, "layout": layout, "group": plan.group}
+    view = "" if not rows.layout else f".{parameters.layout_name(layout)}"
+    derivation = {"part": part, "source": rows.source, "layout": layout, "group": rows.group}
     if form.has_integer_weights:
         derivation |= {
             "kind": form.method,
@@ -199,11 +214,11 @@ def _load_part(
     else:
         derivation |= {"kind": f"{form.method}-floats", "format": form.weights}
     if form.takes_inputs:
-        derivation["moments"] = annotations.text(plan.contraction.op, annotations.MATMUL)
+        derivation["moments"] = inputs_of
     if words:
         kind += "w"
-    holder = parameters.find_global(module, plan.weight.symbol)
-    symbol = f"{plan.source}.{kind}{view}.{part}"
+    holder = parameters.find_global(module, rows.symbol)
+    symbol = f"{rows.source}.{kind}{view}.{part}"
     return build.load_global(
         parameters.derived_global(module, holder, symbol, type_, derivation), type_
     )
@@ -241,5 +256,10 @@ def widen(value: ir.Value, type_: ir.Type) -> ir.Value:
 
 
 def _bits_per_weight(plan: Plan, form: Form, *, words: bool) -> float:
+    return bits_per_weight(form, plan.group, plan.groups, plan.k, words=words)
+
+
+def bits_per_weight(form: Form, group: int, groups: int, k: int, *, words: bool) -> float:
+    """Return the stored bits of a weight of K = `k`, scales and zero points counted."""
     zero = 0 if form.symmetric else 32 if words else 8
-    return (element_bits(form.bits) * plan.group + 32 + zero) * plan.groups / plan.k
+    return (element_bits(form.bits) * group + 32 + zero) * groups / k

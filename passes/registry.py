@@ -14,6 +14,7 @@ PASSES = {
     "lowc-shadow-matmuls": "shadow_matmuls:ShadowMatmuls",
     "lowc-collect-moments": "collect_moments:CollectMoments",
     "lowc-quantize-weights": "quantize_weights:QuantizeWeights",
+    "lowc-quantize-embeddings": "quantize_embeddings:QuantizeEmbeddings",
     "lowc-quantize-activations": "quantize_activations:QuantizeActivations",
     "lowc-fuse-dequant": "fuse_dequant:FuseDequant",
     "lowc-count-operations": "count_operations:CountOperations",
@@ -29,6 +30,7 @@ PASSES = {
     "lowc-outline-kernels": "outline_kernels:OutlineKernels",
     "lowc-outline-softmax": "outline_softmax:OutlineSoftmax",
     "lowc-clamp-indices": "clamp_indices:ClampIndices",
+    "lowc-share-embeddings": "share_embeddings:ShareEmbeddings",
     "lowc-share-gathers": "share_gathers:ShareGathers",
     "lowc-strip-annotations": "strip_annotations:StripAnnotations",
 }

@@ -12,7 +12,6 @@ from .assign_forms import form_of
 from .base import Pass, Refusal, RemarkKind
 from .forms import Form
 from .more_results import called_functions, end_of, function_around, return_too
-from .quantize_weights import convert
 
 SUMS = 3  # of squared differences, of squared exact values, of differences times exact values
 
@@ -131,7 +130,7 @@ def _sums(form: ir.Value, exact: ir.Value) -> ir.Value:
 def _term(form: ir.Value, exact: ir.Value, which: ir.Value) -> ir.Value:
     """Return what sum number `which` adds up for one element."""
     f32 = ir.F32Type.get()
-    form, exact = convert(form, f32), convert(exact, f32)
+    form, exact = build.convert(form, f32), build.convert(exact, f32)
     difference = arith.subf(form, exact)
     first = arith.cmpi(arith.CmpIPredicate.eq, which, build.index(0))
     second = arith.cmpi(arith.CmpIPredicate.eq, which, build.index(1))

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
-from . import tree as trees
 from .dtypes import kind_of
+from .feeding import PIECE, Feeder
 from .module import Module
 from .program import Program
 from .sampling import Sampler, Sampling, whole
@@ -84,6 +84,7 @@ def generate(
     limit: int | None = None,
     sampling: Sampling | None = None,
     stop: Collection[int] = (),
+    piece: int = PIECE,
 ) -> Iterator[int]:
     """Yield the tokens that follow `tokens`, each as soon as it is chosen.
 
@@ -105,6 +106,9 @@ def generate(
         How they are chosen; by default the most likely one is.
     stop : collection of int
         Tokens that end the text.
+    piece : int, optional
+        The most tokens of the prompt that the model is given at a time, two or more: fewer take
+        less memory.
 
     Raises
     ------
@@ -126,7 +130,10 @@ def generate(
         )
     sampler = Sampler(sampling or Sampling(), str(module.path))
     most = None if limit is None else whole(limit, "a limit")
-    return _generate(module, prompt, context, most, sampler, _stops(stop))
+    if whole(piece, "a piece") < 2:
+        raise UserError(f"a piece of a prompt is of two tokens or more, not {piece}")
+    feeder = Feeder(*_entries(module), context, piece)
+    return _generate(module, feeder, prompt, context, most, sampler, _stops(stop))
 
 
 def _prompt(tokens: Any) -> NDArray[np.int64]:
@@ -150,32 +157,29 @@ def _stops(stop: Any) -> frozenset[int]:
 
 
 def _generate(
-    module: Module, prompt: NDArray[np.int64], context: int, limit: int | None, sampler: Sampler,
-    stop: frozenset[int],
+    module: Module, feeder: Feeder, prompt: NDArray[np.int64], context: int, limit: int | None,
+    sampler: Sampler, stop: frozenset[int],
 ) -> Iterator[int]:  # fmt: skip
-    prefill, decode = _entries(module)
-    positions = np.arange(context)
-    given, count, held = prompt, 0, prompt.size
+    given, count, held = prompt, 0, 0
     shared, text = module.shared, object()
     while limit is None or count < limit:
-        entry = decode if given.size == 1 else prefill
-        with shared.turn:
-            if not count:
-                shared.text = text
-            if shared.text is not text:
-                raise UserError(
-                    "another text was begun on this module, whose caches hold one",
-                    where=str(module.path),
-                    hint="load it again for a second one",
-                )
-            result = entry(given, positions[:held])
-        [logits] = trees.flatten(entry.manifest.out_tree, result, "the logits")
-        token = sampler.choose(logits[0])
+        for size in feeder.pieces(given.size):
+            with shared.turn:
+                if not held:
+                    shared.text = text
+                if shared.text is not text:
+                    raise UserError(
+                        "another text was begun on this module, whose caches hold one",
+                        where=str(module.path),
+                        hint="load it again for a second one",
+                    )
+                logits = feeder.call(given[:size], held + size)
+            given, held = given[size:], held + size
+        token = sampler.choose(logits)
         if token in stop:
             return
         yield token
         count += 1
-        held += 1
-        if held > context:
+        if held == context:
             return
         given = np.array([token])

@@ -99,6 +99,7 @@ def compile_command(
         _table_of_groups(rows)
     if not rows:
         output.result("no matmul was found; everything is compiled as it was exported")
+    _table_of_embeddings(artifact.report["embeddings"])
     output.result("")
     for path, size in files.items():
         output.result(f"{path}  {output.size_text(size)}")
@@ -199,6 +200,20 @@ def _table_of_groups(rows: list[dict[str, Any]]) -> None:
 def _table_of_all(rows: list[dict[str, Any]]) -> None:
     output.table(
         ["matmul", "shape", "form", "bits/weight", "lowering, and why"],
+        [
+            [row["name"], row["shape"], row["form"], _bits_range([row]), row["lowering"]]
+            for row in rows
+        ],
+        right=["bits/weight"],
+    )
+
+
+def _table_of_embeddings(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        return
+    output.result("")
+    output.table(
+        ["embedding", "table", "form", "bits/weight", "lowering, and why"],
         [
             [row["name"], row["shape"], row["form"], _bits_range([row]), row["lowering"]]
             for row in rows

@@ -214,9 +214,15 @@ def _rotated(x: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> tor
 
 
 def export(model: torch.nn.Module, shape: Shape) -> dict[str, Any]:
-    """Return the ``ExportedProgram`` of each entry by its name: prefill, decode."""
+    """Return the ``ExportedProgram`` of each entry by its name: prefill, decode.
+
+    Caches of `model` are emptied: what a text left in them would be a part of the program.
+    """
     import torch
 
+    for name, buffer in model.named_buffers():
+        if name.endswith((".keys", ".values")):
+            buffer.zero_()
     n = torch.export.Dim("n", min=1, max=shape.context)
     s = torch.export.Dim("s", min=2, max=shape.context)
     token, tokens, positions = (

@@ -10,6 +10,7 @@ import lowc
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from iree.runtime import ParameterIndex
 from lowc.compiler.recipe import load_recipe
 from lowc.errors import UserError
 from lowc.passes.formats import activations
@@ -71,6 +72,28 @@ def test_a_prompt_can_come_in_parts(program):
     program.prefill(np.array(PROMPT[:3]), np.arange(3))
     program.decode(np.array(PROMPT[3:4]), np.arange(4))
     np.testing.assert_allclose(program.decode(np.array(PROMPT[4:]), np.arange(5)), whole, atol=1e-5)
+
+
+def test_a_prompt_in_pieces_is_continued_by_the_same_tokens(program):
+    prompt = [*PROMPT, *PROMPT[::-1], *PROMPT]
+    whole = list(lowc.generate(program, prompt, limit=12))
+    for piece in (2, 4, 7, 14):
+        assert list(lowc.generate(program, prompt, limit=12, piece=piece)) == whole
+
+
+def test_what_caches_held_is_no_part_of_what_is_exported(tmp_path):
+    network, tokens = _network(), torch.tensor(PROMPT)
+    with torch.no_grad():
+        network(tokens, torch.arange(5))
+    artifact = lowc.compile(export(network, SHAPE), output=tmp_path / "llama.vmfb")
+    assert not network.model.layers[0].self_attn.keys.any()
+    index = ParameterIndex()
+    index.load(str(artifact.path.with_suffix(".irpa")))
+    # The archive says of caches that they are zeros; it has no bytes of them.
+    assert {key.rpartition(".")[2] for key, one in index.items() if one.is_splat} == {
+        "keys",
+        "values",
+    }
 
 
 def test_more_tokens_than_positions_are_the_callers_mistake(program):
@@ -199,6 +222,9 @@ def test_logits_in_few_bits_are_those_of_pytorch_with_rounded_operands(recipe, t
     module = lowc.load(artifact)
     layers = [n for n, one in network.named_modules() if isinstance(one, torch.nn.Linear)]
     exact = network(torch.tensor(PROMPT), torch.arange(5)).detach().numpy()
+    table = network.model.embed_tokens.weight
+    table.data = torch.from_numpy(_rounded(table.detach().numpy(), form)[1])
+    assert {row["form"] for row in artifact.report["embeddings"]} == {"dequant"}
     for name in layers:
         network.set_submodule(name, Rounding(network.get_submodule(name), form))
     # Every linear layer of both entries has the form, and nothing is as it was exported but attention.

@@ -24,20 +24,21 @@ class Lowc:
 
     def __init__(self, file: str, threads: int, context: int) -> None:
         import numpy as np
+        from lowc.runtime.feeding import Feeder
         from lowc.runtime.module import load
 
         self._load: Any = lambda: load(file, "cpu", threads=threads)
+        self._feeder: Any = lambda module: Feeder(module.prefill, module.decode, context)
         self.array: Any = lambda tokens: np.array(tokens, np.int64)
-        self.positions = np.arange(context)
 
     def load(self) -> None:
         """Open the files."""
         self.module: Any = self._load()
+        self.feeder: Any = self._feeder(self.module)
 
     def feed(self, tokens: Any, start: int) -> Any:
         """Return the logits ``[vocabulary]`` after `tokens`, of which the first is at `start`."""
-        entry = self.module.decode if len(tokens) == 1 else self.module.prefill
-        return entry(tokens, self.positions[: start + len(tokens)])[0]
+        return self.feeder.feed(tokens, start)
 
 
 class LlamaCpp:

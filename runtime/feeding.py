@@ -1,0 +1,72 @@
+"""Give tokens to a language model of two entries, a prompt piece by piece.
+
+What a call calculates between its layers grows with the tokens that it is given, so a long prompt
+at once takes much memory.  In pieces it takes that of one piece; each reads all weights again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import tree as trees
+from .module import Module
+
+PIECE = 128  # tokens
+
+
+class Feeder:
+    """The entries ``prefill`` and ``decode`` of a model (``generation.py``), as one.
+
+    Parameters
+    ----------
+    prefill, decode : Module
+        The entries.
+    context : int
+        The most tokens that there are.
+    piece : int
+        The most tokens of a call, if the model leaves a choice: one that takes as many tokens as
+        positions, or a known number of them, does not.
+    """
+
+    def __init__(self, prefill: Module, decode: Module, context: int, piece: int = PIECE) -> None:
+        self._prefill, self._decode = prefill, decode
+        self._positions = np.arange(context)
+        tokens, positions = (leaf.shape[0] for leaf in prefill.signature.inputs)
+        self._comes_in_pieces = tokens != positions
+        if isinstance(tokens, int):
+            least = most = tokens
+        else:
+            least, most = prefill.signature.ranges.get(str(tokens), (None, None))
+        self._least = max(2, least or 0)
+        self._most = max(self._least, min(piece, most or piece))
+
+    def pieces(self, count: int) -> list[int]:
+        """Return how many tokens each call is given of `count`, one at least; all much alike."""
+        least, most = self._least, self._most
+        if count == 1 or not self._comes_in_pieces:
+            return [count]
+        calls = -(-count // most)
+        even, longer = divmod(count, calls)
+        if even >= least:
+            return [even + 1] * longer + [even] * (calls - longer)
+        whole, rest = divmod(count, most)
+        return [most] * whole + ([rest] if rest >= least else [1] * rest)
+
+    def call(self, tokens: NDArray[np.int64], held: int) -> NDArray[Any]:
+        """Return the logits ``[vocabulary]`` after a piece, with which there are `held` tokens."""
+        entry = self._decode if tokens.size == 1 else self._prefill
+        result = entry(tokens, self._positions[:held])
+        [logits] = trees.flatten(entry.manifest.out_tree, result, "the logits")
+        found: NDArray[Any] = logits[0]
+        return found
+
+    def feed(self, tokens: NDArray[np.int64], start: int) -> NDArray[Any]:
+        """Return the logits ``[vocabulary]`` after `tokens`, the first of which is at `start`."""
+        done = 0
+        for size in self.pieces(tokens.size):
+            done += size
+            logits = self.call(tokens[done - size : done], start + done)
+        return logits
