@@ -35,11 +35,11 @@ class Feeder:
         self._prefill, self._decode = prefill, decode
         self._positions = np.arange(context)
         tokens, positions = (leaf.shape[0] for leaf in prefill.signature.inputs)
-        self._comes_in_pieces = tokens != positions
-        if isinstance(tokens, int):
-            least = most = tokens
-        else:
-            least, most = prefill.signature.ranges.get(str(tokens), (None, None))
+        ranges = {str(tokens): (tokens, tokens)} if isinstance(tokens, int) else {}
+        ranges |= prefill.signature.ranges
+        is_known = str(tokens) in ranges  # and no sum or product of other sizes
+        self._comes_in_pieces = is_known and isinstance(positions, str) and tokens != positions
+        least, most = ranges.get(str(tokens), (None, None))
         self._least = max(2, least or 0)
         self._most = max(self._least, min(piece, most or piece))
 

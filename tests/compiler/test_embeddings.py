@@ -93,6 +93,20 @@ def test_the_model_keeps_none_of_the_tables_that_are_in_few_bits(looked_up):
     assert parameters < codes * 1.5 + ROWS * (8 + 64) * 4 + 4096
 
 
+@pytest.mark.vulkan
+def test_codes_in_words_mean_the_same_on_vulkan():
+    torch.manual_seed(0)
+    names = ("nibbles", "zeros", "whole")
+    model = torch.nn.ModuleDict({name: torch.nn.Embedding(ROWS, TABLES[name][0]) for name in names})
+    model.forward = lambda tokens: tuple(one(tokens) for one in model.values())
+    tokens = np.random.default_rng(0).integers(0, ROWS, 5)
+    rules = "".join(_rule(name, _keys(*TABLES[name][2:])) for name in names)
+    program = torch.export.export(model, (torch.from_numpy(tokens),))
+    artifact = lowc.compile(program, parse_recipe(rules, "tables", "tables.toml"), "vulkan")
+    for name, found in zip(names, lowc.load(artifact)(tokens), strict=True):
+        np.testing.assert_array_equal(found, _meant(model[name], *TABLES[name][2:])[tokens])
+
+
 class Tied(torch.nn.Module):
     """A table that is also the weight of a product."""
 
