@@ -35,8 +35,9 @@ class Feeder:
         self._prefill, self._decode = prefill, decode
         self._positions = np.arange(context)
         tokens, positions = (leaf.shape[0] for leaf in prefill.signature.inputs)
-        ranges = {str(tokens): (tokens, tokens)} if isinstance(tokens, int) else {}
-        ranges |= prefill.signature.ranges
+        ranges = dict(prefill.signature.ranges)
+        if isinstance(tokens, int):
+            ranges[str(tokens)] = tokens, tokens
         is_known = str(tokens) in ranges  # and no sum or product of other sizes
         self._comes_in_pieces = is_known and isinstance(positions, str) and tokens != positions
         least, most = ranges.get(str(tokens), (None, None))
