@@ -159,7 +159,10 @@ def _rows_in_blocks(
 
     What comes before the rows in the first block is `kept`, what comes behind them is zero.
     """
-    width, half = build.shape_of(rows)[-1], inner[-1]
+    tokens, _heads, width = build.shape_of(rows)
+    half = inner[-1]
+    if tokens == 1:
+        return _row_in_block(rows, kept, place.before, inner)
     f32, count = ir.F32Type.get(), place.count
     shape = [count if isinstance(count, int) else build.DYNAMIC, BLOCK, *inner]
     init = build.empty(shape, f32, [] if isinstance(count, int) else [count])
@@ -181,6 +184,26 @@ def _rows_in_blocks(
         )
 
     found: ir.Value = build.generic([kept], init, maps, ["parallel"] * 5, body).result
+    return found
+
+
+def _row_in_block(
+    row: ir.Value, kept: ir.Value, before: ir.Value, inner: Sequence[int]
+) -> ir.Value:
+    """Do the same for a single row, without looking elements up."""
+    width, half = build.shape_of(row)[-1], inner[-1]
+    padded = build.pad_end(row, 2, 1) if width % 2 else row
+    halves = build.drop_units(build.expand_last(padded, 2, half, 2), [0])
+    init = build.empty([1, BLOCK, *inner], ir.F32Type.get())
+    maps = [build.dims_map(5, (1, 2, 3, 4)), build.dims_map(5, (2, 3, 4)), build.identity_map(5)]
+
+    def body(old: ir.Value, new: ir.Value, _out: ir.Value) -> ir.Value:
+        g, zero = build.loop_index(1), arith.constant(ir.F32Type.get(), 0.0)
+        is_here = arith.cmpi(arith.CmpIPredicate.eq, g, before)
+        is_before = arith.cmpi(arith.CmpIPredicate.ult, g, before)
+        return arith.select(is_before, old, arith.select(is_here, new, zero))
+
+    found: ir.Value = build.generic([kept, halves], init, maps, ["parallel"] * 5, body).result
     return found
 
 

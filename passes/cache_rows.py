@@ -39,9 +39,13 @@ def parts_of(name: str, shape: Sequence[int]) -> Shapes:
     return found[name]
 
 
-def write(name: str, parts: Sequence[ir.Value], rows: ir.Value, part: Part) -> list[ir.Value]:
-    """Return the tensors of a cache after f32 `rows` were written to `part` of it."""
-    made = _encoders[name](rows)
+def rounded(name: str, rows: ir.Value) -> list[ir.Value]:
+    """Return the tensors that f32 `rows` are stored in."""
+    return _encoders[name](rows)
+
+
+def write(parts: Sequence[ir.Value], made: Sequence[ir.Value], part: Part) -> list[ir.Value]:
+    """Return the tensors of a cache after what rows were rounded to was written to `part` of it."""
     return [
         build.put(value, old, _of_rank(part, value)) for value, old in zip(made, parts, strict=True)
     ]

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from iree.compiler import ir
 
-from . import annotations, build, cache_blocks, cache_rows
+from . import annotations, build, cache_blocks, cache_rows, cache_scatters
 from .base import Pass, Refusal, RemarkKind
 from .build import Part
 from .contraction import defining
@@ -125,7 +125,7 @@ def match(module: ir.Module, op: Any, role: str, wanted: str) -> Plan | Refusal:
     """Describe how the cache `op` would be stored, or say why it stays.  Changes nothing."""
     symbol, shape = annotations.text(op, "sym_name"), list(type_of(op).shape)
     if annotations.ZEROS not in op.attributes or parameter_key(op, mutable=True) is None:
-        return Refusal("it is not known to begin as zeros")
+        return Refusal("it is not known to begin as zeros; export a model before it is run")
     if len(shape) < 2 or build.DYNAMIC in shape or not math.prod(shape):
         return Refusal("it has no rows of a known size")
     by_channels = role == "keys" and wanted == "i4"
@@ -218,7 +218,7 @@ def _hands_on(op: Any) -> bool:
         return all("parallel" in str(kind) for kind in op.attributes["iterator_types"])
     return op.name in (
         "tensor.insert_slice", "tensor.extract_slice", "tensor.expand_shape", "tensor.cast",
-        "tensor.collapse_shape", "linalg.transpose", "linalg.broadcast", "tm_tensor.scatter",
+        "tensor.collapse_shape", "linalg.transpose", "linalg.broadcast", cache_scatters.NAME,
     )  # fmt: skip
 
 
@@ -235,7 +235,8 @@ def _is_zeroing(op: Any) -> bool:
 
 
 def _is_write(use: Any) -> bool:
-    return use.owner.name == "tensor.insert_slice" and use.operand_number == 1
+    into = {"tensor.insert_slice": 1, cache_scatters.NAME: 2}.get(use.owner.name)
+    return use.operand_number == into
 
 
 def _states(value: ir.Value) -> list[ir.Value]:
@@ -249,6 +250,10 @@ def _why_not(value: ir.Value, shape: Sequence[int], by_channels: bool) -> str:
     for state in _states(value):
         for use in state.uses:
             if not _is_write(use):
+                continue
+            if use.owner.name == cache_scatters.NAME:
+                if by_channels or cache_scatters.match(use.owner) is None:
+                    return "it is written to element by element"
                 continue
             part = Part.of(use.owner, 2)
             if part is None or len(part.sizes) != len(shape) or part.sizes[-1] != shape[-1]:
@@ -294,10 +299,8 @@ def _replace(
     for use in list(state.uses):
         op = use.owner
         if _is_write(use):
-            part = Part.of(op, 2)
-            assert part is not None  # noqa: S101  (it was matched)
             with ir.InsertionPoint(op), op.location:
-                made = _written(plan, parts, op.operands[0], part)
+                made = _written(plan, op, parts)
             _replace(plan, op.results[0], made, symbols)
             op.erase()
         elif op.name == "util.global.store":
@@ -309,10 +312,19 @@ def _replace(
             _read(plan, op, use.operand_number, parts)
 
 
-def _written(plan: Plan, parts: Sequence[ir.Value], rows: ir.Value, part: Part) -> list[ir.Value]:
+def _written(plan: Plan, op: Any, parts: Sequence[ir.Value]) -> list[ir.Value]:
+    """Return the tensors of the cache after what `op` writes."""
+    if op.name == cache_scatters.NAME:
+        found = cache_scatters.match(op)
+        assert found is not None  # noqa: S101  (it was matched)
+        made = cache_rows.rounded(plan.format, found.rows)
+        pairs = zip(made, parts, strict=True)
+        return [cache_scatters.write(found, value, old) for value, old in pairs]
+    part, rows = Part.of(op, 2), op.operands[0]
+    assert part is not None  # noqa: S101  (it was matched)
     if plan.by_channels:
         return cache_blocks.write(parts, rows, part.offsets[0])
-    return cache_rows.write(plan.format, parts, rows, part)
+    return cache_rows.write(parts, cache_rows.rounded(plan.format, rows), part)
 
 
 def _read(plan: Plan, op: Any, number: int, parts: Sequence[ir.Value]) -> None:

@@ -172,8 +172,8 @@ def _say_caches(rows: list[dict[str, Any]]) -> None:
         said = f", {why}" if why else ""
         instead = "" if size == before else f" in the place of {output.size_text(before)}"
         output.result(
-            f"cache: {role} of {len(group)} layers in {name}{said}, "
-            f"{output.size_text(size)}{instead}, such as {group[0]['name']}"
+            f"cache: {role} in {name}{said}, {output.size_text(size)}{instead}; "
+            f"{len(group)} such as {group[0]['name']}"
         )
 
 

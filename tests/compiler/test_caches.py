@@ -9,7 +9,7 @@ import pytest
 from lowc.compiler.frontend import parse_module
 from lowc.compiler.recipe import Cache, cache_of, load_recipe, parse_recipe
 from lowc.errors import UserError
-from lowc.passes.formats import caches
+from lowc.passes.formats import caches, lmul
 from lowc.passes.quantize_caches import QuantizeCaches
 from lowc.passes.runner import Runner
 
@@ -178,6 +178,36 @@ def test_the_report_says_what_a_cache_takes(compiled):
     assert all(row["bytes_f32"] == whole for row in rows.values())
     # Zeros take no room in the archive.
     assert artifact.report["bytes"]["model.irpa"] <= 4096
+
+
+def test_lmul_multiplies_what_is_read(tmp_path):
+    """Both products by L-Mul, over a cache of 8 bits: prompts, and steps."""
+    models = {name: model for name, model in programs().items() if name != "read"}
+    place = tmp_path / "model.vmfb"
+    artifact = lowc.compile(models, "lmul-attention", cache="i8", output=place)
+    assert {row["form"] for row in artifact.report["matmuls"]} == {"lmul"}
+    module, reference = lowc.load(artifact), Reference("i8")
+
+    def by_lmul(a, b):
+        return lmul.matmul(a.astype(np.float32), b, 4)
+
+    for start, count in ((0, 33), (33, 1), (34, 1), (35, 20)):
+        x, n = drawn(start, count), start + count
+        x[:, 0, GROUP] /= np.float32([100, 1, 0.01, 1, 3])  # scores that a softmax can tell apart
+        reference.write(start, x)
+        found = (module.one if count == 1 else module.many)(x, np.arange(n))
+        keys, values = (part.transpose(1, 0, 2) for part in reference.read(n))
+        q = x[:, :, :GROUP].transpose(1, 2, 0, 3).reshape(HEADS, -1, WIDTH)
+
+        def attend(product, q=q, keys=keys, values=values):
+            scores = product(q, keys.transpose(0, 2, 1)) * np.float32(0.4)
+            powers = np.exp(scores - scores.max(-1, keepdims=True))
+            return product(powers / powers.sum(-1, keepdims=True), values)
+
+        # An operand at the edge of a step of 4 bits may fall on its other side: rounding before it.
+        error = np.abs(found - attend(by_lmul))
+        assert np.quantile(error, 0.9) < 1e-5 and error.max() < 0.1
+        assert np.quantile(np.abs(found - attend(np.matmul)), 0.5) > 1e-3
 
 
 TEXT = """
