@@ -111,8 +111,7 @@ def compile(  # noqa: A001, PLR0913  (the name that users expect, and all that t
     """
     chosen, goal = load_recipe(recipe), load_target(target)
     if cache is not None:
-        formats = cache_of(cache) if isinstance(cache, str) else cache
-        chosen = dataclasses.replace(chosen, cache=formats)
+        chosen = dataclasses.replace(chosen, cache=cache_of(cache))
     check_calibration(chosen, calibration)
     folder = None
     if output is None:

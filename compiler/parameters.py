@@ -73,15 +73,16 @@ def plan_parameters(module: ir.Module) -> Plan:
             derived[derivation][part] = (key, size)
         elif (found := parameter_key(op, mutable=True)) is not None:
             if annotations.ZEROS in op.attributes:
-                zeros[found] = _bytes_of(op)
+                zeros[found] = _bytes_of(op, least=8)  # a truth value is a byte
             else:
                 originals[found] = None
     return Plan(tuple(originals), dict(derived), zeros)
 
 
-def _bytes_of(op: Any) -> int:
+def _bytes_of(op: Any, least: int = 1) -> int:
+    """Return what a global takes, whose elements have `least` bits or more."""
     type_ = ir.RankedTensorType(ir.TypeAttr(op.attributes["type"]).value)
-    bits = 8 if type_.element_type.width == 1 else type_.element_type.width  # truth is a byte
+    bits = max(type_.element_type.width, least)
     return math.prod(type_.shape) * bits // 8
 
 

@@ -65,7 +65,7 @@ class Cache:
         return f"keys={self.keys},values={self.values}"
 
 
-def cache_of(text: str) -> Cache:
+def cache_of(text: str | Cache) -> Cache:
     """Read ``i8``, or ``keys=i4,values=i8``; what is not named stays f32.
 
     Raises
@@ -73,6 +73,10 @@ def cache_of(text: str) -> Cache:
     UserError
         An unknown key or format.
     """
+    if isinstance(text, Cache):
+        return text
+    if not isinstance(text, str):
+        raise UserError(f"a {type(text).__name__} is no format of a cache", hint='cache="i8"')
     found: dict[str, str] = {}
     if "=" not in text:
         found = {"keys": text, "values": text}
@@ -80,7 +84,7 @@ def cache_of(text: str) -> Cache:
     for part in filter(None, text.split(",")):
         key, _, value = (word.strip() for word in part.partition("="))
         found[key] = value
-    return _cache(found, "--cache")
+    return _cache(found, f"cache '{text}'" if text else "cache")
 
 
 def _cache(data: object, where: str) -> Cache:

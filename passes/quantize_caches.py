@@ -133,7 +133,8 @@ def match(module: ir.Module, op: Any, role: str, wanted: str) -> Plan | Refusal:
         return Refusal("scales of channels need a cache [positions, heads, width]")
     plan = Plan(op, symbol, shape, wanted, by_channels)
     for load in _touching(module, symbol, "util.global.load"):
-        if all(_is_zeroing(use.owner) for use in load.results[0].uses):
+        uses = list(load.results[0].uses)
+        if uses and all(_is_zeroing(use.owner) for use in uses):
             continue
         why = _why_not(load.results[0], shape, by_channels)
         if why:

@@ -252,6 +252,15 @@ def test_what_cannot_be_stored_in_rows_stays_f32_and_says_why(change, why):
     assert "i8" not in str(module).replace("not i8", "")
 
 
+def test_a_load_that_nobody_uses_goes_with_the_cache():
+    text = TEXT.replace(
+        "  return", "  %dead = util.global.load @keys : tensor<40x2x16xf32>\n  return"
+    )
+    module = parse_module(text, "caches")
+    Runner([QuantizeCaches(keys="i8")]).run(module)
+    assert "@keys :" not in str(module) and "@keys.i8.codes" in str(module)
+
+
 def test_a_cache_that_no_attention_reads_is_none():
     module = parse_module(TEXT.replace('"a:qk"', '"a:0"'), "caches")
     runner = Runner([QuantizeCaches(keys="i8", values="i8")])
@@ -272,5 +281,11 @@ def test_recipes_choose_formats():
         with pytest.raises(UserError) as caught:
             parse_recipe(text + rules, "r", "r.toml")
         assert re.search(words, str(caught.value).replace("\n", " ")), caught.value
-    with pytest.raises(UserError, match="'i3' is no format"):
-        cache_of("i3")
+    for given, words in (
+        ("i3", "'i3' is no format"),
+        ("key=i8", "did you mean 'keys'"),
+        ("keys=i8,values", "values = '' is no format"),
+        (8, "a int is no format"),
+    ):
+        with pytest.raises(UserError, match=words):
+            cache_of(given)

@@ -108,10 +108,14 @@ def llm_command(
     the most that was resident, mapped files included.  Logits after that prompt are compared with
     PyTorch's in f32.
     """
+    from ...compiler.recipe import cache_of
+
     names = tuple(part.strip() for part in against.split(",") if part.strip())
     check_names(names, PEERS)
     if prepare and folder is None:
         raise UserError("there is no folder for the files", hint="--folder FOLDER")
+    for cache in caches:
+        cache_of(cache)  # before files are made
     shape = Shape(**sizes, context=max(*prompts, *contexts, 2) + steps)
     python, version = llama_python or this_python(), ""
     if names:
