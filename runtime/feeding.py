@@ -37,7 +37,8 @@ class Feeder:
     def __init__(self, prefill: Module, decode: Module, context: int, piece: int = PIECE) -> None:
         self._prefill, self._decode = prefill, decode
         self._positions = np.arange(context)
-        tokens, positions = (leaf.shape[0] for leaf in prefill.signature.inputs[:2])
+        first, second = prefill.signature.inputs[:2]
+        tokens, positions = first.shape[0], second.shape[0]
         self._caches: list[Any] = []
         self._comes_in_pieces = tokens != positions
         if isinstance(tokens, int):
