@@ -37,10 +37,11 @@ class Feeder:
     def __init__(self, prefill: Module, decode: Module, context: int, piece: int = PIECE) -> None:
         self._prefill, self._decode = prefill, decode
         self._positions = np.arange(context)
-        first, second = prefill.signature.inputs[:2]
-        tokens, positions = first.shape[0], second.shape[0]
+        tokens, positions = (leaf.shape[0] for leaf in prefill.signature.inputs[:2])
         self._caches: list[Any] = []
         self._comes_in_pieces = tokens != positions
+        least: int | None
+        most: int | None
         if isinstance(tokens, int):
             least = most = tokens
         else:
