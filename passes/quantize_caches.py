@@ -1,7 +1,8 @@
 """``lowc-quantize-caches``: keep keys and values of attention in few bits."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from .state import is_mutable, store_global, store_zeros, type_of
 
 _ROLES = {"qk": "keys", "pv": "values"}
 _SEARCH_LIMIT = 400
+Touching = Mapping[tuple[str, str], list[Any]]  # by operation and symbol of the global
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,9 @@ class QuantizeCaches(Pass):
     def run(self, module: ir.Module, remark: Callable[..., None]) -> None:
         """Rewrite every cache; note what became of it."""
         rows: list[dict[str, Any]] = []
+        touching = _touching(module)
         for op in [op for op in module.body.operations if is_mutable(op)]:
-            role = _role(module, op)
+            role = _role(touching, op)
             if not role:
                 continue
             wanted = self.keys if role == "keys" else self.values
@@ -75,7 +78,7 @@ class QuantizeCaches(Pass):
                 "name": name, "role": role, "shape": shape, "format": wanted, "why": "",
                 "bytes": size, "bytes_f32": size,
             }  # fmt: skip
-            plan = match(module, op, role, wanted) if wanted != "f32" else None
+            plan = match(touching, op, role, wanted) if wanted != "f32" else None
             if isinstance(plan, Refusal):
                 row |= {"format": "f32", "why": f"not {wanted}: {plan.reason}"}
                 remark(RemarkKind.REFUSED, op, name, f"the cache stays f32: {plan.reason}")
@@ -121,7 +124,7 @@ class Plan:
         return f"{self.symbol}.{self.format}.{part}"
 
 
-def match(module: ir.Module, op: Any, role: str, wanted: str) -> Plan | Refusal:
+def match(touching: Touching, op: Any, role: str, wanted: str) -> Plan | Refusal:
     """Describe how the cache `op` would be stored, or say why it stays.  Changes nothing."""
     symbol, shape = annotations.text(op, "sym_name"), list(type_of(op).shape)
     if annotations.ZEROS not in op.attributes or parameter_key(op, mutable=True) is None:
@@ -132,7 +135,7 @@ def match(module: ir.Module, op: Any, role: str, wanted: str) -> Plan | Refusal:
     if by_channels and len(shape) != 3:
         return Refusal("scales of channels need a cache [positions, heads, width]")
     plan = Plan(op, symbol, shape, wanted, by_channels)
-    for load in _touching(module, symbol, "util.global.load"):
+    for load in touching["util.global.load", symbol]:
         uses = list(load.results[0].uses)
         if uses and all(_is_zeroing(use.owner) for use in uses):
             continue
@@ -141,7 +144,7 @@ def match(module: ir.Module, op: Any, role: str, wanted: str) -> Plan | Refusal:
             return Refusal(why)
         plan.loads.append(load)
     states = {state for load in plan.loads for state in _states(load.results[0])}
-    for store in _touching(module, symbol, "util.global.store"):
+    for store in touching["util.global.store", symbol]:
         if _is_zeroing(defining(store.operands[0])):
             plan.zeros.append(store)
         elif store.operands[0] not in states:
@@ -182,7 +185,7 @@ def rewrite(module: ir.Module, plan: Plan) -> int:
 # -- matching --------------------------------------------------------------------------------------
 
 
-def _role(module: ir.Module, op: Any) -> str:
+def _role(touching: Touching, op: Any) -> str:
     """Return ``keys`` or ``values``, by the products that read the global `op`; "" if none does."""
     type_ = ir.TypeAttr(op.attributes["type"]).value
     if not isinstance(type_, ir.RankedTensorType):
@@ -191,7 +194,7 @@ def _role(module: ir.Module, op: Any) -> str:
         return ""
     found = {
         name.partition("@")[0].partition("#")[0].rpartition(":")[2]
-        for load in _touching(module, annotations.text(op, "sym_name"), "util.global.load")
+        for load in touching["util.global.load", annotations.text(op, "sym_name")]
         for name in _products(load.results[0])
     }
     return _ROLES.get(next(iter(found)), "") if len(found) == 1 else ""
@@ -223,12 +226,13 @@ def _hands_on(op: Any) -> bool:
     )  # fmt: skip
 
 
-def _touching(module: ir.Module, symbol: str, name: str) -> list[Any]:
-    return [
-        op
-        for op in annotations.operations(module)
-        if op.name == name and ir.FlatSymbolRefAttr(op.attributes["global"]).value == symbol
-    ]
+def _touching(module: ir.Module) -> Touching:
+    """Return the loads and stores of each global, by operation and symbol."""
+    found = defaultdict[tuple[str, str], list[Any]](list)
+    for op in annotations.operations(module):
+        if op.name in ("util.global.load", "util.global.store"):
+            found[op.name, ir.FlatSymbolRefAttr(op.attributes["global"]).value].append(op)
+    return found
 
 
 def _is_zeroing(op: Any) -> bool:
