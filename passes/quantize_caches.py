@@ -86,6 +86,10 @@ class QuantizeCaches(Pass):
                 remark(RemarkKind.APPLIED, op, name, f"{role} in {plan.describe()}")
                 row["bytes"] = rewrite(module, plan)
             rows.append(row)
+        for role, wanted in (("keys", self.keys), ("values", self.values)):
+            if wanted != "f32" and all(row["role"] != role for row in rows):
+                why = f"the model keeps no {role} that a product of attention reads"
+                remark(RemarkKind.WARNING, None, f"{role} in {wanted}", why)
         # Row by row: caches of one layer stand together, keys first.
         rows.sort(key=lambda row: _in_order(row["name"]))
         module.operation.attributes[annotations.CACHES] = annotations.json_attribute(
@@ -95,9 +99,9 @@ class QuantizeCaches(Pass):
 
 @dataclass
 class Plan:
-    """A cache: what touches it, and the format that it shall have.
+    """A cache, and the format that it shall have.
 
-    ``uses`` are all operations that touch a state of it in a function, in order.
+    ``loads`` are those whose states are written and read, ``zeros`` the stores of a reset.
     """
 
     holder: Any
