@@ -33,7 +33,7 @@ from .frontend import Model, open_model
 from .gpu_needs import needs_of
 from .parameters import plan_parameters, write_parameters
 from .pipeline import passes_for
-from .recipe import Recipe, load_recipe
+from .recipe import Cache, Recipe, cache_of, load_recipe
 from .target import Target, load_target
 from .tile_choice import TileChoice, with_tiles
 
@@ -62,6 +62,7 @@ def compile(  # noqa: A001, PLR0913  (the name that users expect, and all that t
     progress: Callable[[str], object] | None = None,
     kernels: bool = True,
     tiles: TileChoice | None = None,
+    cache: str | Cache | None = None,
 ) -> Artifact:
     """Compile a model.
 
@@ -93,6 +94,8 @@ def compile(  # noqa: A001, PLR0913  (the name that users expect, and all that t
     tiles : TileChoice, optional
         How tiles are chosen (``compiler/tile_choice.py``); without it all products have their
         default ones.
+    cache : str or Cache, optional
+        Formats of key-value caches in the place of the recipe's: ``i8``, or ``keys=i8,values=f16``.
 
     Returns
     -------
@@ -107,6 +110,8 @@ def compile(  # noqa: A001, PLR0913  (the name that users expect, and all that t
         A pass or a tool failed; the message says where the reproducer lies.
     """
     chosen, goal = load_recipe(recipe), load_target(target)
+    if cache is not None:
+        chosen = dataclasses.replace(chosen, cache=cache_of(cache))
     check_calibration(chosen, calibration)
     folder = None
     if output is None:

@@ -26,11 +26,12 @@ from iree.compiler import ir
 
 from ..errors import UserError
 from ..passes import annotations
+from ..passes.state import is_mutable
 from ..runtime.manifest import RESET_POINT
 from ..runtime.program import RESERVED
 from . import parameters
 from .frontend import Model, entry_function, open_model
-from .globals import add_reset, is_mutable, rename_global, tensor_of
+from .globals import add_reset, rename_global, tensor_of
 
 BLOCK = 1 << 24  # bytes that are compared at a time
 _HEX = re.compile(r'"(0x[0-9A-Fa-f]*)"')

@@ -20,12 +20,12 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from iree.compiler import ir
-from iree.compiler.dialects import arith
 
 from ..errors import UserError
-from ..passes import build
+from ..passes.annotations import ZEROS
 from ..passes.build import load_global
 from ..passes.parameters import parameter_key
+from ..passes.state import is_mutable, store_global, store_zeros
 from ..runtime.manifest import ENTRY_POINT, PARAMETER_SCOPE, RESET_POINT
 from .program import Tensor
 
@@ -143,13 +143,7 @@ class _Lift:
                 if entry["kind"] == "user":
                     kept.append(value)
                 elif entry["kind"] == "mutation":
-                    ir.Operation.create(
-                        "util.global.store",
-                        operands=[value],
-                        attributes={
-                            "global": ir.FlatSymbolRefAttr.get(self._symbol(entry["target"]))
-                        },
-                    )
+                    store_global(self._symbol(entry["target"]), value)
             ir.Operation.create("func.return", operands=kept)
         terminator.operation.erase()
 
@@ -183,11 +177,6 @@ def add_reset(module: ir.Module, tensors: Mapping[str, Tensor]) -> None:
             _add_reset(module, mutable, tensors)
 
 
-def is_mutable(op: Any) -> bool:
-    """Whether `op` is a global that the model writes to."""
-    return op.operation.name == "util.global" and "is_mutable" in op.attributes
-
-
 def _add_reset(module: ir.Module, mutable: list[Any], tensors: Mapping[str, Tensor]) -> None:
     with ir.InsertionPoint(module.body):
         reset = ir.Operation.create(
@@ -211,18 +200,16 @@ def _add_reset(module: ir.Module, mutable: list[Any], tensors: Mapping[str, Tens
                 )
             value, tensor = op.attributes["initial_value"], tensors.get(tensor_of(op))
             if tensor is not None and tensor.is_zero:
-                initial = _zeros(load_global(symbol, type_))
-            elif tensor is None and parameter_key(op, mutable=True) is None:
+                op.attributes[ZEROS] = ir.UnitAttr.get()
+                store_zeros(symbol, type_)
+                continue
+            if tensor is None and parameter_key(op, mutable=True) is None:
                 initial = _constant(value, type_)
             else:
                 name = f"{symbol}$initial"
                 declare_global(module, name, type_, value, mutable=False)
                 initial = load_global(name, type_)
-            ir.Operation.create(
-                "util.global.store",
-                operands=[initial],
-                attributes={"global": ir.FlatSymbolRefAttr.get(symbol)},
-            )
+            store_global(symbol, initial)
         ir.Operation.create("func.return")
 
 
@@ -237,22 +224,6 @@ def _constant(value: ir.Attribute, type_: ir.Type) -> ir.Value:
 def _parameter(key: str, type_: ir.Type) -> ir.Attribute:
     scope, name = ir.StringAttr.get(PARAMETER_SCOPE), ir.StringAttr.get(key)
     return ir.Attribute.parse(f"#flow.parameter.named<{scope}::{name}> : {type_}")
-
-
-def _zeros(old: ir.Value) -> ir.Value:
-    """Return zeros in the memory of `old`; fills of two buffers would become one buffer."""
-    type_ = ir.RankedTensorType(old.type)
-    rank, element = type_.rank, type_.element_type
-    is_integer = isinstance(element, ir.IntegerType)
-    zero = arith.constant(element, 0 if is_integer else 0.0)
-    never = arith.constant(ir.IntegerType.get_signless(1), 0)
-    kept = ir.Operation.create("util.optimization_barrier", [never.type], [never]).results[0]
-    maps = [build.dims_map(rank, range(rank))] * 2
-    init = build.empty(build.shape_of(old), element)
-    filled: ir.Value = build.generic(
-        [old], init, maps, ["parallel"] * rank, lambda x, _: arith.select(kept, x, zero)
-    ).result
-    return filled
 
 
 def declare_global(

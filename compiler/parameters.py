@@ -43,20 +43,25 @@ NUMPY_TYPES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """The parameters that a module reads: originals by key, derived ones by derivation and part."""
+    """The parameters that a module reads.
+
+    Originals by key, derived ones by derivation and part, and zeros: bytes by key.
+    """
 
     originals: tuple[str, ...]
     derived: dict[Derivation, dict[str, tuple[str, int]]] = field(default_factory=dict)
+    zeros: dict[str, int] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
         """Whether the module has no parameters."""
-        return not self.originals and not self.derived
+        return not (self.originals or self.derived or self.zeros)
 
 
 def plan_parameters(module: ir.Module) -> Plan:
     """Read from the globals of `module` which parameters it needs."""
     originals: dict[str, None] = {}
+    zeros: dict[str, int] = {}
     derived: dict[Derivation, dict[str, tuple[str, int]]] = defaultdict(dict)
     for op in module.body.operations:
         if op.operation.name != "util.global":
@@ -67,13 +72,17 @@ def plan_parameters(module: ir.Module) -> Plan:
             key, size = annotations.text(op, "sym_name"), _bytes_of(op)
             derived[derivation][part] = (key, size)
         elif (found := parameter_key(op, mutable=True)) is not None:
-            originals[found] = None
-    return Plan(tuple(originals), dict(derived))
+            if annotations.ZEROS in op.attributes:
+                zeros[found] = _bytes_of(op, least=8)  # a truth value is a byte
+            else:
+                originals[found] = None
+    return Plan(tuple(originals), dict(derived), zeros)
 
 
-def _bytes_of(op: Any) -> int:
+def _bytes_of(op: Any, least: int = 1) -> int:
+    """Return what a global takes, whose elements have `least` bits or more."""
     type_ = ir.RankedTensorType(ir.TypeAttr(op.attributes["type"]).value)
-    bits = type_.element_type.width
+    bits = max(type_.element_type.width, least)
     return math.prod(type_.shape) * bits // 8
 
 
@@ -94,17 +103,15 @@ def write_parameters(
         When the disk is full, the source is gone, or a weight cannot be quantised.
     """
     if source is None:
-        missing = next(iter((*plan.originals, *(d.source for d in plan.derived))))
+        missing = next(iter((*plan.originals, *plan.zeros, *(d.source for d in plan.derived))))
         raise _no_file(missing)
     with _disk_errors(output), _Files(source) as files, _spool_beside(output) as spool:
         index = rt.ParameterIndex()
-        index.reserve(len(plan.originals) + 3 * len(plan.derived))
+        index.reserve(len(plan.zeros) + len(plan.originals) + 3 * len(plan.derived))
+        for key, size in plan.zeros.items():
+            index.add_splat(key, b"\0", size)
         for key in plan.originals:
             tensor = _find(tensors, key)
-            if tensor.is_zero:
-                size = math.prod(tensor.sizes) * numpy_type(tensor.dtype).itemsize
-                index.add_splat(key, b"\0", size)
-                continue
             span = _plain_span(tensor)
             if span is not None:
                 index.add_from_file_handle(key, files.of(tensor), span[1], span[0])

@@ -23,6 +23,7 @@ from ..passes.outline_attention import OutlineAttention
 from ..passes.outline_kernels import OutlineKernels
 from ..passes.outline_softmax import OutlineSoftmax
 from ..passes.quantize_activations import QuantizeActivations
+from ..passes.quantize_caches import QuantizeCaches
 from ..passes.quantize_embeddings import QuantizeEmbeddings
 from ..passes.quantize_weights import QuantizeWeights
 from ..passes.select_tiles import SelectTiles
@@ -55,6 +56,8 @@ def passes_for(
         # Names come from locations, which native passes may drop: first of all.
         NameMatmuls(),
         AssignForms(rules=rules_to_text(recipe.rules)),
+        # By the names of the products that read them.
+        QuantizeCaches(keys=recipe.cache.keys, values=recipe.cache.values),
         *measures,
         # Weights change before shapes do: the layout of a weight is still readable.
         QuantizeWeights(packing=packing),

@@ -9,6 +9,10 @@ A recipe is an ordered list of rules, and the first whose glob matches a matmul'
     form = "dequant"
     weights = "i4"
     group = 32
+
+    [cache]
+    keys = "i8"
+    values = "i8"
 """
 
 from __future__ import annotations
@@ -22,10 +26,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, nearest
+from ..passes.formats.caches import FORMATS as CACHE_FORMATS
+from ..passes.formats.caches import Name as CacheFormat
 from ..passes.forms import MOST_PLANES, Rule
 
 _FOLDER = "recipes"
-_KEYS = ("rules", "description", "average-planes", "allot-by")
+_KEYS = ("rules", "description", "average-planes", "allot-by", "cache")
 _ALLOT_BY = ("any", "inputs")
 
 
@@ -43,6 +49,64 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Cache:
+    """Formats of key-value caches (``passes/formats/caches.py``): of keys, and of values."""
+
+    keys: CacheFormat = "f32"
+    values: CacheFormat = "f32"
+
+    def __post_init__(self) -> None:
+        """Refuse unknown formats."""
+        for key in ("keys", "values"):
+            _check_cache(key, getattr(self, key))
+
+    def __str__(self) -> str:
+        """Return the text that :func:`cache_of` reads."""
+        return f"keys={self.keys},values={self.values}"
+
+
+def cache_of(text: str | Cache) -> Cache:
+    """Read ``i8``, or ``keys=i4,values=i8``; what is not named stays f32.
+
+    Raises
+    ------
+    UserError
+        An unknown key or format.
+    """
+    if isinstance(text, Cache):
+        return text
+    if not isinstance(text, str):
+        raise UserError(f"a {type(text).__name__} is no format of a cache", hint='cache="i8"')
+    found: dict[str, str] = {}
+    if "=" not in text:
+        found = {"keys": text, "values": text}
+        text = ""
+    for part in filter(None, text.split(",")):
+        key, _, value = (word.strip() for word in part.partition("="))
+        found[key] = value
+    return _cache(found, f"cache '{text}'" if text else "cache")
+
+
+def _cache(data: object, where: str) -> Cache:
+    if not isinstance(data, dict):
+        raise UserError("cache is a table", where=where, hint='[cache], and below it keys = "i8"')
+    for key, value in data.items():
+        if key not in ("keys", "values"):
+            hint = nearest(str(key), ("keys", "values"))
+            raise UserError(f"the key '{key}' of cache is unknown", where=where, hint=hint)
+        _check_cache(key, value, where)
+    return Cache(**data)
+
+
+def _check_cache(key: str, value: object, where: str = "cache") -> None:
+    if value not in CACHE_FORMATS:
+        raise UserError(
+            f"{key} = {value!r} is no format of a cache", where=where,
+            hint=nearest(str(value), CACHE_FORMATS),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Rules in order, under a name; build one with :func:`load_recipe` or directly.
 
@@ -54,6 +118,7 @@ class Recipe:
     rules: tuple[Rule, ...]
     description: str = ""
     budget: Budget | None = None
+    cache: Cache = Cache()
 
     @property
     def takes_inputs(self) -> bool:
@@ -139,6 +204,7 @@ def parse_recipe(text: str, name: str, where: str) -> Recipe:
         tuple(_rule(rule, text, where, line) for rule, line in zip(closed, lines, strict=False)),
         str(data.get("description", "")),
         budget,
+        _cache(data.get("cache", {}), f"{where}:{_line_of_key(text, 'cache')}"),
     )
 
 

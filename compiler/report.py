@@ -120,8 +120,15 @@ def facts(
         "matmuls": matmul_rows(module, measured),
         "embeddings": embedding_rows(module),
         "remarks": remark_rows(remarks),
+        "caches": _caches(module),
         "energy": costs,
     }
+
+
+def _caches(module: ir.Module) -> list[dict[str, Any]]:
+    """Return what ``lowc-quantize-caches`` noted of keys and values: names, formats, bytes."""
+    found = annotations.text(module.operation, annotations.CACHES)
+    return list(json.loads(found)) if found else []
 
 
 def of_entry(said: Mapping[str, Any], name: str, entries: Collection[str]) -> dict[str, Any]:

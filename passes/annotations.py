@@ -28,6 +28,10 @@ attribute                    on           meaning
                                           shape, lowering and bits are as of a contraction
 ``lowc.filled``              tensor.pad   fills K up to whole groups: no part of the model
 ``lowc.derivation = {…}``    util.global  how its bytes follow from another parameter
+``lowc.zeros``               util.global  it begins as zeros; on a generic: it makes what a reset
+                                          puts there
+``lowc.cache = "i8"``        generic      it reads part of a cache that is stored in this format
+``lowc.caches = "[…]"``      module       what became of every cache, for the report (JSON)
 ``lowc.entry``               func.func    one of several entries of a module: its matmuls are
                                           called ``name@entry``
 ``lowc.index_bounds = "…"``  func.func    [argument, size] of inputs that index a table
@@ -64,6 +68,9 @@ ALSO = "lowc.also"
 LOOKUP = "lowc.lookup"
 FILLED = "lowc.filled"
 DERIVATION = "lowc.derivation"
+ZEROS = "lowc.zeros"
+CACHE = "lowc.cache"
+CACHES = "lowc.caches"
 ENTRY = "lowc.entry"
 INDEX_BOUNDS = "lowc.index_bounds"
 SHADOWS = "lowc.shadows"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from iree.compiler import ir
@@ -299,6 +300,71 @@ def load_global(symbol: str, type_: ir.Type) -> ir.Value:
         results=[type_],
         attributes={"global": ir.FlatSymbolRefAttr.get(symbol)},
     ).result
+
+
+def cut(value: ir.Value, part: Part) -> ir.Value:
+    """Return ``tensor.extract_slice``: what `part` says of `value`."""
+    static, dynamic, segments = part.attributes()
+    return ir.Operation.create(
+        "tensor.extract_slice",
+        results=[tensor_type(part.shape, element_of(value))],
+        operands=[value, *dynamic],
+        attributes=static | {"operandSegmentSizes": ir.DenseI32ArrayAttr.get([1, *segments])},
+    ).result
+
+
+def put(value: ir.Value, into: ir.Value, part: Part) -> ir.Value:
+    """Return ``tensor.insert_slice``: `into` with `value` in the place that `part` says."""
+    static, dynamic, segments = part.attributes()
+    return ir.Operation.create(
+        "tensor.insert_slice",
+        results=[into.type],
+        operands=[value, into, *dynamic],
+        attributes=static | {"operandSegmentSizes": ir.DenseI32ArrayAttr.get([1, 1, *segments])},
+    ).result
+
+
+@dataclass(frozen=True)
+class Part:
+    """Neighbouring elements of a tensor: where they begin and how many, numbers or indices."""
+
+    offsets: tuple[int | ir.Value, ...]
+    sizes: tuple[int | ir.Value, ...]
+
+    @classmethod
+    def of(cls, op: Any, first: int) -> Part | None:
+        """Return the part that a slice operation means, whose dynamic operands begin at `first`.
+
+        None if it leaves elements out.
+        """
+        counts = list(ir.DenseI32ArrayAttr(op.attributes["operandSegmentSizes"]))[-3:]
+        dynamic = iter(list(op.operands)[first:])
+        offsets, sizes, strides = (
+            tuple(
+                next(dynamic) if number == DYNAMIC else number
+                for number in ir.DenseI64ArrayAttr(op.attributes[f"static_{name}"])
+            )
+            for name in ("offsets", "sizes", "strides")
+        )
+        is_dense = not counts[2] and all(stride == 1 for stride in strides)
+        return cls(offsets, sizes) if is_dense else None
+
+    @property
+    def shape(self) -> list[int]:
+        """Sizes as a type has them."""
+        return [size if isinstance(size, int) else DYNAMIC for size in self.sizes]
+
+    def attributes(self) -> tuple[dict[str, ir.Attribute], list[ir.Value], list[int]]:
+        """Return the static attributes of an operation, its dynamic operands, and their counts."""
+        static, dynamic, segments = {}, [], []
+        ones = (1,) * len(self.sizes)
+        for name, given in (("offsets", self.offsets), ("sizes", self.sizes), ("strides", ones)):
+            numbers = [one if isinstance(one, int) else DYNAMIC for one in given]
+            static[f"static_{name}"] = ir.DenseI64ArrayAttr.get(numbers)
+            found = [one for one in given if not isinstance(one, int)]
+            dynamic += found
+            segments.append(len(found))
+        return static, dynamic, segments
 
 
 def barrier(value: ir.Value) -> ir.Value:

@@ -183,8 +183,8 @@ class _Builder:
         """Return the last operation."""
         grouped = build.expand_last(self.x, self.plan.groups, self.plan.group, self.axis)
         maximum = self._maximum(grouped)
-        scales = build.elementwise([maximum], ir.F32Type.get(), _scale).result
-        reciprocals = build.elementwise([maximum], ir.F32Type.get(), _reciprocal).result
+        scales = build.elementwise([maximum], ir.F32Type.get(), scale_of).result
+        reciprocals = build.elementwise([maximum], ir.F32Type.get(), reciprocal_of).result
         x_codes = self._x_codes(grouped, reciprocals)
         sums = self._scaled(self._dots(x_codes), scales, x_codes)
         if not self.per_row:
@@ -215,8 +215,7 @@ class _Builder:
         kinds = ["parallel" if d in axes else "reduction" for d in range(rank)]
 
         def body(x: ir.Value, most: ir.Value) -> ir.Value:
-            mask = arith.constant(i32, activations.MAGNITUDE_MASK)
-            return arith.maxui(arith.andi(arith.bitcast(i32, x), mask), most)
+            return arith.maxui(magnitude(x), most)
 
         return build.generic([grouped], init, [whole, kept], kinds, body).result
 
@@ -225,7 +224,7 @@ class _Builder:
         # Where codes of weights stand in words, the code generator has no short integers.
         packed = build.element_of(self.codes).width > 8
         element = ir.IntegerType.get_signless(32 if packed else 8)
-        return build.elementwise([grouped, reciprocals], element, _code, [whole, kept]).result
+        return build.elementwise([grouped, reciprocals], element, code_of, [whole, kept]).result
 
     def _dots(self, x_codes: ir.Value) -> ir.Value:
         """Return D: i32 sums of products over each group."""
@@ -326,12 +325,20 @@ def as_f32(value: ir.Value) -> ir.Value:
     return build.elementwise([value], f32, lambda x, _: arith.extf(f32, x)).result
 
 
-def _scale(pattern: ir.Value, _out: ir.Value) -> ir.Value:
+def magnitude(x: ir.Value) -> ir.Value:
+    """Return the bits of an f32 without its sign: ordered as magnitudes are, NaN above all."""
+    i32 = ir.IntegerType.get_signless(32)
+    return arith.andi(arith.bitcast(i32, x), arith.constant(i32, activations.MAGNITUDE_MASK))
+
+
+def scale_of(pattern: ir.Value, _out: ir.Value) -> ir.Value:
+    """Return the scale of codes whose largest magnitude has this pattern."""
     largest = _f32(activations.LARGEST)
     return _unless_small(pattern, arith.divf(arith.bitcast(largest.type, pattern), largest))
 
 
-def _reciprocal(pattern: ir.Value, _out: ir.Value) -> ir.Value:
+def reciprocal_of(pattern: ir.Value, _out: ir.Value) -> ir.Value:
+    """Return what elements are multiplied by to get their codes."""
     largest = _f32(activations.LARGEST)
     return _unless_small(pattern, arith.divf(largest, arith.bitcast(largest.type, pattern)))
 
@@ -349,7 +356,8 @@ def _wide(code: ir.Value) -> ir.Value:
     return code if code.type == i32 else arith.extsi(i32, code)
 
 
-def _code(x: ir.Value, reciprocal: ir.Value, out: ir.Value) -> ir.Value:
+def code_of(x: ir.Value, reciprocal: ir.Value, out: ir.Value) -> ir.Value:
+    """Return the code of an element, as an integer of the type of `out`."""
     value = arith.mulf(x, reciprocal)
     is_nan = arith.cmpf(arith.CmpFPredicate.UNO, value, value)
     rounded = math.roundeven(arith.select(is_nan, _f32(0), value))

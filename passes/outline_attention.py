@@ -7,16 +7,17 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from iree.compiler import ir
 
-from . import annotations, build, outline_float, outline_softmax
+from . import annotations, build, cache_blocks, outline_float, outline_softmax
 from .base import Pass, Refusal, RemarkKind
 from .contraction import defining, is_zero_fill, match_contraction, multiplies_and_adds
-from .kernels import executable, tiles
+from .kernels import cache_readers, executable, tiles
 from .kernels.attention import MOST_ROWS, Attention
 from .outline_kernels import erase_unread
 from .outline_softmax import constant, is_whole, only_read_by, step_of
 
 _KEYS = (1, 2, 0)  # of [n, heads, width]: what the first product takes
 _VALUES = (1, 0, 2)
+LEAST_LANES = 4
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,9 @@ class OutlineAttention(Pass):
     Both products of an attention whose keys and values are ``[positions, heads, width]``, with
     the softmax between them, become one dispatch.  It reads keys and values where they are, each
     once, as far as the cache is filled; queries that share a head are rows of one product, so no
-    head is copied.  All is f32, sums come in an order of their own.  The report has a line for
-    each of the products still; the first one's is kept on the dispatch as ``lowc.also``.
+    head is copied.  A cache may be in any format of ``lowc-quantize-caches``; all else is f32, and
+    sums come in an order of their own.  The report has a line for each of the products still; the
+    first one's is kept on the dispatch as ``lowc.also``.
 
     An attention with a mask, of more than 16 queries for a head, or of a width that is no multiple
     of a vector is left to the kernels of products and of softmax.
@@ -78,16 +80,11 @@ class OutlineAttention(Pass):
 
 @dataclass(frozen=True)
 class Plan:
-    """An attention: what it reads, how many positions are filled, and its products.
-
-    The first size of ``filled`` says how many positions there are; ``first`` and ``last`` are the
-    products.
-    """
+    """An attention: what it reads, and its products, ``first`` and ``last``."""
 
     q: ir.Value
-    keys: ir.Value
-    values: ir.Value
-    filled: ir.Value
+    keys: "Cache"
+    values: "Cache"
     last: Any
     first: Any
     kernel: Attention
@@ -123,23 +120,31 @@ def match(op: Any, softmax: Any, isa: tiles.Isa) -> Plan | Refusal:
     keys, values = _cache(product.operands[1], _KEYS), _cache(op.operands[1], _VALUES)
     if keys is None or values is None:
         return Refusal("keys and values are no [positions, heads, width]")
-    kernel = _kernel(product.operands[0], op.operands[1], scale, isa)
+    formats = (keys.format, values.format)
+    kernel = _kernel(product.operands[0], op.operands[1], scale, isa, formats)
     if isinstance(kernel, Refusal):
         return kernel
-    filled = defining(op.operands[1]).operands[0]  # as it was before it was turned
-    return Plan(product.operands[0], keys, values, filled, op, product, kernel)
+    return Plan(product.operands[0], keys, values, op, product, kernel)
 
 
-def _kernel(q: ir.Value, values: ir.Value, scale: float, isa: tiles.Isa) -> Attention | Refusal:
+def _kernel(
+    q: ir.Value, values: ir.Value, scale: float, isa: tiles.Isa, formats: tuple[str, str]
+) -> Attention | Refusal:
     """Return the kernel for queries ``[heads, rows, width]``, or say why there is none."""
     heads, rows, width = build.shape_of(q)
     if build.DYNAMIC in (heads, rows, width):
         return Refusal("a size of its queries is not known")
     if not 0 < rows <= MOST_ROWS:
         return Refusal(f"a head has {rows} queries, kernels take up to {MOST_ROWS}")
-    if build.shape_of(values)[2] != width or width % isa.lanes or not heads * width:
+    lanes = isa.lanes
+    # Halves of a head in 4 bits may be shorter than the longest vector.
+    while "i4" in formats and lanes > LEAST_LANES and (width // 2) % lanes:
+        lanes //= 2
+    of = cache_readers.Heads(heads, width, lanes)
+    fits = all(of.fits(name) for name in formats)
+    if build.shape_of(values)[2] != width or not fits or not heads * width:
         return Refusal(f"a width of {width} is no multiple of a vector, or not that of values")
-    return Attention(heads, rows, width, scale, isa.lanes, isa.registers // 2)
+    return Attention(heads, rows, width, scale, lanes, isa.registers // 2, *formats)
 
 
 def rewrite(module: ir.Module, plan: Plan) -> None:
@@ -147,11 +152,12 @@ def rewrite(module: ir.Module, plan: Plan) -> None:
     kernel, last = plan.kernel, plan.last
     with ir.InsertionPoint(last), last.location:
         executable.declare(
-            module, kernel.name, [True, True, True, False], 1, kernel.translation, kernel.emit
-        )
+            module, kernel.name, [*[True] * kernel.inputs, False], 1, kernel.translation,
+            kernel.emit,
+        )  # fmt: skip
         call = executable.dispatch(
-            kernel.name, kernel.grid(), [build.dim(plan.filled, 0)],
-            [plan.q, plan.keys, plan.values], last.results[0].type, [],
+            kernel.name, kernel.grid(), [build.dim(plan.values.filled, 0)],
+            [plan.q, *plan.keys.flat(), *plan.values.flat()], last.results[0].type, [],
         )  # fmt: skip
     for op in (plan.first, last):
         annotations.add_text(op, annotations.LOWERING, kernel.describe())
@@ -201,21 +207,68 @@ def _no_product(op: Any) -> str:
 _MAPS = [f"(d0, d1, d2, d3) -> ({dims})" for dims in ("d0, d1, d3", "d0, d3, d2", "d0, d1, d2")]
 
 
-def _cache(value: ir.Value, permutation: Sequence[int]) -> ir.Value | None:
-    """Return the tensor ``[positions, heads, width]`` whose first positions `value` has turned."""
+@dataclass(frozen=True)
+class Cache:
+    """A cache whose first positions a product reads: its format, and the tensors it is stored in.
+
+    The first size of ``filled`` says how many positions those are.
+    """
+
+    format: str
+    parts: tuple[ir.Value, ...]
+    filled: ir.Value
+
+    def flat(self) -> list[ir.Value]:
+        """Build what the kernel takes: the channels of a head are one dimension."""
+        halves = [[0], [1], [2, 3]]
+        return [
+            build.collapse(part, halves)
+            if len(build.shape_of(part)) == len(halves) + 1
+            and build.element_of(part) == ir.F32Type.get()
+            else part
+            for part in self.parts
+        ]
+
+
+def _cache(value: ir.Value, permutation: Sequence[int]) -> Cache | None:
+    """Return the cache ``[positions, heads, width]`` whose first positions `value` has turned."""
     op = defining(value)
     if op is None or op.name != "linalg.transpose":
         return None
     if tuple(ir.DenseI64ArrayAttr(op.attributes["permutation"])) != tuple(permutation):
         return None
     source = op.operands[0]
-    cut = defining(source)
-    if cut is None or cut.name != "tensor.extract_slice":
-        return source
-    whole = build.shape_of(cut.operands[0])
-    offsets, sizes, strides = (
-        list(ir.DenseI64ArrayAttr(cut.attributes[f"static_{name}"]))
-        for name in ("offsets", "sizes", "strides")
-    )
-    is_start = len(whole) == 3 and offsets == [0, 0, 0] and strides == [1, 1, 1]
-    return cut.operands[0] if is_start and sizes[1:] == whole[1:] else source
+    stored = _stored(source)
+    if stored is None:
+        return Cache("f32", (_whole(source),), source)
+    name = annotations.text(stored, annotations.CACHE)
+    *inputs, _ = stored.operands
+    if name != cache_blocks.NAME:
+        return Cache(name, tuple(_whole(part) for part in inputs), inputs[0])
+    return Cache("i4", tuple(_whole(part) for part in inputs), source)
+
+
+def _stored(value: ir.Value) -> Any:
+    """Return the operation that reads `value` from a cache which is not f32, if one does."""
+    op = defining(value)
+    while op is not None and op.name in ("tensor.collapse_shape", "tensor.extract_slice"):
+        is_start = op.name != "tensor.extract_slice" or _is_start(op)
+        op = defining(op.operands[0]) if is_start else None
+    return op if op is not None and annotations.CACHE in op.attributes else None
+
+
+def _whole(value: ir.Value) -> ir.Value:
+    """Return what `value` is the first part of, whole in all dimensions but the first."""
+    cut = defining(value)
+    if cut is None or cut.name != "tensor.extract_slice" or not _is_start(cut):
+        return value
+    whole, part = (build.shape_of(one) for one in (cut.operands[0], cut.results[0]))
+    return cut.operands[0] if whole[1:] == part[1:] else value
+
+
+def _is_start(cut: Any) -> bool:
+    """Whether a slice begins where the tensor does, and leaves no element and dimension out."""
+    part = build.Part.of(cut, 1)
+    if part is None or len(build.shape_of(cut.results[0])) != len(part.sizes):
+        return False
+    return all(offset == 0 for offset in part.offsets)

@@ -13,6 +13,7 @@ PASSES = {
     "lowc-assign-forms": "assign_forms:AssignForms",
     "lowc-shadow-matmuls": "shadow_matmuls:ShadowMatmuls",
     "lowc-collect-moments": "collect_moments:CollectMoments",
+    "lowc-quantize-caches": "quantize_caches:QuantizeCaches",
     "lowc-quantize-weights": "quantize_weights:QuantizeWeights",
     "lowc-quantize-embeddings": "quantize_embeddings:QuantizeEmbeddings",
     "lowc-quantize-activations": "quantize_activations:QuantizeActivations",

@@ -2,6 +2,8 @@
 
 What a call calculates between its layers grows with the tokens that it is given, so a long prompt
 at once takes much memory.  In pieces it takes that of one piece; each reads all weights again.
+
+Caches that are inputs and outputs are carried from call to call, on the device.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import tree as trees
+from .dtypes import data_type
 from .module import Module
 
 PIECE = 128  # tokens
@@ -34,8 +37,9 @@ class Feeder:
     def __init__(self, prefill: Module, decode: Module, context: int, piece: int = PIECE) -> None:
         self._prefill, self._decode = prefill, decode
         self._positions = np.arange(context)
-        tokens, positions = (leaf.shape[0] for leaf in prefill.signature.inputs)
+        tokens, positions = (leaf.shape[0] for leaf in prefill.signature.inputs[:2])
         ranges = dict(prefill.signature.ranges)
+        self._caches: list[Any] = []
         if isinstance(tokens, int):
             ranges[str(tokens)] = tokens, tokens
         is_known = str(tokens) in ranges  # and no sum or product of other sizes
@@ -59,10 +63,25 @@ class Feeder:
     def call(self, tokens: NDArray[np.int64], held: int) -> NDArray[Any]:
         """Return the logits ``[vocabulary]`` after a piece, with which there are `held` tokens."""
         entry = self._decode if tokens.size == 1 else self._prefill
-        result = entry(tokens, self._positions[:held])
-        [logits] = trees.flatten(entry.manifest.out_tree, result, "the logits")
-        found: NDArray[Any] = logits[0]
+        if held == tokens.size and self.carries_caches:
+            self._caches = [
+                entry.to_device(np.zeros(leaf.shape, data_type(leaf.dtype, "").numpy))
+                for leaf in entry.signature.inputs[2:]
+            ]
+        manifest = entry.manifest
+        leaves = iter([tokens, self._positions[:held], *self._caches])
+        args = trees.unflatten(manifest.args_tree, leaves)
+        kwargs = trees.unflatten(manifest.kwargs_tree, leaves)
+        call = entry.start if self._caches else entry
+        result = trees.flatten(manifest.out_tree, call(*args, **kwargs), "the logits")
+        logits, *self._caches = result
+        found: NDArray[Any] = np.asarray(logits)[0]
         return found
+
+    @property
+    def carries_caches(self) -> bool:
+        """Whether the model takes and gives its caches, so that it keeps no text itself."""
+        return len(self._decode.signature.inputs) > len(("tokens", "positions"))
 
     def feed(self, tokens: NDArray[np.int64], start: int) -> NDArray[Any]:
         """Return the logits ``[vocabulary]`` after `tokens`, the first of which is at `start`."""

@@ -3,7 +3,8 @@
 The module has the entries ``prefill(tokens, positions)`` for two tokens or more and
 ``decode(tokens, positions)`` for one; both give the logits ``[1, vocabulary]`` of the token that
 comes next, and keep keys and values of the last of these positions (``tools/llama_model.py`` has a
-model that is exported so).
+model that is exported so).  Or they keep nothing, and take caches behind these two inputs, and
+give them behind the logits: those begin as zeros, and stay on the device from call to call.
 """
 
 from __future__ import annotations
@@ -53,27 +54,37 @@ def _entries(module: Module) -> tuple[Module, Module]:
         )
     found = module.entries if isinstance(module, Program) else {}
     entries = [found.get(name) for name in ("prefill", "decode")]
-    sizes = {None if entry is None else _vocabulary(entry) for entry in entries}
+    sizes = {None if entry is None else _interface(entry) for entry in entries}
     if None in sizes or len(sizes) != 1:
         raise UserError(
             "this is no language model with entries prefill(tokens, positions) and "
-            "decode(tokens, positions), which give logits [1, vocabulary]",
+            "decode(tokens, positions), which give logits [1, vocabulary], each followed by the "
+            "same caches or by none",
             where=str(module.path),
             hint="lowc compile prefill=a.pt2 decode=b.pt2; lowc.tools.llama_model exports them",
         )
     return entries[0], entries[1]  # type: ignore[return-value]
 
 
-def _vocabulary(entry: Module) -> int | None:
-    """Return how many logits an entry gives, or None if it is none of a language model."""
+def _interface(entry: Module) -> tuple[Any, ...] | None:
+    """Return how many logits an entry gives, and shapes and types of the caches that it takes.
+
+    None if it is no entry of a language model.
+    """
     inputs, outputs = entry.signature.inputs, entry.signature.outputs
-    if [(len(leaf.shape), kind_of(leaf.dtype)) for leaf in inputs] != [(1, "int")] * 2:
+    if [(len(leaf.shape), kind_of(leaf.dtype)) for leaf in inputs[:2]] != [(1, "int")] * 2:
         return None
-    if len(outputs) != 1 or kind_of(outputs[0].dtype) != "float":
+    if len(outputs) != len(inputs) - 1 or kind_of(outputs[0].dtype) != "float":
+        return None
+    taken, given = (
+        tuple((tuple(leaf.shape), leaf.dtype) for leaf in leaves)
+        for leaves in (inputs[2:], outputs[1:])
+    )
+    if taken != given or any(isinstance(size, str) for shape, _ in taken for size in shape):
         return None
     match outputs[0].shape:
         case (1, int(size)) if size > 0:
-            return size
+            return size, taken
     return None
 
 
@@ -167,7 +178,7 @@ def _generate(
             with shared.turn:
                 if not held:
                     shared.text = text
-                if shared.text is not text:
+                if shared.text is not text and not feeder.carries_caches:
                     raise UserError(
                         "another text was begun on this module, whose caches hold one",
                         where=str(module.path),

@@ -202,6 +202,9 @@ class Module:
         it; ``numpy.asarray`` waits.  A CPU's calls are done when this returns.  If the model has
         state, a result may be the state's own memory, which the next call changes.
 
+        A model that gives an input back changed, such as a cache with a new row, may change an
+        array on the device that it is given: use the result in its place.
+
         Raises
         ------
         UserError, InternalError
@@ -277,7 +280,10 @@ class Module:
                     done.wait()
 
     def to_device(self, array: Any) -> DeviceArray:
-        """Copy an array to the module's device, to pass it to many calls without a copy each."""
+        """Copy an array to the module's device, to pass it to many calls without a copy each.
+
+        A call may write into it if the model gives it back changed (:meth:`start`).
+        """
         converted = array_of(array, "the array")
         name = name_of(converted.dtype)
         with self._guard, self._lock:

@@ -38,6 +38,10 @@ STAGES = {
     metavar="MIB", help="What its sums take at most; less makes more rounds.",
 )  # fmt: skip
 @click.option(
+    "--cache", metavar="FORMAT",
+    help="How keys and values of attention are kept: f32, f16, i8, i4, or keys=i8,values=i4.",
+)  # fmt: skip
+@click.option(
     "--cost-model",
     default="none",
     metavar="M",
@@ -55,6 +59,7 @@ def compile_command(
     target: str,
     calibration: str | None,
     calibration_memory: int,
+    cache: str | None,
     cost_model: str,
     measure_top: int,
     store: str | None,
@@ -85,6 +90,7 @@ def compile_command(
             save_temps=save_temps,
             progress=report_stage,
             tiles=_tiles(cost_model, measure_top, store, target),
+            cache=cache,
         )
     files = {str(place.with_name(path.name)): path.stat().st_size for path in artifact.files}
     if as_json:
@@ -100,6 +106,7 @@ def compile_command(
     if not rows:
         output.result("no matmul was found; everything is compiled as it was exported")
     _table_of_embeddings(artifact.report["embeddings"])
+    _say_caches(artifact.report["caches"])
     output.result("")
     for path, size in files.items():
         output.result(f"{path}  {output.size_text(size)}")
@@ -153,6 +160,21 @@ def _tiles(cost_model: str, measure_top: int, store: str | None, target: str) ->
     with Store(store, must_exist=True) as opened:
         known = relative_times(opened.records(fingerprint(load_target(target)).key))
     return TileChoice(cost_model, measure_top, known, output.remark)
+
+
+def _say_caches(rows: list[dict[str, Any]]) -> None:
+    """Say in which formats keys and values are kept, what that takes, and why not otherwise."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        groups[row["role"], row["format"], row["why"]].append(row)
+    for (role, name, why), group in groups.items():
+        size, before = (sum(row[key] for row in group) for key in ("bytes", "bytes_f32"))
+        said = f", {why}" if why else ""
+        instead = "" if size == before else f" in the place of {output.size_text(before)}"
+        output.result(
+            f"cache: {role} in {name}{said}, {output.size_text(size)}{instead}; "
+            f"{len(group)} such as {group[0]['name']}"
+        )
 
 
 def _say_energy(energy: dict[str, Any], entry: str) -> None:

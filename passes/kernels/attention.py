@@ -1,7 +1,7 @@
 """Attention of few queries over a key-value cache that is read where it is, for CPUs.
 
 A workgroup has one key-value head, whose queries are the rows of one small product: no head is
-copied, nothing is transposed, and keys and values are read once::
+copied, nothing is transposed, and keys and values are read once, in the format of their cache::
 
     for block of positions:
       for r: s[r, j] = scale * sum over w of q[r, w] * k[j, w]
@@ -24,7 +24,7 @@ from iree.compiler import ir
 from iree.compiler.dialects import arith, vector
 from iree.compiler.dialects import math as math_ops
 
-from . import emit
+from . import cache_readers, emit
 from .executable import Interface
 from .softmax import larger, largest_lane
 
@@ -32,7 +32,6 @@ BLOCK = 64  # positions whose scores are kept at a time
 AHEAD = 32  # positions that are asked for before they are read
 MOST_ROWS = 16  # queries that share a head: their sums go to and from the stack
 LOWEST = -3.4028234663852886e38  # so that the first of all differences is no NaN
-LINE = 16  # f32 in a line of the cache
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Attention:
     """``y[h, r] = softmax(scale * q[h, r] . k[:n, h]) . v[:n, h]``, all f32.
 
     q is ``[heads, rows, width]``, k and v are ``[at least n, heads, width]``, y is like q; n is
-    known at run time only.
+    known at run time only.  k and v are buffers of a cache (``cache_readers.py``), read as f32.
 
     Attributes
     ----------
@@ -56,6 +55,8 @@ class Attention:
         f32 in one vector register.
     sums : int
         Vectors of sums that registers hold.
+    keys, values : str
+        Formats of the cache (``passes/formats/caches.py``).
     """
 
     heads: int
@@ -64,16 +65,32 @@ class Attention:
     scale: float
     lanes: int
     sums: int
+    keys: str = "f32"
+    values: str = "f32"
 
     @property
     def name(self) -> str:
         """A symbol that two kernels share only if they are the same."""
         scale = self.scale.hex().replace(".", "_").replace("-", "m").replace("+", "")
-        return f"attention_{self.heads}x{self.rows}x{self.width}_s{scale}_v{self.lanes}r{self.sums}"
+        shape = f"{self.heads}x{self.rows}x{self.width}"
+        formats = "" if self.formats == "f32" else f"_k{self.keys}v{self.values}"
+        return f"attention_{shape}_s{scale}_v{self.lanes}r{self.sums}{formats}"
+
+    @property
+    def formats(self) -> str:
+        """Formats of keys and values, once if they are the same."""
+        return self.keys if self.keys == self.values else f"{self.keys} and {self.values}"
 
     def describe(self) -> str:
         """Say which kernel it is."""
-        return f"attention in one dispatch, the cache read in place, vectors of {self.lanes}"
+        cache = "the cache" if self.formats == "f32" else f"the cache of {self.formats}"
+        return f"attention in one dispatch, {cache} read in place, vectors of {self.lanes}"
+
+    @property
+    def inputs(self) -> int:
+        """Buffers that it reads."""
+        of_values = cache_readers.Rows.bindings[self.values]
+        return 1 + cache_readers.bindings_of_keys(self.keys) + of_values
 
     @property
     def translation(self) -> str:
@@ -95,12 +112,17 @@ class _Body:
         heads, rows, width = kernel.heads, kernel.rows, kernel.width
         self.filled = interface.constant(0)
         own = emit.buffer_type([heads, rows, width], self.f32)
-        cache = emit.buffer_type([ir.ShapedType.get_dynamic_size(), heads, width], self.f32)
+        of = cache_readers.Heads(heads, width, kernel.lanes)
         self.q = interface.buffer(0, own, [], is_input=True)
-        self.k = interface.buffer(1, cache, [self.filled], is_input=True)
-        self.v = interface.buffer(2, cache, [self.filled], is_input=True)
-        self.y = interface.buffer(3, own, [], is_input=False)
+        self.k = cache_readers.keys(kernel.keys, of, interface, 1, self.filled)
+        first = kernel.inputs - cache_readers.Rows.bindings[kernel.values]
+        self.v = cache_readers.Rows(kernel.values, of, interface, first, self.filled)
+        self.y = interface.buffer(kernel.inputs, own, [], is_input=False)
         self.head = interface.workgroup(0)
+        # Keys that several queries read are made f32 once.
+        self.tile = None
+        if kernel.keys == "i4" or (kernel.keys != "f32" and rows > 1):
+            self.tile = emit.scratch([self.lanes, width], self.f32)
         self.scores = emit.scratch([rows, BLOCK], self.f32)
         self.mixed = emit.scratch([rows, width], self.f32)
         self.largest = emit.scratch([rows, self.lanes], self.f32)  # the same in all lanes
@@ -137,12 +159,13 @@ class _Body:
         full = arith.muli(arith.divui(count, lanes), lanes)
         last = arith.subi(self.filled, emit.index(1))
         infinite = self._splat(-math.inf)
+        kernel_width = self.kernel.width
 
         def whole(at: ir.Value) -> None:
             start = arith.addi(first, at)
             places = [arith.addi(start, emit.index(j)) for j in range(self.lanes)]
             for place in places:
-                self._ask(self.k, place)
+                self._ask(self.k, place, range(kernel_width))
             self._scores_of(at, places, lambda value: value)
 
         def rest(at: ir.Value) -> None:
@@ -162,29 +185,30 @@ class _Body:
     ) -> None:
         """Store the scores of a vector of positions, `change` of them, for every row."""
         factor = self._splat(self.kernel.scale)
+        keys = self.k.tile(places, self.head, self.tile)
 
         def row(r: ir.Value) -> None:
             queries = [emit.load(self.lanes, self.q, [self.head, r, c]) for c in self._columns()]
-            value = arith.mulf(self._products(queries, places), factor)
+            value = arith.mulf(self._products(queries, range(len(places)), keys), factor)
             emit.store(change(value), self.scores, [r, at])
 
         emit.each(emit.index(0), emit.index(self.kernel.rows), 1, row)
 
-    def _products(self, queries: Sequence[ir.Value], places: Sequence[ir.Value]) -> ir.Value:
-        """Return the products of one query and the keys at `places`, a lane for each.
+    def _products(
+        self, queries: Sequence[ir.Value], places: Sequence[int], key: cache_readers.Get
+    ) -> ir.Value:
+        """Return the products of one query and the keys at `places` of a tile, a lane for each.
 
         Sums over lanes are added up by halves, two vectors at a time.
         """
         if len(places) == 1:
-            keys = [
-                emit.load(self.lanes, self.k, [places[0], self.head, c]) for c in self._columns()
-            ]
+            keys = [key(places[0], start) for start in range(0, self.kernel.width, self.lanes)]
             total = arith.mulf(queries[0], keys[0])
-            for query, key in zip(queries[1:], keys[1:], strict=True):
-                total = emit.multiply_add(query, key, total)
+            for query, one in zip(queries[1:], keys[1:], strict=True):
+                total = emit.multiply_add(query, one, total)
             return total
         half = len(places) // 2
-        low, high = (self._products(queries, part) for part in (places[:half], places[half:]))
+        low, high = (self._products(queries, part, key) for part in (places[:half], places[half:]))
         width = self.lanes // len(places)
         sides = [
             [
@@ -241,15 +265,13 @@ class _Body:
     def _mix_part(self, first: ir.Value, count: ir.Value, rows: range, columns: range) -> None:
         places = [[emit.index(r), emit.index(c * self.lanes)] for r in rows for c in columns]
         is_first = rows.start == 0
+        starts = [c * self.lanes for c in columns]
 
         def add(j: ir.Value, *before: ir.Value) -> list[ir.Value]:
             at = arith.addi(first, j)
             if is_first:
-                self._ask(self.v, at, columns)
-            values = [
-                emit.load(self.lanes, self.v, [at, self.head, emit.index(c * self.lanes)])
-                for c in columns
-            ]
+                self._ask(self.v, at, range(starts[0], starts[-1] + self.lanes))
+            values = self.v.vectors(at, self.head, starts)
             totals = iter(before)
             found = []
             for r in rows:
@@ -281,13 +303,9 @@ class _Body:
         """Return where the vectors of a head begin."""
         return [emit.index(at) for at in range(0, self.kernel.width, self.lanes)]
 
-    def _ask(self, cache: ir.Value, place: ir.Value, columns: range | None = None) -> None:
-        """Ask for what a later position has in `columns`, vectors of it, or all."""
-        later = arith.addi(place, emit.index(AHEAD))
-        start = 0 if columns is None else columns.start * self.lanes
-        stop = self.kernel.width if columns is None else columns.stop * self.lanes
-        for at in range(start, stop, LINE):
-            emit.prefetch(cache, [later, self.head, emit.index(at)])
+    def _ask(self, cache: cache_readers.Reader, place: ir.Value, channels: range) -> None:
+        """Ask for what a later position has in `channels`."""
+        cache.ask(arith.addi(place, emit.index(AHEAD)), self.head, channels)
 
     def _splat(self, value: float) -> ir.Value:
         return emit.splat(self.lanes, self.f32, value)

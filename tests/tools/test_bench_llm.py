@@ -37,10 +37,10 @@ def folder(tmp_path_factory):
 @pytest.mark.slow
 def test_prompts_steps_and_memory_are_measured(folder, capsys):
     against = ["--against", "llama.cpp", "--llama-python", PEER] if HAS_PEER else ["--against", ""]
-    given = ["bench", "llm", *TINY, *against, "--folder", str(folder)]
+    given = ["bench", "llm", *TINY, "--cache", "i8", *against, "--folder", str(folder)]
     assert main([*given, "--json", "--keep", str(folder / "kept")]) == 0
     record = json.loads(capsys.readouterr().out)
-    names = ["lowc:w4a8", "llama.cpp:q4_0"] if HAS_PEER else ["lowc:w4a8"]
+    names = ["lowc:w4a8-i8", "llama.cpp:q4_0"] if HAS_PEER else ["lowc:w4a8-i8"]
     assert [row["name"] for row in record["rows"]] == names
     for row in record["rows"]:
         assert list(row["prefill"]) == ["6"] and list(row["decode"]) == ["5", "9"]
@@ -98,7 +98,7 @@ def test_a_python_without_llama_cpp_is_refused(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("given", "words"),
     [(["--prompts", "1"], "2 or more"), (["--contexts", "a"], "no list"),
-     (["--against", "vllm"], "vllm"), (["--against", "", "--prepare"], "no folder")],
+     (["--cache", "i3"], "no format of a cache"), (["--against", "vllm"], "vllm"), (["--against", "", "--prepare"], "no folder")],
 )  # fmt: skip
 def test_what_cannot_be_measured_is_refused(given, words, capsys):
     assert main(["bench", "llm", *given]) == 2

@@ -55,6 +55,10 @@ def _size(name: str, key: str, text: str) -> Callable[..., Any]:
     "--recipe", "recipes", multiple=True, default=("w4a8",), show_default=True,
     help="A recipe to compile with; may be given several times.",
 )  # fmt: skip
+@click.option(
+    "--cache", "caches", multiple=True, metavar="FORMAT",
+    help="Formats of lowc's caches: i8, keys=i8,values=f16 …; several make several contenders.",
+)  # fmt: skip
 @click.option("--against", default="llama.cpp", show_default=True, help="llama.cpp, or nothing: ''")
 @click.option(
     "--llama-python", envvar="LOWC_LLAMA_PYTHON", metavar="PATH", show_envvar=True,
@@ -91,7 +95,8 @@ def _size(name: str, key: str, text: str) -> Callable[..., Any]:
     help="Keep the result, with machine and date, as a JSON file in this folder.",
 )  # fmt: skip
 def llm_command(
-    recipes: tuple[str, ...], against: str, llama_python: str | None, kind: str | None,
+    recipes: tuple[str, ...], caches: tuple[str, ...], against: str, llama_python: str | None,
+    kind: str | None,
     prompts: tuple[int, ...], contexts: tuple[int, ...], steps: int, blocks: int, threads: int,
     folder: Path | None, prepare: bool, as_json: bool, keep: Path | None, **sizes: int,
 ) -> None:  # fmt: skip
@@ -103,10 +108,14 @@ def llm_command(
     the most that was resident, mapped files included.  Logits after that prompt are compared with
     PyTorch's in f32.
     """
+    from ...compiler.recipe import cache_of
+
     names = tuple(part.strip() for part in against.split(",") if part.strip())
     check_names(names, PEERS)
     if prepare and folder is None:
         raise UserError("there is no folder for the files", hint="--folder FOLDER")
+    for cache in caches:
+        cache_of(cache)  # before files are made
     shape = Shape(**sizes, context=max(*prompts, *contexts, 2) + steps)
     python, version = llama_python or this_python(), ""
     if names:
@@ -120,9 +129,10 @@ def llm_command(
         files.prepare()
         reference = files.logits()
         started = [
-            (f"lowc:{Path(recipe).stem}", [sys.executable, "-m", f"{__package__}.llm_worker"],
-             files.module(recipe))
-            for recipe in recipes
+            (f"lowc:{path.stem}", [sys.executable, "-m", f"{__package__}.llm_worker"], path)
+            for path in [
+                files.module(recipe, cache) for recipe in recipes for cache in caches or (None,)
+            ]
         ]  # fmt: skip
         if names:
             started.append((f"llama.cpp:{kind}", [python, str(WORKER)], files.gguf(kind, python)))

@@ -64,15 +64,16 @@ class Files:
         drawn = np.random.default_rng(SEED).integers(0, self.shape.vocab_size, self.shape.context)
         return [int(token) for token in drawn[:count]]
 
-    def module(self, recipe: str) -> Path:
-        """Return the ``.vmfb`` of a recipe."""
+    def module(self, recipe: str, cache: str | None = None) -> Path:
+        """Return the ``.vmfb`` of a recipe, with formats of caches in the place of its own."""
         from ...compiler.api import compile as compile_model
 
-        path = self.folder / f"{Path(recipe).stem}.vmfb"
+        stem = Path(recipe).stem
+        path = self.folder / f"{stem if cache is None else f'{stem}-{cache}'}.vmfb"
         if not path.exists():
-            output.remark(f"compiling with recipe {recipe}")
+            output.remark(f"compiling with recipe {recipe}" + (f", caches {cache}" * bool(cache)))
             programs = llama_model.export(self._network, self.shape)
-            compile_model(programs, recipe, output=path)
+            compile_model(programs, recipe, output=path, cache=cache)
         return path
 
     def gguf(self, kind: str, python: str) -> Path:
