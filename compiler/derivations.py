@@ -33,6 +33,7 @@ from ..passes.formats import (
     stored,
     tables,
     ternary,
+    trit_quads,
     trits,
 )
 from ..passes.formats.binary_codes import Coded
@@ -387,6 +388,15 @@ def _trit_panels(
         yield "trits", trits.pack(codes, columns, derivation["fives"]).reshape(-1)
 
 
+def _trit_quad_panels(
+    tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
+) -> Iterator[Part]:
+    """Ternary codes of ``[batch, N, K]`` in the panels of ``formats/trit_quads.py``."""
+    columns = derivation["columns"]
+    for codes in _ternary_codes(tensor, columns):
+        yield "quads", trit_quads.pack(codes, columns, derivation["quads"]).reshape(-1)
+
+
 def _ternary_codes(tensor: NDArray[Any], step: int) -> Iterator[NDArray[np.int8]]:
     """Yield the codes of `step` rows at a time."""
     scale = ternary.scale_of(tensor)
@@ -489,6 +499,7 @@ METHODS: dict[str, Callable[[NDArray[Any], Derivation, Feedback | None], Iterato
     "bit-plane-panels": _bit_plane_panels,
     "trits": _trits,
     "trit-panels": _trit_panels,
+    "trit-quad-panels": _trit_quad_panels,
     "signed-panels": _signed_panels,
 }
 

@@ -23,7 +23,14 @@ from .base import Refusal
 from .epilogues import Chain
 from .formats.tables import TableFormat
 from .kernels import tiles
-from .kernels.table_matmul import Scaling, TableMatmul, looks_up_four, makes_tables, refusal
+from .kernels.table_matmul import (
+    Scaling,
+    TableMatmul,
+    looks_up_four,
+    looks_up_trits,
+    makes_tables,
+    refusal,
+)
 from .kernels.table_rows import TableRows
 from .kernels.trit_rows import TritRows
 from .table_products import TableProduct
@@ -61,6 +68,8 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     why = refusal(fmt, product.group, k)
     if why:
         return Refusal(why)
+    if scaling.kind == "ternary" and looks_up_trits(isa, fmt, m):
+        return _of_fours(product, sizes, fmt, isa)
     has_sums = scaling.kind == "bits"
     rows = TableRows(
         None if m is None else batch * m, k, fmt, isa, looks_up_four(isa, fmt), has_sums
@@ -89,6 +98,20 @@ def _of_fives(
     chain = epilogues.match(product.op, product.matrices)
     epilogue = chain.epilogue if isinstance(chain, Chain) else None
     kernel = TableMatmul(batch, m, n, rows, 1, product.group, tile, epilogue, Scaling("trits"))
+    return Plan(product, kernel, chain)
+
+
+def _of_fours(
+    product: TableProduct, sizes: tuple[int, int | None, int, int], fmt: TableFormat, isa: tiles.Isa
+) -> Plan:
+    """Describe the kernels for one row and ternary weights that are looked up four at once."""
+    batch, m, n, k = sizes
+    rows = TableRows(batch, k, fmt, isa, for_trits=True)
+    tile = tiles.choose_trits(isa, batch, n, rows.spans * rows.quads // 4)
+    chain = epilogues.match(product.op, product.matrices)
+    epilogue = chain.epilogue if isinstance(chain, Chain) else None
+    scaling, rounds = Scaling("quads"), makes_tables(rows, m)
+    kernel = TableMatmul(batch, m, n, rows, 1, product.group, tile, epilogue, scaling, rounds)
     return Plan(product, kernel, chain)
 
 
@@ -122,9 +145,10 @@ def _weight(module: ir.Module, plan: Plan) -> list[ir.Value]:
     """Load the weight's signs, scales and zeros as the kernel reads them."""
     product, kernel = plan.product, plan.kernel
     size = {"words": kernel.words} if kernel.rows.by_four else {"quads": 2 * kernel.pairs}
-    if kernel.scaling.kind == "trits":
-        size = {"fives": kernel.rows.spans * kernel.rows.quads}
-    kinds = {"bits": "bit-plane-panels", "trits": "trit-panels"}
+    if kernel.scaling.kind in ("trits", "quads"):
+        name = "fives" if kernel.scaling.kind == "trits" else "quads"
+        size = {name: kernel.rows.spans * kernel.rows.quads}
+    kinds = {"bits": "bit-plane-panels", "trits": "trit-panels", "quads": "trit-quad-panels"}
     panels: dict[str, Any] = {
         "kind": kinds.get(kernel.scaling.kind, "binary-panels"),
         "columns": kernel.tile.columns,

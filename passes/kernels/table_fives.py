@@ -38,6 +38,16 @@ PAIR = 2
 class Fives(Shuffles):
     """The function of one kernel while it is being built."""
 
+    @property
+    def bias(self) -> int:
+        """What was added to entries."""
+        return self.rows.bias
+
+    @property
+    def folded(self) -> int:
+        """How many entries of a pair a byte can hold the sum of."""
+        return min(self.rows.folded, PAIR)
+
     def look_up(self, s: ir.Value) -> None:
         """Look up the entries of a span, and add what they sum up to, scaled, to the totals."""
         self.sites = [
@@ -48,7 +58,7 @@ class Fives(Shuffles):
         def step(i: ir.Value, *carried: ir.Value) -> Sequence[ir.Value]:
             return self._pair(arith.addi(first, i), carried)
 
-        off = self.rows.quads * self.rows.bias
+        off = self.rows.quads * self.bias
         start = [self._splat16(-off * 257), self._splat16(-off)] * len(self.sites)
         stop, by = emit.index(self.rows.quads), emit.index(PAIR)
         sums = emit.loop(emit.index(0), stop, by, step, start)
@@ -58,21 +68,20 @@ class Fives(Shuffles):
     def _pair(self, number: ir.Value, carried: Sequence[ir.Value]) -> list[ir.Value]:
         """Add the entries of two fives to the sums: of each site all, then the odd ones."""
         fives = [arith.addi(number, emit.index(i)) if i else number for i in range(PAIR)]
-        tables = functools.cache(lambda r, i: self._tables(r, fives[i]))
+        tables = functools.cache(lambda r, i: self.tables_of(r, fives[i]))
         keys = functools.cache(lambda p, i: self._bytes_of(p, fives[i]))
         sums = list(carried)
-        folded = min(self.rows.folded, PAIR)
-        for start in range(0, PAIR, folded):
+        for start in range(0, PAIR, self.folded):
             for site, (r, p, _) in enumerate(self.sites):
-                numbers = range(start, start + folded)
-                found = [self._entry(tables(r, i), keys(p, i)) for i in numbers]
+                numbers = range(start, start + self.folded)
+                found = [self.entry(tables(r, i), keys(p, i)) for i in numbers]
                 total = vector.bitcast(self.shorts, functools.reduce(arith.addi, found))
                 odd = arith.shrui(total, self._splat16(8))
                 sums[2 * site] = arith.addi(sums[2 * site], total)
                 sums[2 * site + 1] = arith.addi(sums[2 * site + 1], odd)
         return sums
 
-    def _tables(self, r: int, five: ir.Value) -> list[ir.Value]:
+    def tables_of(self, r: int, five: ir.Value) -> list[ir.Value]:
         """Return the entries of a table: of a register's bytes, or 16 in each part of one."""
         count = self.lanes if self.rows.isa.vbmi else WORDS
         start = arith.muli(five, emit.index(self.rows.table_words))
@@ -90,19 +99,24 @@ class Fives(Shuffles):
         at = [self.item, panel, five, emit.index(0)]
         return vector.bitcast(self.bytes, emit.load(self.lanes, self.signs, at))
 
-    def _entry(self, tables: Sequence[ir.Value], keys: ir.Value) -> ir.Value:
+    def entry(self, tables: Sequence[ir.Value], keys: ir.Value) -> ir.Value:
         """Return the entries of keys, with what is added to all of them."""
         if self.rows.isa.vbmi:
-            name = "llvm.x86.avx512.vpermi2var.qi.512"
-            found = emit.intrinsic(name, [tables[0], keys, tables[1]], self.bytes)
+            found = self.permuted(tables, keys)
         else:
             found = self._chosen_entry(tables, keys)
-        twice = self._splat8(2 * self.rows.bias)
+        twice = self.splat8(2 * self.bias)
         turned: ir.Value = arith.select(self._has(keys, 7), arith.subi(twice, found), found)
         return turned
 
+    def permuted(self, tables: Sequence[ir.Value], keys: ir.Value) -> ir.Value:
+        """Look the low seven bits of keys up in two registers of entries."""
+        name = "llvm.x86.avx512.vpermi2var.qi.512"
+        found: ir.Value = emit.intrinsic(name, [tables[0], keys, tables[1]], self.bytes)
+        return found
+
     def _chosen_entry(self, tables: Sequence[ir.Value], keys: ir.Value) -> ir.Value:
-        low = arith.andi(keys, self._splat8(ENTRIES - 1))
+        low = arith.andi(keys, self.splat8(ENTRIES - 1))
         found = [self._look_up(table, low) for table in tables]
         for bit in (4, 5, 6):
             is_set = self._has(keys, bit)
@@ -117,9 +131,10 @@ class Fives(Shuffles):
         if bit < 7:
             words = vector.bitcast(self.shorts, keys)
             moved = vector.bitcast(self.bytes, arith.shli(words, self._splat16(7 - bit)))
-        zero = self._splat8(0)
+        zero = self.splat8(0)
         found: ir.Value = arith.cmpi(arith.CmpIPredicate.slt, moved, zero)
         return found
 
-    def _splat8(self, value: int) -> ir.Value:
+    def splat8(self, value: int) -> ir.Value:
+        """Return a register with `value` in all bytes, of which the low eight bits count."""
         return emit.splat(4 * self.lanes, emit.integer(8), value & 0xFF)

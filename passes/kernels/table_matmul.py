@@ -15,8 +15,9 @@ joined before they are scaled (:class:`Scaling`)::
 
 in exactly the order of ``formats/bit_planes.py``.  How entries are looked up depends on the vector
 unit: ``table_shuffles.py``, and ``table_permutes.py`` where it has VBMI and VNNI; five ternary
-weights in a byte are looked up as one (``table_fives.py``).  How signs and scales are stored:
-``formats/key_panels.py``, ``formats/sign_panels.py``, ``formats/trits.py``.
+weights in a byte are looked up as one (``table_fives.py``), and with VBMI four of one row of
+activations (``table_trits.py``).  How signs and scales are stored: ``formats/key_panels.py``,
+``formats/sign_panels.py``, ``formats/trits.py``, ``formats/trit_quads.py``.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from .table_fives import Fives
 from .table_permutes import Permutes
 from .table_rows import TableRows
 from .table_shuffles import STEP, Shuffles
+from .table_trits import TritQuads
 from .tiles import Isa, Tile, has_short_tables, tables_together
 
 SHORT = 1 << 15
@@ -49,23 +51,23 @@ class Scaling:
     kind : str
         ``planes`` have a scale each for every group; ``bits`` are joined as those of integers, with
         half a scale for every group; ``ternary`` planes are added, and halved; ``trits`` are none,
-        but five ternary weights in a byte.
+        but five ternary weights in a byte, and ``quads`` four, which both planes' sums are of.
     symmetric : bool
         Of ``bits``: without zero points.
     shared : bool
         Of ``planes``: whether all columns of a panel have the same scales.
     """
 
-    kind: Literal["planes", "bits", "ternary", "trits"] = "planes"
+    kind: Literal["planes", "bits", "ternary", "trits", "quads"] = "planes"
     symmetric: bool = True
     shared: bool = False
 
     @property
     def name(self) -> str:
         """The part of a kernel's symbol."""
-        return {"planes": "b", "bits": "i", "ternary": "t", "trits": "f"}[self.kind] + (
-            "" if self.symmetric else "z"
-        ) + ("s" if self.shared else "")  # fmt: skip
+        kinds = {"planes": "b", "bits": "i", "ternary": "t", "trits": "f", "quads": "q"}
+        zeros = "" if self.symmetric else "z"
+        return kinds[self.kind] + zeros + ("s" if self.shared else "")
 
     def factors(self, planes: int) -> list[int] | None:
         """Return what planes are multiplied by before they are joined; None if they are not."""
@@ -78,7 +80,7 @@ class Scaling:
 
         Widths are those of integers; 0 is f32.
         """
-        if self.kind in ("ternary", "trits"):
+        if self.kind in ("ternary", "trits", "quads"):
             return []
         if self.kind == "bits":
             zeros = [] if self.symmetric else [("zeros", [groups, columns], 8)]
@@ -144,8 +146,8 @@ class TableMatmul(RecordMatmul):
         """Name, shape behind ``[batch, panels]`` and width of each tensor of the weight."""
         columns = self.tile.columns
         signs = ("keys", [self.pairs, self.planes, columns // 4], 32)
-        if self.scaling.kind == "trits":
-            signs = ("trits", [self.rows.spans * self.rows.quads, columns // 4], 32)
+        if self.scaling.kind in ("trits", "quads"):
+            signs = (self.scaling.kind, [self.rows.spans * self.rows.quads, columns // 4], 32)
         elif self.rows.by_four:
             signs = ("words", [self.words, self.planes, columns], 32)
         return [signs, *self.scaling.tensors(self.groups, self.planes, columns)]
@@ -159,6 +161,8 @@ class TableMatmul(RecordMatmul):
         """Return how many panels are read side by side for a block of `rows`."""
         if self.rows.by_four:
             return 1
+        if self.scaling.kind == "quads":
+            return self.tile.panels
         if self.scaling.kind == "trits":
             return min(max(1, FIVES_TOGETHER // rows), self.tile.panels)
         return min(tables_together(self.rows.isa, rows, self.planes), self.tile.panels)
@@ -179,6 +183,8 @@ class TableMatmul(RecordMatmul):
         how = "vpermb, vpdpbusd" if self.rows.by_four else "vpshufb"
         if self.scaling.kind == "trits":
             how = "vpermi2b" if self.rows.isa.vbmi else "vpshufb, five at once"
+        if self.scaling.kind == "quads":
+            how = "vpermi2b, four at once"
         text = f"look-up kernel ({how}, i{self.rows.format.bits}), {size} sums in registers"
         text += ", makes its tables" if self.rounds else ""
         return text if self.epilogue is None else f"{text}, {self.epilogue.describe()}"
@@ -186,7 +192,7 @@ class TableMatmul(RecordMatmul):
     def emit(self, interface: Interface) -> None:
         """Build the kernel's function at the current place."""
         body = Permutes if self.rows.by_four else Shuffles
-        (Fives if self.scaling.kind == "trits" else body)(self, interface).emit()
+        {"trits": Fives, "quads": TritQuads}.get(self.scaling.kind, body)(self, interface).emit()
 
 
 def refusal(fmt: TableFormat, group: int, k: int) -> str:
@@ -206,7 +212,17 @@ def makes_tables(rows: TableRows, m: int | None) -> bool:
     It takes 1.9 us of a workgroup for 4096 inputs where four quads are looked up at once (Zen 4);
     elsewhere more, and was not measured.
     """
-    return rows.by_four and has_short_tables(m, rows.k)
+    return (rows.by_four or rows.for_trits) and has_short_tables(m, rows.k)
+
+
+def looks_up_trits(isa: Isa, fmt: TableFormat, m: int | None) -> bool:
+    """Whether four ternary weights are looked up at once.
+
+    It is for one row: sums that weights can choose are made for each row again.  A byte holds two
+    entries, and 16 bits their sum over a span.
+    """
+    fits = fmt.bits < 8 and 2 * (fmt.span // QUAD) * fmt.largest < SHORT
+    return m == 1 and isa.vbmi and fits
 
 
 def looks_up_four(isa: Isa, fmt: TableFormat) -> bool:

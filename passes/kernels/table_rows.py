@@ -60,6 +60,8 @@ class TableRows:
         Whether the kernel looks up four quads at once: spans are then whole words of 32.
     has_sums : bool
         Whether there are sums of activations.
+    for_trits : bool
+        Whether the kernel looks up four ternary weights at once.
     """
 
     m: int | None
@@ -68,6 +70,7 @@ class TableRows:
     isa: Isa
     by_four: bool = False
     has_sums: bool = False
+    for_trits: bool = False
 
     @property
     def inputs(self) -> int:
@@ -124,6 +127,7 @@ class TableRows:
         """A symbol that two kernels share only if they are the same."""
         m = "d" if self.m is None else str(self.m)
         kind = ("f" if self.by_four else "") + ("o" if self.has_sums else "")
+        kind += "t" if self.for_trits else ""
         return f"tables{kind}_{m}x{self.k}i{self.format.bits}s{self.format.span}v{self.isa.lanes}"
 
     @property
@@ -317,6 +321,8 @@ class Maker:
     @property
     def _together(self) -> list[list[int]]:
         """Which tables of some that follow each other are stored at once, in their order."""
+        if self.kernel.for_trits:
+            return [list(range(PER_WORD // 2))]
         if not self.kernel.by_four:
             return [[number] for number in range(PER_WORD // 2)]
         return [list(range(half, PER_WORD, 2)) for half in range(2)]

@@ -127,7 +127,7 @@ class TableBody(RecordBody):
     def add_joined(self, s: ir.Value, r: int, p: int, sums: Sequence[ir.Value]) -> None:
         """Scale the joined sums of a panel and add them to the totals, or to those of a group."""
         power = self._power(s, r)
-        if self.kernel.scaling.kind == "ternary":
+        if self.kernel.scaling.kind in ("ternary", "quads"):
             power = arith.mulf(power, emit.splat(self.lanes, self.f32, 0.5))
         for j, found in enumerate(sums):
             v, value = p * VECTORS + j, self._floats(found)

@@ -66,6 +66,8 @@ def has_space(kernel: Any) -> bool:
     """Whether `kernel` is one that :func:`problem_of` describes: others have one tile."""
     if isinstance(kernel, DequantThreads) and kernel.dialect != "spirv":
         return False
+    if isinstance(kernel, TableMatmul) and kernel.scaling.kind not in TABLES.values():
+        return False  # of several ternary weights in a byte
     return isinstance(kernel, (*_OF_CPUS, *_OF_THREADS))
 
 

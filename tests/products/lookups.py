@@ -12,12 +12,19 @@ from lowc.passes.formats import (
     sign_panels,
     tables,
     ternary,
+    trit_quads,
     trits,
 )
 from lowc.passes.formats.binary_codes import BinaryCodes, Coded
 from lowc.passes.formats.tables import TableFormat
 from lowc.passes.kernels import executable, tiles
-from lowc.passes.kernels.table_matmul import Scaling, TableMatmul, looks_up_four, makes_tables
+from lowc.passes.kernels.table_matmul import (
+    Scaling,
+    TableMatmul,
+    looks_up_four,
+    looks_up_trits,
+    makes_tables,
+)
 from lowc.passes.kernels.table_rows import TableRows
 from lowc.passes.kernels.trit_rows import TritRows
 
@@ -52,6 +59,12 @@ def kernel(
         rows = TritRows(count, k, fmt, isa)
         tile = tile or tiles.choose_fives(isa, batch, known, n, -(-rows.spans * rows.quads // 4))
         return TableMatmul(batch, known, n, rows, 1, group, tile, None, scaling)
+    if scaling.kind == "quads":
+        assert looks_up_trits(isa, fmt, known)
+        rows = TableRows(count, k, fmt, isa, for_trits=True)
+        tile = tile or tiles.choose_trits(isa, batch, n, rows.spans * rows.quads // 4)
+        rounds = makes_tables(rows, known) if rounds is None else rounds
+        return TableMatmul(batch, known, n, rows, 1, group, tile, None, scaling, rounds)
     rows = TableRows(count, k, fmt, isa, looks_up_four(isa, fmt), has_sums)
     words = planes * rows.spans * fmt.span // 32
     if tile is None and rows.by_four:
@@ -201,6 +214,10 @@ def operands(one, weights):
         fives = one.rows.spans * one.rows.quads
         packed = [trits.pack(w, columns, fives).view(np.int32) for w in weights]
         return [np.stack(packed)]
+    elif kind == "quads":
+        quads = one.rows.spans * one.rows.quads
+        codes = [(w.signs.sum(axis=1) - 1).astype(np.int8)[:, : one.rows.k] for w in weights]
+        return [np.stack([trit_quads.pack(w, columns, quads).view(np.int32) for w in codes])]
     else:
         coded, rest = weights, []
         scales = [powers.values(w.terms) for w in weights]
@@ -230,7 +247,7 @@ def _random(one, rng):
         return integer.Quantized(codes.astype(np.int8), scales, zeros)
     if one.scaling.kind == "trits":
         return rng.integers(-1, 2, (one.n, one.rows.k)).astype(np.int8)
-    if one.scaling.kind == "ternary":
+    if one.scaling.kind in ("ternary", "quads"):
         codes = rng.integers(-1, 2, (one.n, one.rows.k)).astype(np.int8)
         return ternary.as_planes(codes, BinaryCodes(2, one.group, 1, 1))
     signs = rng.random((one.n, one.planes, k)) < 0.5

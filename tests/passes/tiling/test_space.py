@@ -9,11 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lowc.compiler.measuring.modules import module_text
 from lowc.passes import gpus
+from lowc.passes.formats.tables import TableFormat
 from lowc.passes.kernels import float_tiles, tiles
+from lowc.passes.kernels.table_matmul import Scaling
 from lowc.passes.kernels.tiles import Tile
 from lowc.passes.tiling import families, record_space, space
 from lowc.passes.tiling.problem import Problem
 from lowc.passes.tiling.tilings import STOCK, KernelTiling, LinalgTiling, parse
+from products import lookups
 from products.problems import UNITS, every, linalg, of_two_activations, problem
 
 SHAPES = [
@@ -299,3 +302,12 @@ def test_tiles_that_differ_have_different_texts():
     linalg_one = LinalgTiling((64, 64, 0), (4, 32, 0), (0, 0, 1))
     assert linalg_one.text == "l64x64x0/4x32x0/0x0x1"
     assert parse(linalg_one.text) == linalg_one
+
+
+@pytest.mark.parametrize(("kind", "has"), [("trits", False), ("quads", False), ("ternary", True)])
+def test_kernels_of_several_ternary_weights_in_a_byte_have_one_tile(kind, has):
+    span = 130 if kind == "trits" else 128
+    one = lookups.kernel(
+        "avx512vbmi", (1, 64, 260), 2, 512, TableFormat(7, span), scaling=Scaling(kind)
+    )
+    assert families.has_space(one) is has
