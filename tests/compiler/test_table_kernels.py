@@ -22,6 +22,7 @@ CASES = {
     "one group, one scale": (5, 200, form_of(4, 0, 0, 1, "i8", 128), None, [3], "f32"),
     "scales of blocks": (150, 256, form_of(2, 64, 3, 3, "i6"), 2, [2], "f32"),
     "ternary": (70, 300, ternary_form("i8"), None, [1, 5], "f32"),
+    "ternary, one row": (70, 301, ternary_form("i7"), 1, [1], "f32"),
     "five trits in a byte": (70, 301, ternary_form("i7", packing="trits"), None, [1, 5], "f32"),
     "five trits, one row": (300, 96, ternary_form("i8", packing="trits"), 1, [1], "f32"),
     "integers": (70, 256, lut_form("i4"), 1, [1], "f32"),

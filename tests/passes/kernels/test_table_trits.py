@@ -126,8 +126,9 @@ def test_what_is_looked_up_so(unit, bits, span, m, found):
 @pytest.mark.slow
 @pytest.mark.parametrize(("bits", "sums"), [(7, 2), (6, 1)])
 def test_inner_loop(bits, sums, tmp_path):
-    one = of((512, 256, bits, 128), QUADS)
+    one = of((1024, 256, bits, 128), QUADS)
     beside = one.together(1)
+    assert beside == 8
     found = compile_assembly(compile_kernels, [one], units.CHIPS[UNIT], tmp_path)
     (loop,) = (
         loop for name in (one.name,) for loop in inner_loops(found[name], "vpermi2b")
