@@ -89,6 +89,12 @@ def test_which_recipes_round_activations():
         "w8a16",
     }
     assert rounding == set(built_in_names()) - exact
+    bounds = {
+        name: devices.bound_for([rule.form for rule in load_recipe(name).rules])
+        for name in built_in_names()
+    }
+    assert {name for name, bound in bounds.items() if bound == devices.BOUND} == exact
+    assert [name for name, bound in bounds.items() if bound == devices.COARSE_BOUND] == ["lmul-k3"]
 
 
 def test_differences():
