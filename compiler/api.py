@@ -35,7 +35,7 @@ from .parameters import plan_parameters, write_parameters
 from .pipeline import passes_for
 from .recipe import Cache, Recipe, cache_of, load_recipe
 from .target import Target, load_target
-from .tile_choice import TileChoice, with_tiles
+from .tile_choice import TileChoice, is_refusal, said_of_refused, with_tiles, without_tiles
 
 Calibration = Iterable[Any] | str | os.PathLike[str]
 CALIBRATION_MEMORY = 1 << 30  # bytes
@@ -190,6 +190,7 @@ class _Road:
         self.selection: SelectTiles | None = None
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = list(target.notes)
+        self.refused: tuple[str, ...] = ()  # products whose chosen tiles IREE does not take
 
     def travel(self, model: Any) -> Artifact:
         begun = self._begin("import")
@@ -211,11 +212,10 @@ class _Road:
             else:
                 self.target = self.target.with_sums_in_any_order()
             manifests = self._parameters(imported, said, moments)
-            manifest = manifests[0]
-            self._backend(imported, manifests)
+            manifest = self._backend(imported, manifests)[0]
         sizes = {path.name: path.stat().st_size for path in self._files()}
         facts = (
-            (said if manifest.entries else manifest.report)
+            (without_tiles(said, self.refused) if manifest.entries else manifest.report)
             | self.facts
             | {
                 "notes": [*imported.notes, *self.notes],
@@ -381,26 +381,50 @@ class _Road:
         ]
         return [first, *others]
 
-    def _backend(self, model: Model, manifests: Sequence[Manifest]) -> None:
+    def _backend(self, model: Model, manifests: Sequence[Manifest]) -> Sequence[Manifest]:
+        """Generate code; return the manifests that are in it.
+
+        Where it is refused and tiles were chosen, these are left out: IREE takes its own.
+        """
         begun = self._begin("compile")
         module = model.module
-        for manifest in manifests:
-            embed_manifest(module, model.function(manifest), manifest)
         with module.context:
-            told = attribute.told(module)
+            told, chosen = attribute.told(module), attribute.chosen(module)
         Runner([StripAnnotations()]).run(module)
-        source = self.stage.folder / "module.mlirbc"
-        with source.open("wb") as file:
-            module.operation.write_bytecode(file)
-        if self.temps is not None:
-            (self.temps / "module.mlir").write_text(instruments.readable_ir(module))
         try:
-            self.notes += backend.compile_module(source, self.stage.module, self.target)
+            try:
+                self._generate(model, manifests)
+            except LowcError as error:
+                if not chosen or not is_refusal(error):
+                    raise
+                with module.context:
+                    for operations in chosen.values():
+                        attribute.take_back(operations)
+                told = {name: tile for name, tile in told.items() if name not in chosen}
+                self.refused = tuple(chosen)
+                manifests = [
+                    dataclasses.replace(one, report=without_tiles(one.report, self.refused))
+                    for one in manifests
+                ]
+                self._generate(model, manifests)
+                self.notes.append(said_of_refused(self.refused, error))
         except LowcError as error:
             text = module.operation.get_asm(enable_debug_info=True)
             named = with_tiles(error, told)
             raise self._with_reproducer(named, text, backend.replay_command(self.target)) from error
         self._end("compile", begun)
+        return manifests
+
+    def _generate(self, model: Model, manifests: Sequence[Manifest]) -> None:
+        module = model.module
+        for manifest in manifests:
+            embed_manifest(module, model.function(manifest), manifest)
+        source = self.stage.folder / "module.mlirbc"
+        with source.open("wb") as file:
+            module.operation.write_bytecode(file)
+        if self.temps is not None:
+            (self.temps / "module.mlir").write_text(instruments.readable_ir(module))
+        self.notes += backend.compile_module(source, self.stage.module, self.target)
 
     def _with_reproducer(self, error: LowcError, text: str, command: list[str]) -> LowcError:
         reproducer = backend.write_reproducer(text, command, self.temps)

@@ -22,7 +22,7 @@ from typing import Any
 from iree.compiler import ir
 
 from ..errors import UserError
-from ..passes.annotations import ZEROS
+from ..passes.annotations import RESET, ZEROS
 from ..passes.build import load_global
 from ..passes.parameters import parameter_key
 from ..passes.state import is_mutable, store_global, store_zeros
@@ -184,6 +184,7 @@ def _add_reset(module: ir.Module, mutable: list[Any], tensors: Mapping[str, Tens
             attributes={
                 "sym_name": ir.StringAttr.get(RESET_POINT),
                 "function_type": ir.TypeAttr.get(ir.FunctionType.get([], [])),
+                RESET: ir.UnitAttr.get(),
             },
             regions=1,
         )

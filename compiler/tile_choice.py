@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from iree.compiler import ir
 
@@ -18,12 +19,34 @@ from .measuring.fingerprint import fingerprint
 from .target import Target
 
 
+def is_refusal(error: LowcError) -> bool:
+    """Whether IREE's code generation refused a module, as it does for tiles that it cannot have."""
+    return error.what.startswith(REFUSED)
+
+
+def said_of_refused(names: Sequence[str], error: LowcError) -> str:
+    """Return what a user is told of products whose chosen tiles were left out, and why."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"IREE tiles {', '.join(names[:3])}{more} by itself: with the chosen tiles {error.what}"
+
+
+def without_tiles(report: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Return a report that says that the tiles of some products are IREE's own after all."""
+    changed = {
+        "tile": None,
+        "predicted_seconds": None,
+        "tile_reason": "IREE refused the chosen tile",
+    }
+    rows = [{**row, **changed} if row["name"] in names else row for row in report["matmuls"]]
+    return {**report, "matmuls": rows}
+
+
 def with_tiles(error: LowcError, told: Mapping[str, str]) -> LowcError:
     """Return an error of code generation that names the tiles it was told, by their products.
 
     Only where it refused the module: then one of them may be why.
     """
-    if not told or not error.what.startswith(REFUSED):
+    if not told or not is_refusal(error):
         return error
     first = ", ".join(f"'{tile}' of '{name}'" for name, tile in list(told.items())[:3])
     more = f" and {len(told) - 3} more" if len(told) > 3 else ""

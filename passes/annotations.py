@@ -34,6 +34,7 @@ attribute                    on           meaning
 ``lowc.caches = "[…]"``      module       what became of every cache, for the report (JSON)
 ``lowc.entry``               func.func    one of several entries of a module: its matmuls are
                                           called ``name@entry``
+``lowc.reset``               func.func    it puts the state back: no part of a call
 ``lowc.index_bounds = "…"``  func.func    [argument, size] of inputs that index a table
 ``lowc.shadows = "[…]"``     func.func    names of the matmuls that its last result measures
 ``lowc.moments = "[…]"``     func.func    [[matmul, weight] …] of each of the last results, moments
@@ -72,6 +73,7 @@ ZEROS = "lowc.zeros"
 CACHE = "lowc.cache"
 CACHES = "lowc.caches"
 ENTRY = "lowc.entry"
+RESET = "lowc.reset"
 INDEX_BOUNDS = "lowc.index_bounds"
 SHADOWS = "lowc.shadows"
 MOMENTS = "lowc.moments"

@@ -179,7 +179,7 @@ def count(
 ) -> Tally:
     """Return the operations of a call; `keep` gets each operation that was counted, and its tally.
 
-    Every function counts once, initializers do not.
+    Every function counts once, initializers and what puts state back do not.
     """
     return _Count(module, keep).total
 
@@ -226,7 +226,7 @@ class _Count:
         self.total = Tally()
         self.functions: dict[str, tuple[Any, Tally]] = {}
         for op in top:
-            if op.operation.name == "util.initializer":
+            if op.operation.name == "util.initializer" or annotations.RESET in op.attributes:
                 continue
             tally = self._of_operation(op.operation)
             self.total.add(tally)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import UserError, nearest
+from .buffers import DeviceArray
 from .devices import Device
-from .manifest import Manifest
+from .manifest import Leaf, Manifest
 from .module import Module
 
 
@@ -16,6 +17,7 @@ class Program(Module):
     """What :func:`lowc.load` gives for a module that was compiled from a mapping.
 
     Each entry is a :class:`Module`: ``program.prefill(tokens)`` or ``program["prefill"](tokens)``.
+    Where there is one alone, calling the program calls it.
     Calls run one after another, whichever entry they are of, and read and write one state, which
     :meth:`reset` puts back.  ``in``, ``iter`` and ``len`` are of the names.
 
@@ -85,19 +87,22 @@ class Program(Module):
         found: Module = entries[name]
         return found
 
-    def bound_to_zeros(self) -> NoReturn:
-        """Refuse: an entry has to be named."""
-        self.refuse()
+    def bound_to_zeros(self) -> Callable[[], list[DeviceArray]]:
+        """Do what the only entry does; of several, one is to be named."""
+        if len(self) > 1:
+            self.refuse()
+        return super().bound_to_zeros()
 
-    def _checked(self, args: Any, kwargs: Any) -> NoReturn:
-        self.refuse()
+    def _checked(self, args: Any, kwargs: Any) -> list[tuple[Leaf, Any]]:
+        if len(self) > 1:
+            self.refuse()
+        return super()._checked(args, kwargs)
 
     def refuse(self) -> NoReturn:
         """Raise the UserError that an entry has to be named."""
         names = ", ".join(self.entries)
-        several = "several entries" if len(self.entries) > 1 else "an entry"
         raise UserError(
-            f"the module has {several}: {names}",
+            f"the module has several entries: {names}",
             where=str(self.path),
             hint=f"name one: module.{next(iter(self.entries))}(…), or lowc run --entry NAME",
         )

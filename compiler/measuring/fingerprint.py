@@ -13,6 +13,7 @@ from .. import machine
 from ..backend import vector_unit
 from ..device_targets import targets_of
 from ..target import Target, load_target
+from .worker import Effort
 
 SOFTWARE = ("vulkan:llvmpipe",)  # GPUs that are this machine's processor
 _PACKAGES = ("lowc", "iree-base-compiler", "iree-base-runtime")
@@ -59,6 +60,11 @@ def of_device(target: Target) -> Machine:
     same = best.gpu == target.gpu
     code = () if same or target.gpu is None else (f"code={target.gpu.name}",)
     return dataclasses.replace(told, features=code)
+
+
+def effort_on(machine: Machine) -> Effort:
+    """Return how often tiles are called: less on software devices, slower than GPUs by far."""
+    return Effort(least=5, most=12, seconds=0.3) if machine.name in SOFTWARE else Effort()
 
 
 def versions() -> dict[str, str]:

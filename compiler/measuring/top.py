@@ -14,11 +14,13 @@ from ...passes import select_tiles
 from ...passes.tiling import choice
 from ...passes.tiling.choice import Ranker
 from ...passes.tiling.problem import Problem
+from ...runtime.devices import open_device
+from ..device_targets import targets_of
 from ..target import Target
 from .device import device_lock
+from .fingerprint import effort_on, fingerprint, of_device
 from .modules import can_be_alone
 from .rounds import Finding, measure, prepare
-from .worker import Effort
 
 # Of a problem's key, seconds by tile.
 Measured = dict[str, dict[str, float]]
@@ -30,17 +32,25 @@ def problems_of(module: ir.Module, unit: str, *, kernels: bool) -> list[Problem]
     `module` has come to where ``lowc-select-tiles`` stands.
     """
     found = select_tiles.products(module, unit, kernels=kernels)
-    can = (p for _, p in found if p.is_static and p.backend == "cpu" and can_be_alone(p))
+    can = (p for _, p in found if p.is_static and can_be_alone(p))
     return list(dict.fromkeys(can))
 
 
 def check(target: Target) -> None:
-    """Raise a UserError unless `target` is this machine's CPU."""
-    if target.name != "cpu":
+    """Raise a UserError unless this machine has a device for the code of `target`.
+
+    That is its CPU, or a GPU that runs this code.
+    """
+    if target.backend == "cpu":
+        has, hint = ["cpu"], "only code for this machine's CPU: --target cpu"
+    else:
+        device = open_device(target.backend)
+        has = targets_of(device.kind, device.facts)
+        hint = f"the device that is here runs code for {', '.join(has)}"
+    if target.name not in has:
         raise UserError(
-            f"tiles for '{target}' cannot be measured here", where="--measure-top",
-            hint="only code for this machine's CPU: --target cpu",
-        )  # fmt: skip
+            f"tiles for '{target}' cannot be measured here", where="--measure-top", hint=hint
+        )
 
 
 def measure_top(
@@ -52,9 +62,13 @@ def measure_top(
 ) -> Measured:
     """Time the `top` tiles that `ranker` puts first, and the default one, of each product.
 
+    They run on the device of `target` (:func:`check`).
+
     `tell` is called with a sentence when another measurement is waited for.
     """
     measured: Measured = {}
+    machine = fingerprint(target) if target.backend == "cpu" else of_device(target)
+    effort = effort_on(machine)
     with tempfile.TemporaryDirectory(prefix="lowc-top-") as name:
         for problem in problems:
             best = choice.choose(problem, ranker, top).best
@@ -63,7 +77,8 @@ def measure_top(
                 continue
             prepared = prepare(problem.key, problem, usual, target, Path(name) / problem.key)
             with device_lock(tell=tell):
-                measured[problem.key] = times_of(measure(prepared, Effort()))
+                found = measure(prepared, effort, target.backend)
+                measured[problem.key] = times_of(found)
     return measured
 
 

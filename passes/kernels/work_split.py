@@ -100,19 +100,19 @@ def split(
     # Of a large product most cuts are too fine; the first one stands if all are.
     may_be = count <= MOST
     may_be.reshape(-1)[0] = True
-    least[~may_be] = math.inf
-
-    def score(place: int) -> float:
-        chunk, group = chunks[place // len(parts)], parts[place % len(parts)]
-        return _score_of(batch, _ends(m, chunk), _ends(panels, group), costs)
+    least[0, ~may_be] = math.inf
 
     best, found = math.inf, 0
-    bounds = least.reshape(-1)
-    for place in np.argsort(bounds, kind="stable").tolist():
-        if bounds[place] > best:
+    bounds = least.reshape(len(THREADS), -1)
+    order = np.argsort(bounds[0], kind="stable")
+    for place, *rest in zip(order.tolist(), *bounds[:, order].tolist(), strict=True):
+        if rest[0] > best:
             break  # And so are those that follow.
+        chunk, group = chunks[place // len(parts)], parts[place % len(parts)]
+        ends = _ends(m, chunk), _ends(panels, group)
+        score = _score_of(batch, *ends, costs, best, (*rest[1:], 0.0))
         # Of equals the first, in the order of places.
-        best, found = min((best, found), (score(place), place))
+        best, found = min((best, found), (score, place))
     return parts[found % len(parts)], chunks[found // len(parts)]
 
 
@@ -135,7 +135,10 @@ def _split_unknown(batch: int, panels: int, step: int, costs: Costs, parts: Sequ
 def _bounds(
     batch: int, m: int, panels: int, costs: Costs, chunks: Sequence[int], parts: Sequence[int]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return ``[chunks, parts]``: how many workgroups, and what :func:`_score` says at least."""
+    """Return how many workgroups, ``[chunks, parts]``, and what :func:`_score` says at least.
+
+    That is ``[threads, chunks, parts]``: of all of :data:`THREADS`, all but the first, and so on.
+    """
     chunk, group = np.array(chunks)[:, None], np.array(parts)[None, :]
     down, across = -(-m // chunk), -(-panels // group)
     count = batch * down * across
@@ -160,8 +163,8 @@ def _bounds(
     ends = np.where(low < rows, batch * ((across + PORTION - 2) // PORTION + 1), 0)
     whole = np.maximum(count // PORTION - ends, 0)
     least_whole = PORTION * largest - -(-PORTION // across) * (largest - less_wide)
-    least = np.zeros(count.shape)
-    for threads, weight in THREADS.items():
+    least = np.zeros((len(THREADS), *count.shape))
+    for place, (threads, weight) in enumerate(THREADS.items()):
         alone = count < PORTION * threads
         portions = np.where(alone, count, -(-count // PORTION))
         portion = np.maximum(largest, total / portions)
@@ -175,7 +178,7 @@ def _bounds(
         of_both = -(-(lines * across) // threads) * less_wide
         of_whole = -(-whole // threads) * least_whole
         last = np.maximum(last, np.where(alone, np.maximum(of_full, of_both), of_whole))
-        least += weight * threads * (last + WAITING * portion)
+        least[: place + 1] += weight * threads * (last + WAITING * portion)
     return count, least * (1 - 1e-9)  # its sums are rounded otherwise
 
 
@@ -207,9 +210,18 @@ def _score(batch: int, chunks: Sequence[int], groups: Sequence[int], costs: Cost
 
 
 def _score_of(
-    batch: int, chunks: tuple[int, int, int], groups: tuple[int, int, int], costs: Costs
+    batch: int,
+    chunks: tuple[int, int, int],
+    groups: tuple[int, int, int],
+    costs: Costs,
+    best: float = math.inf,
+    others: Sequence[float] = (0.0,) * len(THREADS),
 ) -> float:
-    """Return what a cut takes; of chunks and groups how many there are, the first and the last."""
+    """Return what a cut takes; of chunks and groups how many there are, the first and the last.
+
+    Where that is more than `best`, it may be infinity: `others` are what all numbers of threads but
+    the first add at least, all but the first two, and so on.
+    """
     # All chunks are alike but the last one, and so are all groups: two kinds of lines.
     (down, *heights), (across, wide, narrow) = chunks, groups
     full, last = (
@@ -217,11 +229,14 @@ def _score_of(
     )
     items = (full * (down - 1) + last) * batch
     score = 0.0
-    portions: dict[int, Sequence[float]] = {1: items}
-    for threads, weight in THREADS.items():
+    portions: dict[int, tuple[Sequence[float], float]] = {}
+    for (threads, weight), rest in zip(THREADS.items(), others, strict=True):
         size = _portion(len(items), threads)
         if size not in portions:
-            portions[size] = _together(items, size)
-        end = _last(portions[size], threads)
-        score += weight * threads * (end + WAITING * max(portions[size]))
+            taken = _together(items, size) if size > 1 else items
+            portions[size] = taken, WAITING * max(taken)
+        taken, waiting = portions[size]
+        score += weight * threads * (_last(taken, threads) + waiting)
+        if score + rest > best:
+            return math.inf
     return score

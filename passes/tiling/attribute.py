@@ -1,7 +1,7 @@
 """The attribute ``lowc.tile``: what it asks of a kernel, or of IREE's code generation."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,6 +178,25 @@ def told(module: ir.Module) -> dict[str, str]:
         if isinstance(tiling, LinalgTiling) and tiling != STOCK:
             found[annotations.text(op, annotations.MATMUL)] = tiling.text
     return found
+
+
+def chosen(module: ir.Module) -> dict[str, list[Any]]:
+    """Return those of :func:`told` whose tile nobody wrote, and the operations that say it."""
+    found: dict[str, list[Any]] = {}
+    names = told(module)
+    for op in annotations.matmuls(module):
+        name = annotations.text(op, annotations.MATMUL)
+        if name in names and annotations.text(op, annotations.WHY):
+            says = op if _INFO in op.attributes else signed_sums.of_words(op)
+            found.setdefault(name, []).append(says)
+    return found
+
+
+def take_back(operations: Iterable[Any]) -> None:
+    """Leave the tiles of operations of :func:`chosen` to code generation."""
+    for op in operations:
+        if _INFO in op.attributes:
+            del op.attributes[_INFO]
 
 
 def compilation_info(tiling: LinalgTiling, loops: Sequence[int], problem: Problem) -> str:

@@ -45,24 +45,24 @@ def default(problem: Problem) -> KernelTiling:
 
 
 def candidates(problem: Problem) -> Iterator[KernelTiling]:
-    """Yield legal tiles that are no obvious waste; some may come twice."""
+    """Yield legal tiles that are no obvious waste, each once."""
     isa, (batch, m, n, _) = tiles.ISAS[problem.unit], problem.sizes
-    usual = default(problem)
+    usual, free = default(problem), _room(problem)
     for rows, vectors in _register_tiles(problem, isa, usual.tile):
         columns = vectors * isa.lanes
         panels = -(-(n or 1024) // columns)
         for k_block in _k_blocks(problem, isa, usual.tile):
-            room = max(1, _room(problem) // (4 * columns * k_block))
-            copying = _copying(problem, k_block, usual.copies)
-            # Whole blocks of rows are legal, however many a workgroup has.
-            legal: dict[int, list[bool]] = {}
+            room = max(1, free // (4 * columns * k_block))
+            # What the smallest workgroup may, all may: only their panels take room on the stack.
+            least = Tile(isa.lanes, rows, vectors, k_block, 1, rows)
+            ways = [KernelTiling(least, way) for way in _copying(problem, k_block, usual.copies)]
+            ways = [one for one in ways if not illegal(problem, one)]
+            most = {one.copies: _most_panels(problem, least, one.copies) for one in ways}
             for group, chunk in cuts(batch, m, panels, rows, min(panels, room)):
                 tile = Tile(isa.lanes, rows, vectors, k_block, group, chunk)
-                if group not in legal:
-                    ways = [KernelTiling(tile, copies) for copies in copying]
-                    legal[group] = [one.copies for one in ways if not illegal(problem, one)]
-                for copies in legal[group]:
-                    yield KernelTiling(tile, copies)
+                for copies, fitting in most.items():
+                    if group <= fitting:
+                        yield KernelTiling(tile, copies)
 
 
 def illegal(problem: Problem, tiling: KernelTiling) -> str:
@@ -75,7 +75,7 @@ def illegal(problem: Problem, tiling: KernelTiling) -> str:
         return f"its sums do not fit {isa.registers} registers"
     if problem.form in families.ADDED and tiling.copies:
         return "rows of added products are always copied"
-    needed = stack_bytes(problem, tiling)
+    needed = stack_bytes(problem, tile, tile.panels, tiling.copies)
     return f"it needs {needed} bytes of stack" if needed > STACK_BYTES else ""
 
 
@@ -93,14 +93,25 @@ def _wrong_blocks(problem: Problem, tile: Tile) -> str:
     return ""
 
 
-def stack_bytes(problem: Problem, tiling: KernelTiling) -> int:
-    """Return how many bytes copied rows and packed panels take."""
-    tile = tiling.tile
-    panels = tile.panels * tile.k_block * tile.columns
+def stack_bytes(problem: Problem, tile: Tile, panels: int, copies: bool) -> int:
+    """Return how many bytes copied rows and so many packed panels of a tile take."""
+    packed = panels * tile.k_block * tile.columns * _is_packed(problem)
     if problem.form in families.ADDED:
-        return 4 * (tile.rows * tile.k_block + panels * problem.packs)
-    is_packed = problem.packs or (families.is_dequant(problem.form) and not _few(problem))
-    return 4 * (tile.rows * (tile.k_block + ROW_PADDING) * tiling.copies + panels * is_packed)
+        return 4 * (tile.rows * tile.k_block + packed)
+    return 4 * (tile.rows * (tile.k_block + ROW_PADDING) * copies + packed)
+
+
+def _most_panels(problem: Problem, tile: Tile, copies: bool) -> int:
+    """Return how many panels of a tile fit the stack."""
+    if not _is_packed(problem):
+        return float_tiles.ANY
+    free = STACK_BYTES - stack_bytes(problem, tile, 0, copies)
+    return free // (4 * tile.k_block * tile.columns)
+
+
+def _is_packed(problem: Problem) -> bool:
+    """Whether panels are on the stack."""
+    return problem.packs or (families.is_dequant(problem.form) and not _few(problem))
 
 
 def _few(problem: Problem) -> bool:
@@ -115,8 +126,7 @@ def _ways(problem: Problem) -> int:
 def _room(problem: Problem) -> int:
     if _few(problem) and not problem.packs:
         return float_tiles.ANY
-    is_packed = problem.packs or families.is_dequant(problem.form)
-    return STACK_BYTES if is_packed else ROOM_BYTES
+    return STACK_BYTES if _is_packed(problem) else ROOM_BYTES
 
 
 def _most_sums(problem: Problem, isa: Isa, vectors: int) -> int:

@@ -12,9 +12,10 @@ import math
 WORKGROUPS = (2, 4, 8, 16, 32)  # that are aimed at
 
 
+@functools.lru_cache(maxsize=1024)
 def cuts(
     batch: int | None, m: int | None, panels: int, rows: int, most_panels: int
-) -> list[tuple[int, int]]:
+) -> tuple[tuple[int, int], ...]:
     """Return (panels, rows) of a workgroup, in order; rows come in blocks of `rows`.
 
     A workgroup has at most `most_panels` panels.  Where the number of rows is not known it has so
@@ -26,23 +27,24 @@ def cuts(
             for groups in WORKGROUPS
             for blocks in (1, 2, 4, 8)
         }
-        return sorted(found)
-    blocks = -(-m // rows)
-    found = set()
-    for target in WORKGROUPS:
-        each = max(1, target // (batch or 1))
-        for chunks in _down(each):
-            groups = max(-(-each // chunks), -(-panels // most_panels))
-            if chunks > blocks or groups > panels:
-                continue
-            found.add((-(-panels // groups), -(-blocks // chunks) * rows))
+        return tuple(sorted(found))
+    blocks, least = -(-m // rows), -(-panels // most_panels)
+    found = {
+        (-(-panels // groups), -(-blocks // chunks) * rows)
+        for chunks, across in _aims(batch or 1)
+        if chunks <= blocks and (groups := max(across, least)) <= panels
+    }
     if not found:
-        groups = -(-panels // most_panels)
-        found.add((-(-panels // groups), blocks * rows))
-    return sorted(found)
+        found.add((-(-panels // least), blocks * rows))
+    return tuple(sorted(found))
 
 
 @functools.cache
-def _down(each: int) -> frozenset[int]:
-    """Return how many of `each` workgroups, one of a few numbers, may be one below the other."""
-    return frozenset((1, 1 << round(math.log2(each) / 2), each))
+def _aims(batch: int) -> frozenset[tuple[int, int]]:
+    """Return how many workgroups of a batch may be one below the other, and side by side."""
+    aims = (max(1, target // batch) for target in WORKGROUPS)
+    return frozenset(
+        (chunks, -(-each // chunks))
+        for each in aims
+        for chunks in (1, 1 << round(math.log2(each) / 2), each)
+    )

@@ -86,10 +86,7 @@ def matrix(problem: Problem, tilings: Sequence[Tiling], machine: Machine) -> Flo
     """
     numbers = _numbers(problem, tilings)
     columns = _columns(problem, numbers, machine)
-    found = np.empty((len(NAMES), len(tilings)))  # a feature's numbers side by side
-    for place, name in enumerate(NAMES):
-        found[place] = columns[name]
-    return found.T
+    return _stacked([columns[name] for name in NAMES], len(tilings)).T  # a feature side by side
 
 
 def components(rows: Floats) -> Floats:
@@ -102,7 +99,10 @@ def _numbers(problem: Problem, tilings: Sequence[Tiling]) -> Floats:
     """Return rows, vectors, block of K, panels, row chunk, copies and stock of each tile."""
     k = problem.k or 1024
     lanes = _lanes(problem)
-    found = np.array([_number(one, lanes, k) for one in tilings], float).reshape(-1, 7)
+    flat: list[float] = []  # NumPy takes long with rows
+    for one in tilings:
+        flat += _number(one, lanes, k)
+    found = np.array(flat, float).reshape(-1, 7)
     if is_record(problem):
         found[:, 2] = k  # their tiles have the words of a column there
     return found
@@ -245,10 +245,10 @@ def _columns(problem: Problem, numbers: Floats, machine: Machine) -> dict[str, F
     share = work.share(cut)
     groups, chunks = cut.groups, cut.chunks
     items = groups * chunks * batch
-    parts = {
-        f"part_{name}": np.log2(np.maximum(seconds, LEAST_PART))
-        for name, seconds in work.parts(cut, share).items()
-    }
+    seconds = work.parts(cut, share)
+    lines = _stacked([seconds[name] for name in work.NAMES], len(rows))
+    np.log2(np.maximum(lines, LEAST_PART, out=lines), out=lines)
+    parts = {f"part_{name}": line for name, line in zip(work.NAMES, lines, strict=True)}
     padded = heights * rows * count * width * float(k) * batch
     compute = padded * cost(problem) / rate * share * threads
     stepped = compute * np.maximum(np.maximum(1.0, loads), 8.0 / in_flight)
@@ -256,9 +256,18 @@ def _columns(problem: Problem, numbers: Floats, machine: Machine) -> dict[str, F
     estimate = work.CALL + work.WORKGROUP * items / threads + np.maximum(stepped, memory)
     log2 = np.log2
 
-    def inside(size: Floats | float, room: float) -> Floats:
-        return np.clip(log2(np.maximum(size, 1.0) / room), -8, 8)
-
+    chunk_result = 4 * chunk * panels * width
+    inside = {
+        "panel_in_l1": (panel_bytes, l1), "group_in_l1": (group_bytes, l1),
+        "group_in_l2": (group_bytes, l2), "group_in_l3": (group_bytes, l3),
+        "rows_in_l1": (4 * rows * k_block, l1), "chunk_in_l2": (4 * chunk * k, l2),
+        "result_in_l1": (chunk_result, l1), "result_in_l2": (chunk_result, l2),
+        "weight_in_l2": (right, l2), "weight_in_l3": (right, l3),
+        "all_in_l3": (left + right + result, l3),
+    }  # fmt: skip
+    sizes = _stacked([size for size, _ in inside.values()], len(rows))
+    ratios = np.maximum(sizes, 1.0) / np.array([[room] for _, room in inside.values()])
+    lines = np.minimum(np.maximum(log2(ratios), -8), 8)
     return {
         "log_m": log2(m), "log_n": log2(n), "log_k": log2(k), "log_batch": log2(batch),
         "log_products": log2(products), "is_added": problem.form in families.ADDED,
@@ -284,20 +293,22 @@ def _columns(problem: Problem, numbers: Floats, machine: Machine) -> dict[str, F
         "column_groups": groups, "row_chunks": chunks,
         "conflicts": np.minimum(work.conflicts(cut), 4.0),
         "together": beside, "shares": shares, "in_place": in_place,
-        "log_item_products": log2(products / items), "panel_in_l1": inside(panel_bytes, l1),
-        "group_in_l1": inside(group_bytes, l1), "group_in_l2": inside(group_bytes, l2),
-        "group_in_l3": inside(group_bytes, l3), "rows_in_l1": inside(4 * rows * k_block, l1),
-        "chunk_in_l2": inside(4 * chunk * k, l2),
-        "result_in_l1": inside(4 * chunk * panels * width, l1),
-        "result_in_l2": inside(4 * chunk * panels * width, l2),
-        "weight_in_l2": inside(right, l2), "weight_in_l3": inside(right, l3),
-        "all_in_l3": inside(left + right + result, l3), "log_reads_of_left": log2(groups),
+        "log_item_products": log2(products / items), **dict(zip(inside, lines, strict=True)),
+        "log_reads_of_left": log2(groups),
         "log_reads_of_right": log2(np.maximum(heights, 1)), "log_reads_of_result": log2(k_blocks),
         "intensity": products / (left + right + result), "k_modulo_page": float(k % 1024 == 0),
         "log_memory": math.log2(memory), "bound": log2(stepped / memory),
         "log_alpha_flops": math.log2(alpha_flops(m * batch, n, k)), **parts,
         "log_estimate": np.log(estimate),
     }  # fmt: skip
+
+
+def _stacked(columns: Sequence[Floats | float], count: int) -> Floats:
+    """Return ``[columns, count]``: NumPy begins once, not once for each."""
+    found = np.empty((len(columns), count))
+    for place, column in enumerate(columns):
+        found[place] = column
+    return found
 
 
 def _sharing(problem: Problem, rows: Floats, vectors: Floats) -> tuple[Floats, Floats]:

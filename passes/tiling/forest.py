@@ -96,14 +96,10 @@ class Forest:
         found = np.empty((len(self._ends), len(rows)))
         for start in range(0, len(rows), _TOGETHER):
             part = rows[start : start + _TOGETHER]
-            places = [block.places(part) for block in self._blocks]
-            for begin in range(0, len(part), _ROWS):
-                some = slice(begin, begin + _ROWS)
-                pairs = zip(self._blocks, places, strict=True)
-                values = [block.values(at, len(part[some]), some) for block, at in pairs]
-                both = values[0] if len(values) == 1 else np.concatenate(values, axis=1)
-                sums = self._sums(np.ascontiguousarray(both.T))
-                found[:, start + begin : start + begin + _ROWS] = sums
+            walks = [block.values(block.places(part), len(part)) for block in self._blocks]
+            for begin, *values in zip(range(start, len(rows), _ROWS), *walks, strict=False):
+                both = values[0] if len(values) == 1 else np.concatenate(values)
+                found[:, begin : begin + _ROWS] = self._sums(both)
         return found
 
     def _one(self, row: list[float]) -> Floats:
@@ -131,7 +127,8 @@ class _Block:
     ) -> None:
         width = max(len(tree.values) for tree in trees)
         leaves = np.zeros((len(trees), width))
-        self._starts = np.arange(len(trees), dtype=np.intp) * width
+        # :func:`_lowest` is 1 or more.
+        self._starts = np.arange(len(trees), dtype=np.intp) * width - 1
         nodes: dict[int, list[tuple[float, int, int]]] = {}
         for number, tree in enumerate(trees):
             order, sets = _sets(tree)
@@ -185,15 +182,21 @@ class _Block:
                     groups.setdefault(group, []).append((table, at))
         return shared, [pair for group in groups.values() for pair in _together(group)]
 
-    def values(self, places: _Places, count: int, some: slice) -> Floats:
-        """Return ``[rows, trees]``, the value of the leaf of each, for `some` rows."""
+    def values(self, places: _Places, count: int) -> Iterator[Floats]:
+        """Yield ``[trees, rows]``, the values of leaves, for each :data:`_ROWS` of so many rows."""
         shared, varying = places
-        left = np.repeat(shared[None], count, axis=0)
-        lines = np.empty_like(left)
-        for table, at in varying:
-            table.take(at[some], axis=0, out=lines, mode="clip")
-            np.bitwise_and(left, lines, out=left)
-        return self._valued(left)
+        # New ones for each would be pages that the system has to clear.
+        sets = np.empty((min(count, _ROWS), len(shared)), shared.dtype)
+        other = np.empty_like(sets)
+        for begin in range(0, count, _ROWS):
+            left, lines = (kept[: min(_ROWS, count - begin)] for kept in (sets, other))
+            left[:] = shared
+            for table, at in varying:
+                table.take(at[begin : begin + _ROWS], axis=0, out=lines, mode="clip")
+                np.bitwise_and(left, lines, out=left)
+            # Bytes are sooner turned round than what they become.
+            leaf = np.ascontiguousarray(_lowest(left, lines).T)
+            yield self._flat.take(leaf + self._starts[:, None])
 
     def values_of(self, row: Sequence[float]) -> Floats:
         """Return ``[trees]``, the values of one row."""
@@ -205,12 +208,14 @@ class _Block:
                 line = lines[at] = int.from_bytes(table[at].tobytes(), "little")
             left &= line
         sets = np.frombuffer(left.to_bytes(self._every.nbytes, "little"), self._every.dtype)
-        return self._valued(sets)
+        return self._flat.take(_lowest(sets, np.empty_like(sets)) + self._starts)
 
-    def _valued(self, left: _Sets) -> Floats:
-        # How many zeros are below the lowest one.
-        leaf = np.bitwise_count(~left & (left - left.dtype.type(1)))
-        return self._flat.take(leaf + self._starts)
+
+def _lowest(sets: _Sets, room: _Sets) -> NDArray[np.uint8]:
+    """Return how many bits are up to the lowest one that is set, that one too."""
+    np.subtract(sets, sets.dtype.type(1), out=room)
+    found: NDArray[np.uint8] = np.bitwise_count(np.bitwise_xor(sets, room, out=room))
+    return found
 
 
 def _together(group: list[tuple[_Sets, Whole]]) -> list[tuple[_Sets, Whole]]:

@@ -101,30 +101,30 @@ class Cut:
     shares: Floats
     packed: Floats
 
-    @property
+    @functools.cached_property
     def count(self) -> Floats:
         """Panels, the last one with columns that are not there."""
         return np.ceil(self.n / (self.vectors * self.lanes))
 
-    @property
+    @functools.cached_property
     def groups(self) -> Floats:
         """Workgroups across."""
         wanted = np.ceil(self.shares * self.threads / self.batch)
         cut = np.ceil(self.count / self.panels)
         return np.where(self.shares > 0, np.minimum(self.count, wanted), cut)
 
-    @property
+    @functools.cached_property
     def chunks(self) -> Floats:
         """Workgroups down."""
         return np.ceil(self.m / self.chunk)
 
-    @property
+    @functools.cached_property
     def portion(self) -> Floats:
         """Workgroups that a thread takes at a time."""
         items = self.groups * self.chunks * self.batch
         return np.where(items < PORTION * self.threads, 1.0, float(PORTION))
 
-    @property
+    @functools.cached_property
     def blocks(self) -> Floats:
         """Blocks of rows of all chunks, low ones among them."""
         whole = np.floor(self.m / self.chunk)
@@ -164,10 +164,13 @@ def share(cut: Cut) -> Floats:
     done = before((first + turns[:, None]) * portion)
     taken = np.where(turns[:-1, None] < shown, done[1:] - done[:-1], 0.0)
     if cut.threads == 2:
-        first = second = done[0] / 2  # the thread that is free first, and the other
+        first, second = done[0] / 2, done[0] / 2  # the thread that is free first, and the other
+        room = np.empty_like(first)
         for more in taken:
-            first = first + more
-            first, second = np.minimum(first, second), np.maximum(first, second)
+            np.add(first, more, out=first)
+            np.minimum(first, second, out=room)
+            np.maximum(first, second, out=second)
+            first, room = room, first
         return second / total
     ends = np.repeat((done[0] / cut.threads)[:, None], cut.threads, axis=1)
     places = np.arange(len(ends)) * cut.threads

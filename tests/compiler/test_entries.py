@@ -100,8 +100,12 @@ def test_a_mapping_of_one_model_gives_a_program_too(tmp_path):
     x = np.ones((1, 16), np.float32)
     wanted = reference(torch.from_numpy(x))[0].detach().numpy()
     np.testing.assert_allclose(program.only(x)[0], wanted, rtol=1e-5)
-    with pytest.raises(UserError, match="has an entry: only"):
-        program(x)
+    # There is no other one that could be meant.
+    program.reset()
+    np.testing.assert_allclose(program(x)[0], wanted, rtol=1e-5)
+    program.reset()
+    np.testing.assert_allclose(np.asarray(program.bound(x)()[0]), wanted, rtol=1e-5)
+    assert len(program.bound_to_zeros()()) == len(program.only(x))
 
 
 def test_what_reads_a_state_may_come_before_what_writes_to_it(tmp_path):

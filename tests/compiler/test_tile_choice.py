@@ -105,6 +105,51 @@ def test_a_refusal_of_code_generation_names_the_tiles_it_was_told():
     assert with_tiles(other, told) is other
 
 
+@pytest.mark.slow
+def test_a_chosen_tile_that_iree_refuses_is_left_out(weight, tmp_path, monkeypatch):
+    """None of those that can be chosen is known to be refused: another text stands in for one."""
+    one = linalg("lmul", vector_unit(load_target("cpu")), 1, M, N, K)
+    tile = space.candidates(one)[5].text
+    wrong = attribute._CPU.format("[7]", "[3, 1, 1, 1, 1]", "[0]")
+    monkeypatch.setattr(attribute, "compilation_info", lambda *_: wrong)
+    choice = TileChoice(measured={one.key: {"stock": 2e-3, tile: 1e-4}})
+    artifact = compile_linear(
+        tmp_path, weight, Form(form="lmul"), M, kernels=False, tiles=choice
+    )  # fmt: skip
+    (row,) = artifact.report["matmuls"]
+    assert (row["tile"], row["predicted_seconds"]) == (None, None)
+    assert row["tile_reason"] == "IREE refused the chosen tile"
+    (note,) = artifact.report["notes"]
+    assert note.startswith(
+        f"IREE tiles {row['name']} by itself: with the chosen tiles iree-compile"
+    )
+    assert artifact.manifest.report["matmuls"] == [row]
+
+
+@pytest.mark.slow
+@pytest.mark.vulkan
+def test_the_best_are_measured_on_a_gpu(weight, tmp_path):
+    import lowc
+
+    artifact = compile_linear(
+        tmp_path, weight, Form(form="lmul"), M, target="vulkan", tiles=TileChoice(measure_top=2)
+    )
+    (row,) = artifact.report["matmuls"]
+    assert row["tile_reason"].startswith("measured: ")
+    assert row["predicted_seconds"] > 0
+    x = np.ones((M, K), np.float32)
+    usual = compile_linear(tmp_path, weight, Form(form="lmul"), M, target="vulkan")
+    assert np.array_equal(*(np.asarray(lowc.load(one, "vulkan")(x)) for one in (artifact, usual)))
+
+
+@pytest.mark.vulkan
+def test_only_for_a_gpu_that_is_here(weight, tmp_path):
+    with pytest.raises(UserError, match="tiles for 'vulkan:valhall' cannot be measured here"):
+        compile_linear(
+            tmp_path, weight, Form(), M, target="vulkan:valhall", tiles=TileChoice(measure_top=2)
+        )
+
+
 def test_only_for_this_machine(weight, tmp_path):
     with pytest.raises(UserError, match="tiles for 'cpu:haswell' cannot be measured here"):
         compile_linear(

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from lowc.compiler.energy import load_table, price, saving
 from lowc.compiler.frontend import parse_module
+from lowc.compiler.globals import add_reset
+from lowc.compiler.program import Tensor
 from lowc.passes import annotations
 from lowc.passes.count_operations import CountOperations, Tally, count, tally_of
 from lowc.passes.forms import Form, Rule, rules_to_text
@@ -174,6 +176,22 @@ def test_state_is_not_a_parameter_and_initializers_are_no_call() -> None:
     assert fixed == Tally()
     assert state.operations == {"math.exp.f32": 6}
     assert (state.weight_bits, state.read_bits) == (0, 192)
+
+
+def test_what_puts_state_back_is_no_call() -> None:
+    module = parse_module("""
+util.global private mutable @s = dense<0.0> : tensor<6xf32>
+util.global private mutable @t = dense<1.0> : tensor<6xf32>
+func.func @main(%x: tensor<6xf32>) -> tensor<6xf32> {
+  %y = math.exp %x : tensor<6xf32>
+  util.global.store %y, @s : tensor<6xf32>
+  return %y : tensor<6xf32>
+}""", "test")  # fmt: skip
+    before = count(module)
+    zero = Tensor("s", "float32", (6,), (1,), 0, 0, 24, is_parameter=False, is_zero=True)
+    add_reset(module, {"s": zero})
+    assert "@reset" in str(module) and "linalg.generic" in str(module)
+    assert count(module) == before
 
 
 def test_a_loop_counts_once_and_says_so() -> None:

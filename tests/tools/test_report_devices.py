@@ -35,6 +35,38 @@ def test_a_device_that_agrees(model, capsys, tmp_path):
 
 
 @pytest.mark.vulkan
+def test_a_run_that_ends_early_has_kept_what_was_done(model, capsys, tmp_path, monkeypatch):
+    given = ["report", "devices", str(model), "--target", "vulkan", "--calls", "1"]
+    both = [*given, "--recipe", "pam", "--recipe", "w8a16"]
+    compare = devices.Study.compare
+
+    def fall(self, recipe, name, *rest):
+        if name == "w8a16":
+            raise KeyboardInterrupt
+        return compare(self, recipe, name, *rest)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(devices.Study, "compare", fall)
+        assert main([*both, "--keep", str(tmp_path)]) == 130
+    (kept,) = tmp_path.glob("*.json")
+    (first,) = json.loads(kept.read_text())["recipes"]
+    assert first["recipe"] == "pam" and first["holds"]
+
+    assert main([*both, "--resume", str(kept)]) == 0
+    assert "pam: is in" in capsys.readouterr().err
+    assert [row["recipe"] for row in json.loads(kept.read_text())["recipes"]] == ["pam", "w8a16"]
+    assert json.loads(kept.read_text())["recipes"][0] == first
+    assert list(tmp_path.iterdir()) == [kept]
+
+    assert main([*both, "--resume", str(kept), "--keep", str(tmp_path)]) == 2
+    assert main([*given[:-1], "2", "--recipe", "pam", "--resume", str(kept)]) == 2
+    assert "the record has calls 1, not 2" in capsys.readouterr().err
+    kept.write_text("[]")
+    assert main([*given, "--recipe", "pam", "--resume", str(kept)]) == 2
+    assert "this is no record of devices" in capsys.readouterr().err
+
+
+@pytest.mark.vulkan
 def test_a_device_that_does_not_is_named(model, capsys, monkeypatch):
     monkeypatch.setattr(devices, "BOUND", -1.0)
     assert main(["report", "devices", str(model), "--target", "vulkan", "--recipe", "pam"]) == 1
@@ -57,6 +89,12 @@ def test_which_recipes_round_activations():
         "w8a16",
     }
     assert rounding == set(built_in_names()) - exact
+    bounds = {
+        name: devices.bound_for([rule.form for rule in load_recipe(name).rules])
+        for name in built_in_names()
+    }
+    assert {name for name, bound in bounds.items() if bound == devices.BOUND} == exact
+    assert [name for name, bound in bounds.items() if bound == devices.COARSE_BOUND] == ["lmul-k3"]
 
 
 def test_differences():

@@ -45,6 +45,11 @@ def keep(record: dict[str, Any], folder: Path, stem: str) -> Path:
     name = f"{stem}-{record['date'][:10]}"
     names = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
     path = next(path for name in names if not (path := folder / f"{name}.json").exists())
+    rewrite(record, path)
+    return path
+
+
+def rewrite(record: dict[str, Any], path: Path) -> None:
+    """Write `record` as `path`, which holds the old one or the new one whatever happens."""
     text = json.dumps(record, indent=2) + "\n"
     output.write_atomically(path, lambda file: file.write(text.encode()))
-    return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...errors import InternalError
+from ...errors import InternalError, UserError
 from .. import output
-from ..bench.record import keep as keep_record
-from ..bench.record import new_record
 from .accuracy import named_recipes, read_inputs
+from .kept_rows import Kept
 
 if TYPE_CHECKING:
     from ...compiler.frontend import Model
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 # Of the largest result.  Sums of f32 come in another order on each device; where activations are
 # then rounded, one that lies between two codes may get the other one, which is 1/127 away.
 BOUND, ROUNDED_BOUND = 1e-5, 0.05
+# Mantissas of 3 bits are 1/16 apart: a CPU alone is as far from itself where weights differ by a
+# millionth (benchmarks/README.md).
+COARSE_BITS, COARSE_BOUND = 3, 0.1
 ROUNDING = ("bipolar", "signed-digits")  # forms
 
 
@@ -44,6 +47,8 @@ class Agreement:
         What `difference` may be.
     kernels : int
         How many products have a kernel of lowc's own on the device, of `products`.
+    compile_s, calls_s : float
+        How long compiling for the device and all calls there took, once, whatever else ran.
     """
 
     recipe: str
@@ -54,6 +59,8 @@ class Agreement:
     bound: float
     kernels: int
     products: int
+    compile_s: float
+    calls_s: float
 
     @property
     def holds(self) -> bool:
@@ -75,41 +82,54 @@ class Agreement:
 @click.option("--calls", type=click.IntRange(min=1), default=2, show_default=True, help="Calls.")
 @click.option("--calibration", metavar="FILE", help="Other inputs, for recipes that need them.")
 @click.option(
-    "--keep", type=click.Path(path_type=Path, file_okay=False), help="Keep a record here."
-)
+    "--keep", type=click.Path(path_type=Path, file_okay=False),
+    help="Keep a record here, recipe by recipe as they are done.",
+)  # fmt: skip
+@click.option(
+    "--resume", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Go on with a record of --keep: recipes that are in it are not run again.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def devices_command(
     model: Path, recipes: tuple[str, ...], inputs: Path | None, device: str, target: str | None,
-    calls: int, calibration: str | None, keep: Path | None, as_json: bool,
+    calls: int, calibration: str | None, keep: Path | None, resume: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Compile MODEL under each recipe for the CPU and for a device, and compare the outputs.
 
     Exits with 1 where a difference is larger than the bound: 1e-5 of the largest output, and 0.05
-    under recipes that round activations while the model runs.
+    under recipes that round activations while the model runs, 0.1 to mantissas of 3 bits.
     """
     from ...compiler.device_targets import chosen
     from ...compiler.frontend import open_model
     from ...compiler.recipe import built_in_names
 
+    if keep is not None and resume is not None:
+        raise UserError("--keep begins a record, --resume goes on with one", hint="leave one out")
     target = chosen(target, device)
     wanted = named_recipes(recipes or sorted(built_in_names()))
     output.remark(f"importing {model}")
     with open_model(model) as imported, tempfile.TemporaryDirectory(prefix="lowc-") as folder:
         given, about = read_inputs(imported, inputs)
         study = Study(imported, Path(folder), given[:calls], calibration)
-        found = [study.compare(recipe, name, target, device) for name, recipe in wanted.items()]
-    record = new_record(
-        model=model.name, target=target, device=device, calls=len(study.calls),
-        inputs=about["file"], recipes=[{**asdict(row), "holds": row.holds} for row in found],
-    )  # fmt: skip
-    if keep is not None:
+        what = {
+            "model": model.name, "target": target, "device": device, "calls": len(study.calls),
+            "inputs": about["file"], "shapes": [list(array.shape) for array in study.calls[0]],
+        }  # fmt: skip
         stem = f"devices-{model.stem}-{target.replace(':', '-')}"
-        output.remark(f"kept in {keep_record(record, keep, stem)}")
+        kept = Kept.resume(resume, what) if resume else Kept(what, keep, stem)
+        for name, recipe in wanted.items():
+            if name in kept.names:
+                output.remark(f"{name}: is in {resume}")
+                continue
+            row = study.compare(recipe, name, target, device)
+            kept.add({**asdict(row), "holds": row.holds})
+    if kept.path is not None:
+        output.remark(f"kept in {kept.path}")
     if as_json:
-        output.result_json(record)
+        output.result_json(kept.record)
     else:
-        _print(found, f"{model.name}, {len(study.calls)} calls, {target} beside cpu")
-    if apart := [row.recipe for row in found if not row.holds]:
+        _print(kept.rows, f"{model.name}, {len(study.calls)} calls, {target} beside cpu")
+    if apart := [row["recipe"] for row in kept.rows if not row["holds"]]:
         raise InternalError(f"{device} gives other results than the CPU: {', '.join(apart)}")
 
 
@@ -127,36 +147,55 @@ class Study:
         from ...compiler.recipe import load_recipe
 
         if self._exact is None:
-            self._exact = self._run(load_recipe("f32"), "cpu", "cpu")[0]
-        wanted, _ = self._run(recipe, "cpu", "cpu")
-        found, report = self._run(recipe, target, device)
-        rounds = any(rounds_activations(rule.form) for rule in recipe.rules)
-        lowered = [row["lowering"] for row in report["matmuls"]]
+            self._exact = self._run(load_recipe("f32"), "cpu", "cpu").outputs
+        wanted = self._run(recipe, "cpu", "cpu").outputs
+        ran = self._run(recipe, target, device)
+        found = ran.outputs
+        forms = [rule.form for rule in recipe.rules]
+        lowered = [row["lowering"] for row in ran.report["matmuls"]]
         row = Agreement(
             name, _difference(found, wanted), _difference(wanted, self._exact),
-            _least_cosine(found, wanted), rounds, ROUNDED_BOUND if rounds else BOUND,
-            sum("kernel for" in text for text in lowered), len(lowered),
+            _least_cosine(found, wanted), any(map(rounds_activations, forms)), bound_for(forms),
+            sum("kernel for" in text for text in lowered), len(lowered), ran.compile_s, ran.calls_s,
         )  # fmt: skip
         output.remark(f"{name}: {row.difference:.1e} of the largest output apart")
         return row
 
-    def _run(
-        self, recipe: Recipe, target: str, device: str
-    ) -> tuple[list[list[Any]], dict[str, Any]]:
-        """Return the float outputs of all calls, and the report of the module."""
+    def _run(self, recipe: Recipe, target: str, device: str) -> Ran:
         from ...compiler.accuracy import call
         from ...compiler.api import compile as compile_model
         from ...runtime.module import load
 
         output.remark(f"{recipe.name}: compiling for {target}")
         given = self.calibration if recipe.takes_inputs else None
+        begun = time.perf_counter()
         artifact = compile_model(
             self.model.copy(), recipe, target, calibration=given,
             output=self.folder / "model.vmfb",
         )  # fmt: skip
+        compiled = time.perf_counter()
         output.remark(f"{recipe.name}: running {len(self.calls)} calls")
         module = load(artifact, device, verify=False)
-        return [call(module, inputs) for inputs in self.calls], artifact.report
+        outputs = [call(module, inputs) for inputs in self.calls]
+        seconds = round(compiled - begun, 1), round(time.perf_counter() - compiled, 1)
+        return Ran(outputs, artifact.report, *seconds)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """The float outputs of all calls, the report of the module, and what both took."""
+
+    outputs: list[list[Any]]
+    report: dict[str, Any]
+    compile_s: float
+    calls_s: float
+
+
+def bound_for(forms: Sequence[Any]) -> float:
+    """Return how far a device may be from the CPU under a recipe of `forms`."""
+    if any(0 < form.to_dict().get("mantissa_bits", 0) <= COARSE_BITS for form in forms):
+        return COARSE_BOUND
+    return ROUNDED_BOUND if any(map(rounds_activations, forms)) else BOUND
 
 
 def rounds_activations(form: Any) -> bool:
@@ -194,17 +233,17 @@ def _least_cosine(found: Sequence[Sequence[Any]], wanted: Sequence[Sequence[Any]
     return least
 
 
-def _print(found: Sequence[Agreement], head: str) -> None:
+def _print(found: Sequence[dict[str, Any]], head: str) -> None:
     output.result(head)
     headers = ["difference", "bound", "times the recipe's error", "least cosine", "kernels"]
     output.table(
         ["recipe", *headers, ""],
         [
             [
-                row.recipe, f"{row.difference:.1e}", f"{row.bound:.0e}",
-                f"{row.difference / row.recipe_error:.1e}" if row.recipe_error else "-",
-                f"{row.cosine:.7f}", f"{row.kernels} of {row.products}",
-                "" if row.holds else "TOO FAR",
+                row["recipe"], f"{row['difference']:.1e}", f"{row['bound']:.0e}",
+                f"{row['difference'] / row['recipe_error']:.1e}" if row["recipe_error"] else "-",
+                f"{row['cosine']:.7f}", f"{row['kernels']} of {row['products']}",
+                "" if row["holds"] else "TOO FAR",
             ]
             for row in found
         ],

@@ -17,7 +17,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+from .falls import FOLDER
+
 _SECONDS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30,
 )  # fmt: skip
@@ -90,6 +91,9 @@ class Metrics:
             "lowc_serve_connections", "Open connections of HTTP",
             multiprocess_mode="livesum", registry=self._registry,
         )  # fmt: skip
+        counted = restarts(self._registry)
+        for kind in ("worker", "parsers"):
+            counted.labels(kind)  # 0, so that the first one is an increase
         self.ready = Gauge(
             "lowc_serve_ready",
             "Workers that are ready",
@@ -137,3 +141,11 @@ class Metrics:
         together = CollectorRegistry()
         MultiProcessCollector(together)  # type: ignore[no-untyped-call]
         return generate_latest(together)
+
+
+def restarts(registry: CollectorRegistry) -> Counter:
+    """Return the figure that the supervisor counts (:class:`.falls.Restarts`)."""
+    return Counter(
+        "lowc_serve_restarts", "Processes that ended unasked, and were to be started again",
+        ["process"], registry=registry,
+    )  # fmt: skip

@@ -16,17 +16,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
 from ...errors import InternalError, UserError
+from . import logs
+from .falls import Falls, Restarts, how_it_ended
 from .settings import Settings
-
-# A worker that falls sooner than this after its start, and before it is ready, is started again
-# only after a wait.
-_TOO_SOON = 2.0
-_MOST_FALLS = 5
 
 
 @contextlib.contextmanager
@@ -77,9 +74,12 @@ class Supervisor:
     def __init__(self, settings: Settings, parser_socket: socket.socket) -> None:
         self._settings, self._parser_socket = settings, parser_socket
         self._parsers: subprocess.Popen[bytes] | None = None
+        self._parsers_since = 0.0
         self._workers: list[_Worker] = []
         self._selector = selectors.DefaultSelector()
-        self._falls = 0
+        self._falls = {"worker": Falls(), "parsers": Falls()}
+        self._restarts = Restarts(Path(settings.metrics_folder))
+        self._due: list[tuple[float, Callable[[], None]]] = []  # what is to be started, and when
         self._is_ending = False
 
     def run(self) -> None:
@@ -106,6 +106,7 @@ class Supervisor:
                     self._tell_to_end()
                 self._wait(wake)
                 self._reap()
+                self._start_due()
         finally:
             signal.set_wakeup_fd(-1)
             for process in [worker.process for worker in self._workers] + [self._parsers]:
@@ -143,18 +144,21 @@ class Supervisor:
             self._parsers = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, pass_fds=[number], env=_environment()
             )
+        self._parsers_since = time.monotonic()
 
     def _wait(self, wake: int) -> None:
-        for key, _ in self._selector.select():
+        first = min((when for when, _ in self._due), default=None)
+        timeout = None if first is None else max(0.0, first - time.monotonic())
+        for key, _ in self._selector.select(timeout):
             if key.fd == wake:
                 os.read(wake, 512)
                 continue
             if not os.read(key.fd, 512):
                 self._selector.unregister(key.fileobj)
             elif not key.data.is_ready:
-                key.data.is_ready, self._falls = True, 0
+                key.data.is_ready = True
                 # Not sooner: they take as long to load as a worker, and would make it wait.
-                if self._parsers is None:
+                if not self._parsers_since:
                     self._start_parsers()
                 self._tell()
 
@@ -167,19 +171,45 @@ class Supervisor:
         for worker in [one for one in self._workers if one.process.poll() is not None]:
             self._workers.remove(worker)
             self._forget(worker)
-            if self._is_ending:
-                continue
-            if not worker.is_ready:
-                self._falls += 1
-                if self._falls >= _MOST_FALLS:
-                    raise InternalError("workers fall before they are ready", where="lowc serve")
-                # One that was ready is missed, and takes a second to start anyhow.
-                if time.monotonic() - worker.since < _TOO_SOON:
-                    time.sleep(_TOO_SOON / 4)
-            self._start()
-        if self._parsers is not None and self._parsers.poll() is not None and not self._is_ending:
-            time.sleep(_TOO_SOON / 4)
-            self._start_parsers()
+            self._mend("worker", worker.process, worker.since, self._start, worker.is_ready)
+        if self._parsers is not None and self._parsers.poll() is not None:
+            fallen, self._parsers = self._parsers, None
+            self._mend("parsers", fallen, self._parsers_since, self._start_parsers, True)
+
+    def _mend(
+        self, kind: str, process: subprocess.Popen[bytes], since: float,
+        start: Callable[[], None], is_ready: bool,
+    ) -> None:  # fmt: skip
+        """Have a process that ended started again, sooner or later.
+
+        Raises
+        ------
+        InternalError
+            When workers fall again and again, and none is ready.
+        """
+        if self._is_ending:
+            return
+        falls, lived = self._falls[kind], time.monotonic() - since
+        wait = falls.wait(lived, is_ready=is_ready)
+        ended = how_it_ended(process.returncode)
+        logs.log(
+            "fallen", level="error", process=kind, number=process.pid, ended=ended,
+            lived=round(lived, 3), in_a_row=falls.count, wait=wait,
+        )  # fmt: skip
+        self._restarts.count(kind)
+        if kind == "worker" and falls.is_hopeless and not any(w.is_ready for w in self._workers):
+            raise InternalError(
+                falls.text, where="lowc serve", hint="its log says more",
+                detail=f"the last one ended by {ended}",
+            )  # fmt: skip
+        self._due.append((time.monotonic() + wait, start))
+
+    def _start_due(self) -> None:
+        now = time.monotonic()
+        due = [start for when, start in self._due if when <= now]
+        self._due = [one for one in self._due if one[0] > now]
+        for start in due:
+            start()
 
     def _forget(self, worker: _Worker) -> None:
         """Take a fallen worker's gauges out of the sums."""

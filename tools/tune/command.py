@@ -18,9 +18,7 @@ from .. import output
 from ..seconds import Seconds
 
 if TYPE_CHECKING:
-    from ...compiler.measuring.worker import Effort
     from ...passes.tiling.problem import Lowering
-    from ...passes.tiling.record import Machine
     from .plan import Round
     from .run import Job, Progress
     from .store import Store
@@ -119,7 +117,7 @@ def tune_command(
         raise UserError("a stage alone needs a folder for compiled tiles", hint="--work DIR")
     if size < 2 or tiles < 0:
         raise UserError("a round has 2 tiles or more, and a product no fewer than 0")
-    _check_executor(executor, target)
+    _check_executor(executor, target, stage)
     packages.need(*packages.STORE)
     from .store import Store
 
@@ -148,8 +146,8 @@ def tune_command(
     _say(counts, place, as_json)
 
 
-def _check_executor(executor: str, target: str) -> None:
-    """Raise a UserError unless there is such an executor, and it can measure on `target`."""
+def _check_executor(executor: str, target: str, stage: str) -> None:
+    """Raise a UserError unless there is such an executor, and it can do `stage` for `target`."""
     from ...compiler.target import load_target
 
     kind = executor.partition(":")[0]
@@ -159,6 +157,11 @@ def _check_executor(executor: str, target: str) -> None:
         raise UserError(
             f"clusters measure on CPUs, not on '{target}'", where="--executor", hint="local"
         )
+    if kind == "ray" and stage != "all":
+        raise UserError(
+            "a cluster compiles and measures in one go", where="--stage",
+            hint="leave --stage out, or take --executor local",
+        )  # fmt: skip
 
 
 def _exchange(opened: Store, exported: str | None, imported: str | None) -> None:
@@ -227,7 +230,7 @@ def _job(
     opened: Store, target: str, place: Path, deadline: float, passes: int, *, measures: bool
 ) -> Job:
     from ...compiler.measuring import compiled
-    from ...compiler.measuring.fingerprint import fingerprint, of_device
+    from ...compiler.measuring.fingerprint import effort_on, fingerprint, of_device
     from ...compiler.target import load_target
     from .rates import with_rates
     from .run import Job
@@ -238,16 +241,8 @@ def _job(
     if measures and not is_gpu:
         machine = with_rates(machine, opened)
     cache = compiled.Cache(compiled.default_folder())
-    effort = _effort(machine)
+    effort = effort_on(machine)
     return Job(opened, machine, target, place, effort, deadline, passes, goal.backend, cache)
-
-
-def _effort(machine: Machine) -> Effort:
-    """Return how often tiles are called: less on software devices, slower than GPUs by far."""
-    from ...compiler.measuring.fingerprint import SOFTWARE
-    from ...compiler.measuring.worker import Effort
-
-    return Effort(least=5, most=12, seconds=0.3) if machine.name in SOFTWARE else Effort()
 
 
 def _rounds(

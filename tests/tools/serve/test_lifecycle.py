@@ -102,6 +102,11 @@ def test_killed_workers_come_back_and_no_answer_is_wrong(
     assert not lost
     text = two.ask("/metrics")[1].decode()
     assert "lowc_serve_ready 2.0" in text
+    assert 'lowc_serve_restarts_total{process="worker"} 4.0' in text
+    assert 'lowc_serve_restarts_total{process="parsers"} 0.0' in text
+    fallen = two.logged("fallen")
+    assert [line["ended"] for line in fallen] == ["signal SIGKILL"] * 4
+    assert not any(line["wait"] for line in fallen[:3])
 
 
 def test_all_of_it_is_killed_and_started_again(

@@ -10,7 +10,7 @@ import time
 
 import pytest
 from lowc.compiler.backend import vector_unit
-from lowc.compiler.measuring.fingerprint import SOFTWARE
+from lowc.compiler.measuring.fingerprint import SOFTWARE, effort_on
 from lowc.compiler.measuring.worker import Effort
 from lowc.compiler.target import load_target
 from lowc.errors import UserError
@@ -161,6 +161,11 @@ def test_mistakes(arguments, message, tmp_path, capsys):
     [
         (("--executor", "foo"), "there is no executor 'foo'"),
         (("--executor", "ray", "--target", "vulkan"), "clusters measure on CPUs, not on 'vulkan'"),
+        (
+            ("--executor", "ray", "--stage", "prepare", "--work", "."),
+            "compiles and measures in one go",
+        ),
+        (("--executor", "ray:h", "--stage", "measure", "--work", "."), "in one go"),
     ],
 )
 def test_executors_are_refused_before_anything_is_done(arguments, message, tmp_path, capsys):
@@ -184,7 +189,7 @@ def test_only_the_usual_stores_folder_is_made(tmp_path, capsys, monkeypatch):
 
 def test_software_devices_are_called_less_often():
     software, gpu = (Machine(name, "spirv") for name in (*SOFTWARE, "vulkan:rdna3"))
-    assert command._effort(software).most < command._effort(gpu).most == Effort().most
+    assert effort_on(software).most < effort_on(gpu).most == Effort().most
 
 
 def test_a_cost_model_that_is_not_there_is_told(tmp_path, capsys, monkeypatch):
