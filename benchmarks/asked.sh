@@ -34,7 +34,7 @@ product $odd --blocks 9 --shape 64x4097x4000 --shape 64x4160x4000 --shape 64x409
   --shape 64x192x4096 --shape 64x256x4096
 product --form binary --planes 2 --tables i6 --group 128 --against onnxruntime,w4a8 --shape 1x4096x4096
 product --form binary --planes 3 --tables i7 --group 128 --against w4a8 --shape 1x4096x4096
-product --form ternary --against onnxruntime,w4a8 --shape 1x4096x4096
+product --form ternary --tables i7 --span 128 --against onnxruntime,w4a8 --shape 1x4096x4096
 
 minilm="$root/build/demo/minilm.pt2"
 minilm8="$root/build/demo/minilm8.pt2"
