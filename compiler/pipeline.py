@@ -52,6 +52,8 @@ def passes_for(
     unit = vector_unit(target) if kernels else "none"
     told = vector_unit(target) if kernels or tiles is not None else "none"
     packing: Literal["bits", "words"] = "words" if target.backend == "vulkan" else "bits"
+    # CUDA's has them, but none that is looked up.
+    tables: Literal["bits", "words"] = "words" if target.backend == "cuda" else packing
     return [
         # Names come from locations, which native passes may drop: first of all.
         NameMatmuls(),
@@ -61,7 +63,7 @@ def passes_for(
         *measures,
         # Weights change before shapes do: the layout of a weight is still readable.
         QuantizeWeights(packing=packing),
-        QuantizeEmbeddings(packing=packing),
+        QuantizeEmbeddings(packing=tables),
         QuantizeActivations(),
         LowerLmul(),
         LowerPam(),
