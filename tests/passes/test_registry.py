@@ -23,6 +23,11 @@ SUPPORT = {
     "registry",
     "runner", "shared_panels", "shift_add", "shift_add_weights", "shift_products", "signed_sums", "state",
     "table_products",
+    "digit_products", "dispatch_matmul", "dispatch_records", "epilogues", "forms", "gpus",
+    "instruments", "integer_products", "integer_tables", "joint_products", "matrices", "more_results", "options",
+    "outline_dequant_gpu", "outline_integer_gpu", "outline_planes", "outline_threads", "parameters",
+    "registry", "row_norms",
+    "runner", "shared_panels", "shift_add", "shift_add_weights", "shift_products", "signed_sums", "table_products",
     "trit_tables", "weight_rows",
 }  # fmt: skip
 
