@@ -31,6 +31,7 @@ from .artifact import Artifact, Staging, embed_manifest, staging
 from .entries import open_entries
 from .frontend import Model, open_model
 from .gpu_needs import needs_of
+from .looked_up import looked_up
 from .parameters import plan_parameters, write_parameters
 from .pipeline import passes_for
 from .recipe import Cache, Recipe, cache_of, load_recipe
@@ -343,6 +344,7 @@ class _Road:
             written = write_parameters(
                 plan, model.tensors, model.source, self.stage.parameters, moments
             )
+            written = dataclasses.replace(written, looked_up=looked_up(model.module))
         self._end("parameters", begun)
         function = model.function(model.interface)
         measured = {

@@ -11,6 +11,7 @@ from ..passes.clamp_indices import ClampIndices
 from ..passes.count_operations import CountOperations
 from ..passes.forms import rules_to_text
 from ..passes.fuse_dequant import FuseDequant
+from ..passes.fuse_rotations import FuseRotations
 from ..passes.kernels.tiles import ISAS
 from ..passes.lift_elementwise import LiftElementwise
 from ..passes.lower_bipolar import LowerBipolar
@@ -86,6 +87,8 @@ def passes_for(
         # What is executed in the place of what was verified above.
         VerifyNoMultiplication(),
         OutlineSoftmax(unit=unit),
+        # Behind what finds heads by what is done to them.
+        FuseRotations(unit=unit),
         # Only what no kernel took.
         FuseDequant(),
         ClampIndices(),

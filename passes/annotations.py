@@ -19,7 +19,7 @@ attribute                    on           meaning
                                           product (:mod:`.shared_panels`)
 ``lowc.predicted = 1.0e-3``  contraction  the seconds of a call that the choice of the tile expects
 ``lowc.why = "…"``           contraction  why it has that tile, for the report
-``lowc.also = {…}``          dispatch     these attributes of another matmul that it does as well
+``lowc.also = [{…}]``        dispatch     these attributes of other matmuls that it does as well
 ``lowc.part = "name"``       generic      its operations count for the matmul of that name
 ``lowc.after = "name"``      generic      the same, of what scales the finished sums
 ``lowc.prepared = "0"``      generic      it prepares an operand of such a product, less this much,
@@ -109,7 +109,10 @@ def reported(module: ir.Module) -> list[Any]:
     found = []
     for op in matmuls(module):
         if ALSO in op.attributes:
-            found.append(SimpleNamespace(name=op.name, attributes=ir.DictAttr(op.attributes[ALSO])))
+            found += [
+                SimpleNamespace(name=op.name, attributes=ir.DictAttr(attributes))
+                for attributes in ir.ArrayAttr(op.attributes[ALSO])
+            ]
         found.append(op)
     return found
 
@@ -149,7 +152,8 @@ def add_also(source: Any, target: Any) -> None:
         name: source.attributes[name] for name in MATMUL_ATTRIBUTES if name in source.attributes
     }
     with source.context:
-        target.attributes[ALSO] = ir.DictAttr.get(known)
+        before = list(ir.ArrayAttr(target.attributes[ALSO])) if ALSO in target.attributes else []
+        target.attributes[ALSO] = ir.ArrayAttr.get([*before, ir.DictAttr.get(known)])
 
 
 def move_annotations(source: Any, target: Any) -> None:

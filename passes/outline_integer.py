@@ -79,16 +79,30 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     return Plan(product, kernel, chain)
 
 
+def product_of(op: Any) -> IntegerProduct | Refusal:
+    """Describe the product alone.  Changes nothing."""
+    return integer_products.match(op)
+
+
+def bits_of(plan: Plan) -> float:
+    """Return the stored bits of a weight."""
+    return plan.product.bits_per_weight
+
+
+def load_weight(module: ir.Module, plan: Plan) -> list[ir.Value]:
+    """Load what the kernel reads of the weight, at the current place."""
+    if isinstance(plan.kernel, IntegerMatmul):
+        return _weight(module, plan.product, plan.kernel)
+    return outline_integer_gpu.load_weight(module, plan.product, plan.kernel)
+
+
 def rewrite(module: ir.Module, plan: Plan) -> None:
     """Dispatch to the kernels, with the weight in panels."""
     product, kernel = plan.product, plan.kernel
     chain = dispatch_records.as_chain(plan.chain)
     with ir.InsertionPoint(product.op), product.op.location:
-        if isinstance(kernel, IntegerMatmul):
-            weight = _weight(module, product, kernel)
-        else:
-            weight = outline_integer_gpu.load_weight(module, product, kernel)
-    bits = product.bits_per_weight
+        weight = load_weight(module, plan)
+    bits = bits_of(plan)
     rounds = isinstance(kernel, IntegerMatmul) and kernel.rounds
     rows = None if rounds else kernel.rows
     dispatch_records.replace(module, product, rows, kernel, weight, bits, chain)

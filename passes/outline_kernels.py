@@ -4,6 +4,7 @@ What a family of kernels takes, how it is matched and what replaces it stand in 
 ``takes(op)``, ``match(op, unit)`` with a plan or the reason why not, ``rewrite(module, plan)``.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -13,6 +14,7 @@ from iree.compiler import ir
 from . import (
     annotations,
     digit_products,
+    joint_products,
     outline_additive,
     outline_bipolar,
     outline_dequant,
@@ -74,6 +76,10 @@ class OutlineKernels(Pass):
     A weight that several products share is stored once: its panels are those of the product with
     the most rows, or of the one that has a tile already (``passes/shared_panels.py``).
 
+    Products of the same one to four rows, of a kernel that prepares them itself, become one
+    dispatch, queries, keys and values or gate and up; an RMSNorm that makes these rows for nobody
+    else goes into it (``passes/joint_products.py``).
+
     A kernel is generated for the tile that ``lowc.tile`` says on the product
     (``lowc-select-tiles``), else for a default one.  A product that stays with IREE's code
     generation gets it as ``#iree_cpu.lowering_config``.
@@ -113,33 +119,73 @@ class OutlineKernels(Pass):
         """Outline every sum that there is a kernel for; say why not for the others."""
         if self.kernels:
             shared_panels.settle(module, self.unit, family_of, attribute.columns_asked)
-        for op in annotations.matmuls(module):
-            if op.name == "flow.dispatch":
+        ops = annotations.matmuls(module)
+        names = [annotations.text(op, annotations.MATMUL) for op in ops]
+        done: set[int] = set()  # what was joined with a product in front of it
+        for place, (op, name) in enumerate(zip(ops, names, strict=True)):
+            if place in done or op.name == "flow.dispatch":
                 continue  # It has one, with what else it does.
             family = family_of(op, self.unit)
             if family is None and not annotations.text(op, annotations.PRODUCT):
                 continue
-            name = annotations.text(op, annotations.MATMUL)
-            plan: Any = Refusal("lowc's kernels are off")
-            if self.unit != "none" and self.kernels:
-                plan = family.match(op, self.unit) if family else _no_family(op)
+            plan = self._plan(family, op)
             if family is None or isinstance(plan, Refusal):
                 why = f"stock code generation ({plan.reason})"
                 annotations.add_text(op, annotations.LOWERING, why)
                 attribute.tell_code_generation(op, self.unit)
                 remark(RemarkKind.REFUSED, op, name, f"no kernel: {plan.reason}")
                 continue
-            plan = attribute.with_tile_on(op, plan, self.unit)
-            if self.dot4 and family is outline_threads:
-                plan = outline_threads.by_dots(plan)
-            panels = shared_panels.panels_on(op)
-            notes = [getattr(plan, "note", ""), "" if panels is None else panels.reason]
-            text = "; ".join([plan.kernel.describe(), *filter(None, notes)])
-            annotations.add_text(op, annotations.LOWERING, text)
-            annotations.set_text(op, annotations.TILE, families.tiling_of(plan.kernel).text)
-            remark(RemarkKind.APPLIED, op, name, text + _apart(plan))
-            family.rewrite(module, plan)
+            later = {names[i]: i for i in range(place + 1, len(ops)) if i not in done}
+            joint = joint_products.match(
+                plan, (ops[i] for i in later.values()), self._plan_of_same(family)
+            )
+            if joint is None:
+                _tell(op, plan, remark)
+                family.rewrite(module, plan)
+                continue
+            for number, one in enumerate(joint.plans):
+                bits = ir.FloatAttr.get(ir.F64Type.get(op.context), family.bits_of(one))
+                one.product.op.attributes[annotations.BITS] = bits
+                _tell(one.product.op, one, remark, joint.describe(number))
+            done |= {later[found] for found in joint.names if found in later}
+            joint_products.rewrite(module, joint, functools.partial(family.load_weight, module))
         erase_unread(module)
+
+    def _plan(self, family: Any, op: Any) -> Any:
+        """Describe the kernel for `op`, with the tile that is on it, or say why there is none."""
+        if self.unit == "none" or not self.kernels:
+            return Refusal("lowc's kernels are off")
+        plan = family.match(op, self.unit) if family else _no_family(op)
+        if isinstance(plan, Refusal):
+            return plan
+        plan = attribute.with_tile_on(op, plan, self.unit)
+        if self.dot4 and family is outline_threads:
+            plan = outline_threads.by_dots(plan)
+        return plan
+
+    def _plan_of_same(self, family: Any) -> Callable[[Any, ir.Value], Any]:
+        """Return what describes the kernel of a product of an activation, of the same family."""
+
+        def plan_of(op: Any, activation: ir.Value) -> Any:
+            if family_of(op, self.unit) is not family:
+                return None
+            product = family.product_of(op)
+            if isinstance(product, Refusal) or product.activation != activation:
+                return None
+            return self._plan(family, op)
+
+        return plan_of
+
+
+def _tell(op: Any, plan: Any, remark: Callable[..., None], beside: str = "") -> None:
+    """Write onto `op`, and remark, which kernel it gets, and what is done `beside` it."""
+    panels = shared_panels.panels_on(op)
+    notes = [getattr(plan, "note", ""), "" if panels is None else panels.reason, beside]
+    text = "; ".join([plan.kernel.describe(), *filter(None, notes)])
+    annotations.add_text(op, annotations.LOWERING, text)
+    annotations.set_text(op, annotations.TILE, families.tiling_of(plan.kernel).text)
+    name = annotations.text(op, annotations.MATMUL)
+    remark(RemarkKind.APPLIED, op, name, text + _apart(plan))
 
 
 def _no_family(op: Any) -> Refusal:

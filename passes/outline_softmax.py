@@ -83,7 +83,7 @@ def match(op: Any, exponentials: Any, lanes: int) -> Plan | Refusal:
     if not _is_rowwise(op):
         return Refusal("it is not over the last dimension")
     total, is_mended = _unmended(op.operands[1], 1.0)
-    summed = _reduced(total, "arith.addf")
+    summed = reduced(total, "arith.addf")
     if summed is None or summed.operands[0] != exponentials.results[0]:
         return Refusal("it divides by something else than their sum over the last dimension")
     difference = defining(exponentials.operands[0])
@@ -91,7 +91,7 @@ def match(op: Any, exponentials: Any, lanes: int) -> Plan | Refusal:
         return Refusal("nothing is taken from its exponents")
     x = difference.operands[0]
     shift, is_shift_mended = _unmended(difference.operands[1], 0.0)
-    largest = _reduced(shift, "arith.maximumf")
+    largest = reduced(shift, "arith.maximumf")
     if largest is None or largest.operands[0] != x:
         return Refusal("its exponents are not shifted by their maximum over the last dimension")
     conditions = [one for one in (is_mended, is_shift_mended) if one is not None]
@@ -176,7 +176,7 @@ def exponentials_of(op: Any) -> Any:
     return maker if step is not None and step.is_plain() and is_whole(*step.maps) else None
 
 
-def _reduced(value: ir.Value, name: str) -> Any:
+def reduced(value: ir.Value, name: str) -> Any:
     """Return the operation that reduces the last dimension by `name`, through changes of shape."""
     op = defining(value)
     while op is not None and op.name in _VIEWS:
@@ -253,7 +253,7 @@ def _finds_nothing(condition: ir.Value, largest: Any) -> bool:
     predicate = ir.IntegerAttr(comparison.attributes["predicate"]).value
     if predicate != _EQUAL or constant(comparison.operands[1]) != -math.inf:
         return False
-    return bool(_reduced(op.operands[0], "arith.maximumf") == largest)
+    return bool(reduced(op.operands[0], "arith.maximumf") == largest)
 
 
 def _added(x: ir.Value, readers: Sequence[Any]) -> tuple[ir.Value, ir.Value] | None:

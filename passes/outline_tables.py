@@ -115,13 +115,24 @@ def _of_fours(
     return Plan(product, kernel, chain)
 
 
+def product_of(op: Any) -> TableProduct | Refusal:
+    """Describe the product alone.  Changes nothing."""
+    found: TableProduct | Refusal = _KINDS[_kind(op)].match(op)
+    return found
+
+
+def bits_of(plan: Plan) -> float:
+    """Return the stored bits of a weight."""
+    return plan.kernel.bits_per_weight
+
+
 def rewrite(module: ir.Module, plan: Plan) -> None:
     """Dispatch to the kernels, with the weight in panels."""
     product, kernel = plan.product, plan.kernel
     chain = dispatch_records.as_chain(plan.chain)
     with ir.InsertionPoint(product.op), product.op.location:
-        weight = _weight(module, plan)
-    bits = kernel.bits_per_weight
+        weight = load_weight(module, plan)
+    bits = bits_of(plan)
     rows = None if kernel.rounds else kernel.rows
     dispatch_records.replace(module, product, rows, kernel, weight, bits, chain)
 
@@ -141,8 +152,8 @@ def _scaling(product: TableProduct, isa: tiles.Isa, n: int) -> Scaling:
     return Scaling("planes", shared=product.outputs >= n or product.outputs % columns == 0)
 
 
-def _weight(module: ir.Module, plan: Plan) -> list[ir.Value]:
-    """Load the weight's signs, scales and zeros as the kernel reads them."""
+def load_weight(module: ir.Module, plan: Plan) -> list[ir.Value]:
+    """Load the weight's signs, scales and zeros as the kernel reads them, at the current place."""
     product, kernel = plan.product, plan.kernel
     size = {"words": kernel.words} if kernel.rows.by_four else {"quads": 2 * kernel.pairs}
     if kernel.scaling.kind in ("trits", "quads"):

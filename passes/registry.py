@@ -30,6 +30,7 @@ PASSES = {
     "lowc-outline-attention": "outline_attention:OutlineAttention",
     "lowc-outline-kernels": "outline_kernels:OutlineKernels",
     "lowc-outline-softmax": "outline_softmax:OutlineSoftmax",
+    "lowc-fuse-rotations": "fuse_rotations:FuseRotations",
     "lowc-clamp-indices": "clamp_indices:ClampIndices",
     "lowc-share-embeddings": "share_embeddings:ShareEmbeddings",
     "lowc-share-gathers": "share_gathers:ShareGathers",

@@ -48,11 +48,15 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Parameters:
-    """The parameter archive beside the module: file name, size in bytes, SHA-256."""
+    """The parameter archive beside the module: file name, size in bytes, SHA-256.
+
+    ``looked_up`` are the keys of parameters that calls read in places only.
+    """
 
     file: str
     size: int
     sha256: str
+    looked_up: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,9 @@ class Manifest:
             data["entries"] = tuple(data.get("entries", ()))
             data["ranges"] = {name: tuple(ends) for name, ends in data["ranges"].items()}
             if data["parameters"] is not None:
-                data["parameters"] = Parameters(**data["parameters"])
+                given = data["parameters"]
+                looked_up = tuple(given.get("looked_up", ()))
+                data["parameters"] = Parameters(**{**given, "looked_up": looked_up})
             manifest = cls(**data)
             manifest._check()
         except UserError:
@@ -130,6 +136,9 @@ class Manifest:
             raise ValueError("trees and leaves differ in number")
         if self.parameters is not None and "/" in self.parameters.file.replace("\\", "/"):
             raise ValueError("the parameter file is not beside the module")
+        looked_up = () if self.parameters is None else self.parameters.looked_up
+        if not all(isinstance(key, str) for key in looked_up):
+            raise ValueError("the key of a parameter is no text")
         if not all(isinstance(name, str) for name in (*self.entries, self.entry_point)):
             raise ValueError("the name of an entry is no text")
         if self.entries and self.entry_point not in self.entries:

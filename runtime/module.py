@@ -63,13 +63,14 @@ def load(
     instance = rt.VmInstance()
     vm_module, manifests = read_module(path, instance)
     manifest = manifests[0]
+    name = (manifest.device or CPU) if device == AUTO else device
     extra = []
     if manifest.parameters is not None:
         archive = path.with_name(manifest.parameters.file)
         check_archive(archive, manifest.parameters, verify=verify)
-        extra.append(parameters_module(archive, instance))
+        looked_up, on_cpu = manifest.parameters.looked_up, name in (CPU, CPU_SYNC)
+        extra.append(parameters_module(archive, instance, looked_up, in_place=on_cpu))
 
-    name = (manifest.device or CPU) if device == AUTO else device
     names: Sequence[str] = (name,)
     if device == AUTO and name == CPU:
         check_threads(CPU, threads)

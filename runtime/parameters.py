@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import iree.runtime as rt
 
 from ..errors import UserError
+from . import huge_pages
 from .manifest import PARAMETER_SCOPE, Parameters
 
 _HINT = "keep the .vmfb and its .irpa together, or compile the model again"
@@ -50,8 +52,13 @@ def check_archive(path: Path, expected: Parameters, *, verify: bool) -> None:
         ) from error
 
 
-def parameters_module(path: Path, instance: Any) -> Any:
+def parameters_module(
+    path: Path, instance: Any, looked_up: Collection[str] = (), *, in_place: bool = False
+) -> Any:
     """Map the archive and return IREE's module that provides scope ``model`` from it.
+
+    `in_place` says that the device reads parameters where they are, at each call: then all but
+    those of `looked_up` are brought into huge pages, where that helps (:mod:`.huge_pages`).
 
     Raises
     ------
@@ -61,6 +68,8 @@ def parameters_module(path: Path, instance: Any) -> Any:
     index = rt.ParameterIndex()
     try:
         index.load(str(path), format="irpa", mmap=True)
+        if in_place:
+            index = huge_pages.read(path, index, looked_up)
     except (RuntimeError, ValueError, LookupError, OSError) as error:
         raise UserError(
             "this is not a parameter archive", where=str(path), hint=_HINT, detail=str(error)[:300]

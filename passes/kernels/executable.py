@@ -74,10 +74,16 @@ def declare(
 
 
 class Interface:
-    """What a kernel's function reads its arguments from."""
+    """What a kernel's function reads its arguments from.
 
-    def __init__(self, layout: str) -> None:
-        self.layout = ir.Attribute.parse(layout)
+    ``records`` are records of its rows where another part of the function made them; then nothing
+    is read from the first buffer.
+    """
+
+    records: ir.Value | None = None
+
+    def __init__(self, layout: str | ir.Attribute) -> None:
+        self.layout = ir.Attribute.parse(layout) if isinstance(layout, str) else layout
 
     def constant(self, ordinal: int) -> ir.Value:
         """Return a push constant as an index."""
@@ -158,13 +164,14 @@ def dispatch(
     grid: Sequence[ir.Value],
     constants: Sequence[ir.Value],
     tensors: Sequence[ir.Value],
-    result: ir.RankedTensorType,
+    result: ir.RankedTensorType | Sequence[ir.RankedTensorType],
     result_sizes: Sequence[ir.Value],
     into: ir.Value | None = None,
 ) -> Any:
     """Build ``flow.dispatch`` to the executable `name`; `constants` are indices.
 
-    With `into` the result is written in the place of that tensor.
+    `result` may be the types of several results.  With `into` the result is written in the place of
+    that tensor.
     """
     i32 = ir.IntegerType.get_signless(32)
     scalars = [arith.index_cast(i32, value) for value in constants]
@@ -177,7 +184,7 @@ def dispatch(
     segments = [len(grid), len(scalars) + len(tensors), len(sizes), len(result_sizes)]
     return ir.Operation.create(
         "flow.dispatch",
-        results=[result],
+        results=[result] if isinstance(result, ir.Type) else list(result),
         operands=[*grid, *scalars, *tensors, *sizes, *result_sizes],
         attributes={
             "entry_points": entry,

@@ -105,9 +105,9 @@ class IntegerMatmul(RecordMatmul):
         text += ", rounds its rows" if self.rounds else ""
         return text if self.epilogue is None else f"{text}, {self.epilogue.describe()}"
 
-    def emit(self, interface: Interface) -> None:
-        """Build the kernel's function at the current place."""
-        _Body(self, interface).emit()
+    def body(self, interface: Interface) -> RecordBody:
+        """Return what builds the kernel's function, its buffers bound at the current place."""
+        return _Body(self, interface)
 
 
 class _Body(RecordBody):

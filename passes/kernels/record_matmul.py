@@ -86,8 +86,12 @@ class RecordMatmul(ABC):
         """Say which kernel it is."""
 
     @abstractmethod
+    def body(self, interface: Interface) -> RecordBody:
+        """Return what builds the kernel's function, its buffers bound at the current place."""
+
     def emit(self, interface: Interface) -> None:
         """Build the kernel's function at the current place."""
+        self.body(interface).emit()
 
     @property
     @abstractmethod
@@ -222,6 +226,8 @@ class RecordBody(ABC):
 
     def bind_rows(self, interface: Interface, count: int, opened: Sequence[ir.Value]) -> ir.Value:
         """Return the records of `count` rows, of all batches; or one's, made here."""
+        if interface.records is not None:
+            return interface.records
         rows = self.shape.rows
         if self.shape.rounds:
             source = emit.buffer_type([count, rows.k], self.f32)
@@ -289,6 +295,10 @@ class RecordBody(ABC):
         start, stop = self.own_rows()
         if self.shape.rounds:
             emit.each(start, stop, 1, lambda row: self.maker.row(self._of_all(row), row))
+        self.multiply(first, last, start, stop)
+
+    def multiply(self, first: ir.Value, last: ir.Value, start: ir.Value, stop: ir.Value) -> None:
+        """Build the results of the panels `first` to `last` and the rows `start` to `stop`."""
         for rows in self.tile.heights(self.shape.m):
             left = arith.subi(stop, start)
             full = arith.muli(arith.divui(left, emit.index(rows)), emit.index(rows))

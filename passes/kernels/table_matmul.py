@@ -24,13 +24,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from ..formats.binary_codes import WORD
 from ..formats.tables import QUAD, TableFormat
 from .epilogue import Epilogue
 from .executable import Interface
-from .record_matmul import RecordMatmul
+from .record_matmul import RecordBody, RecordMatmul
 from .table_fives import Fives
 from .table_permutes import Permutes
 from .table_rows import TableRows
@@ -189,10 +189,12 @@ class TableMatmul(RecordMatmul):
         text += ", makes its tables" if self.rounds else ""
         return text if self.epilogue is None else f"{text}, {self.epilogue.describe()}"
 
-    def emit(self, interface: Interface) -> None:
-        """Build the kernel's function at the current place."""
+    def body(self, interface: Interface) -> RecordBody:
+        """Return what builds the kernel's function, its buffers bound at the current place."""
         body = Permutes if self.rows.by_four else Shuffles
-        {"trits": Fives, "quads": TritQuads}.get(self.scaling.kind, body)(self, interface).emit()
+        made_by: Any = {"trits": Fives, "quads": TritQuads}.get(self.scaling.kind, body)
+        found: RecordBody = made_by(self, interface)
+        return found
 
 
 def refusal(fmt: TableFormat, group: int, k: int) -> str:

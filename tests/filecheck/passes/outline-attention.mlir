@@ -13,7 +13,7 @@
 // CHECK-NOT: linalg
 // CHECK: %[[SIZE:.*]] = arith.index_cast %[[N]] : index to i32
 // CHECK: %[[Y:.*]] = flow.dispatch @attention_2x3x16{{.*}}](%[[SIZE]], %[[Q]], %[[K]], %[[V]])
-// CHECK-SAME: lowc.also = {{{.*}}lowc.matmul = "a:qk"
+// CHECK-SAME: lowc.also = [{{{.*}}lowc.matmul = "a:qk"
 // CHECK-SAME: lowc.matmul = "a:pv"
 // CHECK-NOT: linalg
 // CHECK: return %[[Y]]
