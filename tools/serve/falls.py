@@ -17,10 +17,11 @@ LIVED = 10.0  # seconds from which on an end is no fall
 AT_ONCE = 3  # falls in a row of processes that were ready, before the next one waits
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 MOST, MOST_UNREADY = 12, 5  # falls in a row: more are hopeless
+_MOST_DOUBLINGS = 32  # more than LONGEST_WAIT ever takes, and few enough for a float
 
 
 class Falls:
-    """The falls in a row of processes of one kind.
+    """The falls in a row in one place, where a process that ends is followed by another.
 
     Attributes
     ----------
@@ -29,17 +30,20 @@ class Falls:
     """
 
     def __init__(self) -> None:
-        self.count = self.unready = 0
+        self.count = self.unready = self._waits = 0
 
     def wait(self, lived: float, *, is_ready: bool) -> float:
         """Count an end after `lived` seconds; return the seconds until the next start."""
         if is_ready and lived >= LIVED:
-            self.count = self.unready = 0
+            self.count = self.unready = self._waits = 0
             return 0.0
         self.count += 1
         self.unready = 0 if is_ready else self.unready + 1
-        waiting = self.unready or max(0, self.count - AT_ONCE)
-        return min(FIRST_WAIT * 2.0 ** (waiting - 1), LONGEST_WAIT) if waiting else 0.0
+        if self.count > AT_ONCE or not is_ready:
+            self._waits += 1
+        if not self._waits:
+            return 0.0
+        return min(FIRST_WAIT * 2.0 ** min(self._waits - 1, _MOST_DOUBLINGS), LONGEST_WAIT)
 
     @property
     def is_hopeless(self) -> bool:

@@ -11,16 +11,18 @@ from .parsers import LENGTH, MOST_ANSWER
 from .places import Places
 from .settings import Settings
 
+LOADING_SECONDS = 5.0  # the process has them to be loaded, which it is some time after the workers
+
 
 class ReadingClient:
     """Hands MLIR to be read, so many texts at once."""
 
     def __init__(self, settings: Settings) -> None:
         self._path = settings.parser_socket
-        # The process itself stops what takes too long, and says so; here is time for it to be
-        # loaded too, which it is some seconds after the workers are.
-        self._seconds = max(settings.parse_seconds + 5, settings.request_seconds - 1)
-        rest = settings.request_seconds - settings.parse_seconds - 5
+        # The process itself stops what takes too long, and says so.
+        longest = settings.parse_seconds + LOADING_SECONDS
+        self._seconds = max(longest, settings.request_seconds - 1)
+        rest = settings.request_seconds - longest
         wait = max(0.1, min(settings.parse_seconds, rest))
         self._places = Places(settings.parsers, 8 * settings.parsers, wait, "texts")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import selectors
 import signal
@@ -58,8 +59,28 @@ def reserved(host: str, port: int, what: str) -> Iterator[int]:
 class _Worker:
     process: subprocess.Popen[bytes]
     since: float
+    falls: Falls  # of its place
     is_ready: bool = False
     is_told: bool = False  # to end
+
+
+@dataclasses.dataclass(frozen=True)
+class _End:
+    """How a process ended after `lived` seconds; without a `number` there never was one."""
+
+    text: str
+    number: int | None
+    lived: float
+    is_ready: bool
+
+    @classmethod
+    def of(cls, process: subprocess.Popen[bytes], since: float, is_ready: bool) -> _End:
+        text = how_it_ended(process.returncode)
+        return cls(text, process.pid, time.monotonic() - since, is_ready)
+
+    @classmethod
+    def unborn(cls, error: OSError) -> _End:
+        return cls(f"no start: {error.strerror or error}", None, 0.0, False)
 
 
 _LISTEN = 256
@@ -77,7 +98,9 @@ class Supervisor:
         self._parsers_since = 0.0
         self._workers: list[_Worker] = []
         self._selector = selectors.DefaultSelector()
-        self._falls = {"worker": Falls(), "parsers": Falls()}
+        # Each place for a worker has its own: what fells all of them once is one fall, not many.
+        self._places = [Falls() for _ in range(settings.workers)]
+        self._parsers_falls = Falls()
         self._restarts = Restarts(Path(settings.metrics_folder))
         self._due: list[tuple[float, Callable[[], None]]] = []  # what is to be started, and when
         self._is_ending = False
@@ -88,7 +111,7 @@ class Supervisor:
         Raises
         ------
         InternalError
-            When workers fall again and again before they are ready.
+            When workers fall again and again, in all places, and none is ready.
         """
         wake, pulse = os.pipe()
         os.set_blocking(pulse, False)
@@ -98,8 +121,8 @@ class Supervisor:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self._selector.register(wake, selectors.EVENT_READ)
         try:
-            for _ in range(self._settings.workers):
-                self._start()
+            for falls in self._places:
+                self._start(falls)
             # A signal leaves a byte in `wake`: one that comes before the wait ends it.
             while self._workers or not self._is_ending:
                 if self._is_ending:
@@ -114,23 +137,25 @@ class Supervisor:
                     process.kill()
                     process.wait()
 
-    def _start(self) -> None:
+    def _start(self, falls: Falls) -> None:
         if self._is_ending:
             return
-        with _interrupts_kept():
-            process = subprocess.Popen(
-                [sys.executable, "-m", f"{__package__}.worker", str(os.getpid())],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                env={
-                    **_MEMORY,
-                    **_environment(PROMETHEUS_MULTIPROC_DIR=self._settings.metrics_folder),
-                },
-            )  # fmt: skip
+        environment = _environment(PROMETHEUS_MULTIPROC_DIR=self._settings.metrics_folder)
+        try:
+            with _interrupts_kept():
+                process = subprocess.Popen(
+                    [sys.executable, "-m", f"{__package__}.worker", str(os.getpid())],
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                    env={**_MEMORY, **environment},
+                )  # fmt: skip
+        except OSError as error:
+            self._mend("worker", falls, _End.unborn(error), functools.partial(self._start, falls))
+            return
         assert process.stdin is not None and process.stdout is not None  # noqa: S101
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(self._settings.to_json().encode() + b"\n")
             process.stdin.close()
-        worker = _Worker(process, time.monotonic())
+        worker = _Worker(process, time.monotonic(), falls)
         self._workers.append(worker)
         self._selector.register(process.stdout, selectors.EVENT_READ, worker)
 
@@ -140,11 +165,15 @@ class Supervisor:
         settings, number = self._settings, self._parser_socket.fileno()
         numbers = [os.getpid(), number, settings.parse_seconds, settings.parser_memory]
         command = [sys.executable, "-m", f"{__package__}.parsers", *map(str, numbers)]
-        with _interrupts_kept():
-            self._parsers = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, pass_fds=[number], env=_environment()
-            )
         self._parsers_since = time.monotonic()
+        try:
+            with _interrupts_kept():
+                self._parsers = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, pass_fds=[number], env=_environment()
+                )
+        except OSError as error:
+            end = _End.unborn(error)
+            self._mend("parsers", self._parsers_falls, end, self._start_parsers)
 
     def _wait(self, wake: int) -> None:
         first = min((when for when, _ in self._due), default=None)
@@ -163,7 +192,8 @@ class Supervisor:
                 self._tell()
 
     def _tell(self) -> None:
-        if all(worker.is_ready for worker in self._workers):
+        # One that waits for its next start is in no list: it is missing from the number.
+        if sum(worker.is_ready for worker in self._workers) == self._settings.workers:
             sys.stdout.write(f"serving on {address(self._settings)}\n")
             sys.stdout.flush()
 
@@ -171,38 +201,40 @@ class Supervisor:
         for worker in [one for one in self._workers if one.process.poll() is not None]:
             self._workers.remove(worker)
             self._forget(worker)
-            self._mend("worker", worker.process, worker.since, self._start, worker.is_ready)
+            end, falls = _End.of(worker.process, worker.since, worker.is_ready), worker.falls
+            self._mend("worker", falls, end, functools.partial(self._start, falls))
         if self._parsers is not None and self._parsers.poll() is not None:
-            fallen, self._parsers = self._parsers, None
-            self._mend("parsers", fallen, self._parsers_since, self._start_parsers, True)
+            end = _End.of(self._parsers, self._parsers_since, True)
+            self._parsers = None
+            self._mend("parsers", self._parsers_falls, end, self._start_parsers)
 
-    def _mend(
-        self, kind: str, process: subprocess.Popen[bytes], since: float,
-        start: Callable[[], None], is_ready: bool,
-    ) -> None:  # fmt: skip
-        """Have a process that ended started again, sooner or later.
+    def _mend(self, kind: str, falls: Falls, end: _End, start: Callable[[], None]) -> None:
+        """Have a process that ended, or never came to be, started again, sooner or later.
 
         Raises
         ------
         InternalError
-            When workers fall again and again, and none is ready.
+            When workers fall again and again, in all places, and none is ready.
         """
         if self._is_ending:
             return
-        falls, lived = self._falls[kind], time.monotonic() - since
-        wait = falls.wait(lived, is_ready=is_ready)
-        ended = how_it_ended(process.returncode)
+        wait = falls.wait(end.lived, is_ready=end.is_ready)
+        self._due.append((time.monotonic() + wait, start))
         logs.log(
-            "fallen", level="error", process=kind, number=process.pid, ended=ended,
-            lived=round(lived, 3), in_a_row=falls.count, wait=wait,
+            "fallen", level="error", process=kind, number=end.number, ended=end.text,
+            lived=round(end.lived, 3), in_a_row=falls.count, wait=wait,
         )  # fmt: skip
-        self._restarts.count(kind)
-        if kind == "worker" and falls.is_hopeless and not any(w.is_ready for w in self._workers):
+        try:
+            self._restarts.count(kind)
+        except (OSError, ImportError) as error:
+            # Without the folder of figures, or room in it, there is a server all the same.
+            logs.log("uncounted", level="error", process=kind, said=str(error))
+        hopeless = kind == "worker" and all(place.is_hopeless for place in self._places)
+        if hopeless and not any(worker.is_ready for worker in self._workers):
             raise InternalError(
                 falls.text, where="lowc serve", hint="its log says more",
-                detail=f"the last one ended by {ended}",
+                detail=f"the last one ended by {end.text}",
             )  # fmt: skip
-        self._due.append((time.monotonic() + wait, start))
 
     def _start_due(self) -> None:
         now = time.monotonic()
@@ -213,10 +245,10 @@ class Supervisor:
 
     def _forget(self, worker: _Worker) -> None:
         """Take a fallen worker's gauges out of the sums."""
-        for path in Path(self._settings.metrics_folder).glob(
-            f"gauge_live*_{worker.process.pid}.db"
-        ):
-            path.unlink(missing_ok=True)
+        folder = Path(self._settings.metrics_folder)
+        with contextlib.suppress(OSError):
+            for path in folder.glob(f"gauge_live*_{worker.process.pid}.db"):
+                path.unlink(missing_ok=True)
 
     def _end(self, _number: int, _frame: FrameType | None) -> None:
         # Nothing more: it may come between the start of a worker and its entry in the list.

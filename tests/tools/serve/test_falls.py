@@ -44,10 +44,21 @@ def test_each_waits_longer_than_the_one_before() -> None:
 def test_those_that_are_never_ready_wait_from_the_first_on() -> None:
     found = Falls()
     assert [found.wait(100.0, is_ready=False) for _ in range(3)] == [0.5, 1, 2]
-    assert found.wait(1.0, is_ready=True) > 0  # the fourth fall in a row
+    assert found.wait(1.0, is_ready=True) == 4  # the fourth fall in a row
     assert found.unready == 0
-    assert [found.wait(1.0, is_ready=False) for _ in range(5)] == [0.5, 1, 2, 4, 8]
+    assert [found.wait(1.0, is_ready=False) for _ in range(5)] == [8, 16, 30, 30, 30]
     assert found.is_hopeless and found.text == "workers fall before they are ready"
+
+
+def test_no_wait_is_shorter_than_the_one_before() -> None:
+    found = Falls()
+    waits = [found.wait(1.0, is_ready=ready) for ready in [True] * 9 + [False, True, False]]
+    assert waits == [0, 0, 0, 0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+
+
+def test_thousands_in_a_row() -> None:
+    found = Falls()
+    assert [found.wait(1.0, is_ready=True) for _ in range(2000)][-1] == falls.LONGEST_WAIT
 
 
 @pytest.mark.parametrize(
