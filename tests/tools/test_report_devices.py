@@ -1,11 +1,14 @@
 """``lowc report devices`` on a tiny model: what agrees, what does not, and what is kept."""
 
+import dataclasses
 import json
 
 import pytest
 from lowc.compiler.recipe import built_in_names, load_recipe
 from lowc.tools.cli import main
 from lowc.tools.report import devices
+
+NAN, INF = float("nan"), float("inf")
 
 
 @pytest.fixture(scope="module")
@@ -99,5 +102,25 @@ def test_which_recipes_round_activations():
 
 def test_differences():
     assert devices._difference([[[1.0, 2.0]]], [[[1.0, 2.5]]]) == 0.2
-    assert not devices._difference([[[float("nan"), 2.0]]], [[[1.0, 2.5]]]) <= 1
     assert devices._least_cosine([[[1.0, 0.0]]], [[[0.0, 1.0]]]) == 0
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted"),
+    [([NAN, 2.0], [1.0, 2.5]), ([1.0, 2.5], [NAN, 2.5]), ([NAN, 2.5], [INF, 2.5]),
+     ([INF, 2.5], [-INF, 2.5]), ([NAN, 2.5], [2.5, NAN]), ([INF, 2.5], [1.0, 2.5])],
+)  # fmt: skip
+def test_what_is_not_finite_on_one_side_is_no_agreement(found, wanted, capsys):
+    assert devices._difference([[found]], [[wanted]]) is None
+    assert devices._least_cosine([[found]], [[wanted]]) is None
+    row = devices.Agreement(None, None, None, False, 1.0, 1, 1, 0.0, 0.0)
+    assert not row.holds
+    shown = {"recipe": "pam", **dataclasses.asdict(row), "holds": row.holds}
+    devices._print([json.loads(json.dumps(shown))], "head")
+    assert "not finite" in capsys.readouterr().out
+
+
+def test_the_same_infinities_in_the_same_places_agree():
+    both = [NAN, INF, -INF]
+    assert devices._difference([[[*both, 1.0, 2.0]]], [[[*both, 1.0, 2.5]]]) == 0.2
+    assert devices._least_cosine([[[*both, 1.0, 0.0]]], [[[*both, 0.0, 1.0]]]) == 0

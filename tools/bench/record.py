@@ -32,8 +32,12 @@ def describe_machine() -> dict[str, Any]:
 
 def new_record(**fields: Any) -> dict[str, Any]:
     """Return `fields` with date (UTC) and machine."""
-    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return {**fields, "date": date, "machine": describe_machine()}
+    return {**fields, "date": now(), "machine": describe_machine()}
+
+
+def now() -> str:
+    """Return the date and the time (UTC), in seconds."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def keep(record: dict[str, Any], folder: Path, stem: str) -> Path:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ...errors import InternalError, UserError
 from .. import output
+from ..quality_origin import commit_here, recipe_digest
 from .accuracy import named_recipes, read_inputs
 from .kept_rows import Kept
 
@@ -27,6 +31,9 @@ BOUND, ROUNDED_BOUND = 1e-5, 0.05
 # millionth (benchmarks/README.md).
 COARSE_BITS, COARSE_BOUND = 3, 0.1
 ROUNDING = ("bipolar", "signed-digits")  # forms
+# What JSON makes of a row's types.
+_NUMBER = (int, float)
+_KINDS = {"bool": (bool,), "float": _NUMBER, "float | None": (*_NUMBER, NoneType), "int": (int,)}
 
 
 @dataclass(frozen=True)
@@ -35,12 +42,13 @@ class Agreement:
 
     Attributes
     ----------
-    difference : float
-        The largest difference between both over the largest magnitude on the CPU, of all outputs.
-    recipe_error : float
+    difference : float or None
+        The largest difference between both over the largest magnitude on the CPU, of all outputs;
+        None where one of them has an infinity or a NaN that the other one has not.
+    recipe_error : float or None
         The same between the recipe and ``f32``, both on the CPU: what the recipe itself costs.
-    cosine : float
-        The least cosine between outputs of a call on the device and on the CPU.
+    cosine : float or None
+        The least cosine between outputs of a call on the device and on the CPU; None as above.
     rounds : bool
         Whether the recipe rounds activations while the model runs.
     bound : float
@@ -51,10 +59,9 @@ class Agreement:
         How long compiling for the device and all calls there took, once, whatever else ran.
     """
 
-    recipe: str
-    difference: float
-    recipe_error: float
-    cosine: float
+    difference: float | None
+    recipe_error: float | None
+    cosine: float | None
     rounds: bool
     bound: float
     kernels: int
@@ -65,7 +72,7 @@ class Agreement:
     @property
     def holds(self) -> bool:
         """Whether the device gives what the CPU gives."""
-        return self.difference <= self.bound  # false for NaN
+        return self.difference is not None and self.difference <= self.bound
 
 
 @click.command("devices")
@@ -114,15 +121,19 @@ def devices_command(
         what = {
             "model": model.name, "target": target, "device": device, "calls": len(study.calls),
             "inputs": about["file"], "shapes": [list(array.shape) for array in study.calls[0]],
+            "sha256": _digests(model=model, inputs=inputs, calibration=calibration),
+            "commit": commit_here(),
         }  # fmt: skip
         stem = f"devices-{model.stem}-{target.replace(':', '-')}"
-        kept = Kept.resume(resume, what) if resume else Kept(what, keep, stem)
+        kept = Kept.resume(resume, what, row_kinds()) if resume else Kept(what, keep, stem)
+        digests = {name: recipe_digest(recipe) for name, recipe in wanted.items()}
+        done = [name for name, digest in digests.items() if kept.has(name, digest)]
         for name, recipe in wanted.items():
-            if name in kept.names:
+            if name in done:
                 output.remark(f"{name}: is in {resume}")
                 continue
             row = study.compare(recipe, name, target, device)
-            kept.add({**asdict(row), "holds": row.holds})
+            kept.add(name, digests[name], {**asdict(row), "holds": row.holds})
     if kept.path is not None:
         output.remark(f"kept in {kept.path}")
     if as_json:
@@ -131,6 +142,24 @@ def devices_command(
         _print(kept.rows, f"{model.name}, {len(study.calls)} calls, {target} beside cpu")
     if apart := [row["recipe"] for row in kept.rows if not row["holds"]]:
         raise InternalError(f"{device} gives other results than the CPU: {', '.join(apart)}")
+
+
+def row_kinds() -> dict[str, tuple[type, ...]]:
+    """Return the types that a row has in a record, by key."""
+    return {field.name: _KINDS[str(field.type)] for field in fields(Agreement)} | {"holds": (bool,)}
+
+
+def _digests(**files: str | Path | None) -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for name, path in files.items():
+        found[name] = None
+        if path is not None:
+            try:
+                with Path(path).open("rb") as file:
+                    found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise UserError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    return found
 
 
 class Study:
@@ -154,11 +183,11 @@ class Study:
         forms = [rule.form for rule in recipe.rules]
         lowered = [row["lowering"] for row in ran.report["matmuls"]]
         row = Agreement(
-            name, _difference(found, wanted), _difference(wanted, self._exact),
+            _difference(found, wanted), _difference(wanted, self._exact),
             _least_cosine(found, wanted), any(map(rounds_activations, forms)), bound_for(forms),
             sum("kernel for" in text for text in lowered), len(lowered), ran.compile_s, ran.calls_s,
         )  # fmt: skip
-        output.remark(f"{name}: {row.difference:.1e} of the largest output apart")
+        output.remark(f"{name}: {_text(row.difference, '.1e')} of the largest output apart")
         return row
 
     def _run(self, recipe: Recipe, target: str, device: str) -> Ran:
@@ -206,31 +235,56 @@ def rounds_activations(form: Any) -> bool:
     return is_rounded or has_tables or form.form in ROUNDING
 
 
-def _difference(found: Sequence[Sequence[Any]], wanted: Sequence[Sequence[Any]]) -> float:
-    """Return the largest difference over the largest magnitude, of all calls and outputs."""
+def _difference(found: Sequence[Sequence[Any]], wanted: Sequence[Sequence[Any]]) -> float | None:
+    """Return the largest difference over the largest magnitude, of all calls and outputs.
+
+    Infinities and NaN must be the same ones in the same places, or it is None.
+    """
     import numpy as np
 
     worst = 0.0
-    for own, other in ((f, w) for fs, ws in zip(found, wanted, strict=True)
-                       for f, w in zip(fs, ws, strict=True)):  # fmt: skip
-        a, b = (np.asarray(value, np.float64) for value in (own, other))
+    for pair in _pairs(found, wanted):
+        if pair is None:
+            return None
+        a, b = pair
         if b.size:
-            worst = float(np.fmax(worst, np.abs(a - b).max() / max(np.abs(b).max(), 1e-30)))
-            if not np.isfinite(a).all():
-                return float("nan")
-    return worst
+            worst = max(worst, float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-30)))
+    return worst if math.isfinite(worst) else None
 
 
-def _least_cosine(found: Sequence[Sequence[Any]], wanted: Sequence[Sequence[Any]]) -> float:
+def _least_cosine(found: Sequence[Sequence[Any]], wanted: Sequence[Sequence[Any]]) -> float | None:
     import numpy as np
 
     least = 1.0
-    for own, other in zip(found, wanted, strict=True):
-        for a, b in zip(own, other, strict=True):
-            x, y = np.ravel(a).astype(np.float64), np.ravel(b).astype(np.float64)
-            length = np.linalg.norm(x) * np.linalg.norm(y)
-            least = min(least, float(x @ y / length)) if length else least
+    for pair in _pairs(found, wanted):
+        if pair is None:
+            return None
+        x, y = pair
+        length = np.linalg.norm(x) * np.linalg.norm(y)
+        least = min(least, float(x @ y / length)) if length else least
     return least
+
+
+def _pairs(
+    found: Sequence[Sequence[Any]], wanted: Sequence[Sequence[Any]]
+) -> Iterator[tuple[Any, Any] | None]:
+    """Yield both sides' finite values, f64, of all calls and outputs; None where others differ."""
+    import numpy as np
+
+    for own, other in ((f, w) for fs, ws in zip(found, wanted, strict=True)
+                       for f, w in zip(fs, ws, strict=True)):  # fmt: skip
+        a, b = (np.ravel(value).astype(np.float64) for value in (own, other))
+        finite = np.isfinite(b)
+        is_same = np.array_equal(a[~finite], b[~finite], equal_nan=True)
+        yield (a[finite], b[finite]) if is_same and np.isfinite(a[finite]).all() else None
+
+
+def _text(value: float | None, form: str) -> str:
+    return "not finite" if value is None else format(value, form)
+
+
+def _times(difference: float | None, error: float | None) -> str:
+    return "-" if difference is None or not error else f"{difference / error:.1e}"
 
 
 def _print(found: Sequence[dict[str, Any]], head: str) -> None:
@@ -240,9 +294,9 @@ def _print(found: Sequence[dict[str, Any]], head: str) -> None:
         ["recipe", *headers, ""],
         [
             [
-                row["recipe"], f"{row['difference']:.1e}", f"{row['bound']:.0e}",
-                f"{row['difference'] / row['recipe_error']:.1e}" if row["recipe_error"] else "-",
-                f"{row['cosine']:.7f}", f"{row['kernels']} of {row['products']}",
+                row["recipe"], _text(row["difference"], ".1e"), f"{row['bound']:.0e}",
+                _times(row["difference"], row["recipe_error"]),
+                _text(row["cosine"], ".7f"), f"{row['kernels']} of {row['products']}",
                 "" if row["holds"] else "TOO FAR",
             ]
             for row in found
