@@ -16,10 +16,12 @@ from . import (
     epilogues,
     integer_tables,
     outline_planes,
+    shared_panels,
     table_products,
     trit_tables,
 )
 from .base import Refusal
+from .contraction import defining
 from .epilogues import Chain
 from .formats.tables import TableFormat
 from .kernels import tiles
@@ -68,7 +70,8 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     why = refusal(fmt, product.group, k)
     if why:
         return Refusal(why)
-    if scaling.kind == "ternary" and looks_up_trits(isa, fmt, m):
+    is_shared = shared_panels.panels_on(op) is not None  # stored in planes for another product
+    if scaling.kind == "ternary" and looks_up_trits(isa, fmt, m) and not is_shared:
         return _of_fours(product, sizes, fmt, isa)
     has_sums = scaling.kind == "bits"
     rows = TableRows(
@@ -113,6 +116,19 @@ def _of_fours(
     scaling, rounds = Scaling("quads"), makes_tables(rows, m)
     kernel = TableMatmul(batch, m, n, rows, 1, product.group, tile, epilogue, scaling, rounds)
     return Plan(product, kernel, chain)
+
+
+def stored_as(plan: Plan) -> str:
+    """Return what ternary weights are called, whatever their panels; "" for others, of one kind."""
+    if plan.kernel.scaling.kind not in ("ternary", "quads"):
+        return ""
+    load = defining(plan.product.signs)
+    return ir.FlatSymbolRefAttr(load.attributes["global"]).value
+
+
+def panels_as(plan: Plan) -> str:
+    """Return what a ternary weight is in that other products can read too; "" for quads."""
+    return "" if plan.kernel.scaling.kind == "quads" else "two planes of signs"
 
 
 def product_of(op: Any) -> TableProduct | Refusal:

@@ -3,6 +3,9 @@
 A prompt and the next token are multiplied by one weight.  Kernels of other rows like other panels
 best, but a weight is stored once: the product with the most work decides, or the one whose tile
 was asked for, whatever their order.
+
+Some kernels of one row read panels that no kernel of more rows can (``panels_as(plan)`` of a family
+says "" of such a plan).  They give way where a product of the weight has another kernel.
 """
 
 import dataclasses
@@ -23,27 +26,36 @@ FamilyOf = Callable[[Any, str], Any]
 
 @dataclass(frozen=True)
 class Panels:
-    """Columns of the panels of a weight, and the name of the product that decides them."""
+    """Columns of the panels of a weight, the name of the product that decides them, and what of.
+
+    ``kind`` says what lies in the panels where that is not the same for all products of a weight.
+    """
 
     columns: int
     of: str
+    kind: str = ""
 
     @property
     def reason(self) -> str:
         """Why a product has them, for the report."""
-        return f"panels of {self.columns} columns, which '{self.of}' has of this weight"
+        kind = f"{self.kind} in " if self.kind else ""
+        return f"{kind}panels of {self.columns} columns, which '{self.of}' has of this weight"
 
 
 @dataclass(frozen=True)
 class Shared:
-    """The products of one weight, which is stored in panels: the one that decides, and the rest."""
+    """The products of one weight, which is stored in panels: the one that decides, and the rest.
+
+    ``kind`` is as :class:`Panels` has it.
+    """
 
     first: Any
     rest: tuple[Any, ...]
+    kind: str = ""
 
     def write(self, columns: int) -> None:
         """Write onto the rest that the first one has panels of so many columns."""
-        panels = Panels(columns, annotations.text(self.first, annotations.MATMUL))
+        panels = Panels(columns, annotations.text(self.first, annotations.MATMUL), self.kind)
         for op in self.rest:
             attribute = annotations.to_attribute(dataclasses.asdict(panels), op.context)
             op.attributes[annotations.PANELS] = attribute
@@ -72,7 +84,7 @@ def settle(
     """
     if unit not in ISAS:
         return []
-    users: dict[str, list[tuple[Any, Any]]] = {}
+    users: dict[str, list[tuple[Any, Any, str | None]]] = {}
     for op in annotations.matmuls(module):
         family = family_of(op, unit)
         stored_as = getattr(family, "stored_as", None)
@@ -81,13 +93,18 @@ def settle(
         plan = family.match(op, unit)
         name = "" if isinstance(plan, Refusal) else stored_as(plan)
         if name:
-            users.setdefault(name, []).append((op, plan))
+            as_ = family.panels_as(plan) if hasattr(family, "panels_as") else None
+            users.setdefault(name, []).append((op, plan, as_))
     found = []
     for several in users.values():
-        if len(several) < 2 or any(annotations.PANELS in op.attributes for op, _ in several):
+        if len(several) < 2 or any(annotations.PANELS in op.attributes for op, *_ in several):
             continue
-        first, plan = max(several, key=lambda user: (asked(user[0]) is not None, *_work(user[1])))
-        shared = Shared(first, tuple(op for op, _ in several if op != first))
+        rest = [op for op, _, kind in several if not kind]
+        able = [user for user in several if user[2] != ""]
+        if not rest or not able:
+            continue  # All of them read the same panels.
+        first, plan, kind = max(able, key=lambda one: (asked(one[0]) is not None, *_work(one[1])))
+        shared = Shared(first, tuple(op for op in rest if op != first), kind or "")
         shared.write(asked(first) or plan.kernel.tile.columns)
         found.append(shared)
     return found
@@ -95,5 +112,5 @@ def settle(
 
 def _work(plan: Any) -> Sequence[int]:
     """Return what orders products of one weight: all rows, and those of one batch."""
-    batch, m = (ROWS if size is None else size for size in plan.kernel.sizes[:2])
+    batch, m = (ROWS if size is None else size for size in (plan.kernel.batch, plan.kernel.m))
     return batch * m, m

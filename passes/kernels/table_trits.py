@@ -13,7 +13,8 @@ permutation looks a byte up for each of 64 columns::
         all[p] += b; odd[p] += b >> 8                       // 16 bits
 
 So 256 weights take a permutation and 3 instructions for the sum (2 with tables of 6 bits), beside 3
-to make the registers of a table, which four panels share; two planes of signs take 7.
+to make the registers of a table, which the panels side by side share: eight, or four where there
+are few (``tiles.choose_trits``); two planes of signs take 7.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from lowc.passes.assign_forms import AssignForms
 from lowc.passes.forms import Form, Rule, rules_to_text
 from lowc.passes.kernels import float_tiles
 from lowc.passes.kernels.tiles import ISAS
+from lowc.passes.lower_lut import LowerLut
 from lowc.passes.name_matmuls import NameMatmuls
 from lowc.passes.outline_kernels import OutlineKernels
 from lowc.passes.quantize_weights import QuantizeWeights
@@ -20,10 +21,12 @@ from lowc.passes.select_tiles import SelectTiles, products
 from lowc.passes.tiling import space
 from lowc.passes.tiling.tilings import parse
 from products.linear import compile_text, stored_weight, tolerance
+from products.signs import ternary_form
 
 N, K = 256, 512
 UNIT = "avx512vnni"
 FORMS = {"f32": Form("exact"), "w4a16": Form("dequant", weights="i4", group=32)}
+TERNARY = ternary_form("i7")
 FORM = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 
 PRODUCT = """
@@ -180,6 +183,67 @@ def test_tiles_for_given_panels_are_legal(unit, stored):
     assert tile.vectors == stored
     asked = parse(tile.name + "s" * copies)
     assert space.illegal(one, asked) == ""
+
+
+def lowered(module, *passes):
+    """Run the passes that a ternary product goes through; return lowerings, and kinds of panels."""
+    Runner([LowerLut(), "cse", *passes, OutlineKernels(unit="avx512vbmi"), "symbol-dce"]).run(
+        module
+    )
+    found = [annotations.text(op, annotations.LOWERING) for op in annotations.matmuls(module)]
+    derived = [
+        annotations.from_attribute(op.attributes[annotations.DERIVATION])
+        for op in module.body.operations
+        if annotations.DERIVATION in op.attributes
+    ]
+    return found, {facts["kind"] for facts in derived if "columns" in facts}
+
+
+def test_one_row_alone_has_ternary_weights_in_quads():
+    (found,), kinds = lowered(prepared(TERNARY, 1))
+    assert "vpermi2b, four at once" in found and "which" not in found
+    assert kinds == {"trit-quad-panels"}
+
+
+@pytest.mark.parametrize("rows", [(1, 5), (5, 1)])
+@pytest.mark.parametrize("is_chosen", [False, True])
+def test_one_row_reads_the_planes_that_more_rows_need(rows, is_chosen):
+    chosen = [SelectTiles(unit="avx512vbmi", cost_model="roofline")] if is_chosen else []
+    found, kinds = lowered(prepared(TERNARY, *rows), *chosen)
+    by_rows = dict(zip(rows, found, strict=True))
+    said = "two planes of signs in panels of 64 columns, which 'rows5' has of this weight"
+    assert by_rows[1].endswith(said) and "which" not in by_rows[5]
+    assert not any("four at once" in one for one in found)
+    assert kinds == {"binary-panels"}
+
+
+def test_entries_share_planes_too():
+    text = text_of(1)
+    other = text_of(5).replace("@main", "@other")
+    both = text + "\n" + other[other.index("func.func") :]
+    module = parse_module(both, "test")
+    forms = AssignForms(rules=rules_to_text((Rule("*", TERNARY),)))
+    Runner([NameMatmuls(), forms, QuantizeWeights()]).run(module)
+    found, kinds = lowered(module)
+    assert len(found) == 2 and kinds == {"binary-panels"}
+    assert sum("which 'rows5' has of this weight" in one for one in found) == 1
+
+
+@pytest.mark.slow
+def test_a_ternary_weight_is_stored_once_and_gives_the_same_bits(tmp_path):
+    generator = np.random.default_rng(0)
+    weight = generator.standard_normal((N, K)).astype(np.float32)
+    x = generator.standard_normal((5, K)).astype(np.float32)
+    sizes, results = [], []
+    for rows in ((5,), (1, 5)):
+        folder = tmp_path / str(len(rows))
+        folder.mkdir()
+        artifact = compile_text(folder, text_of(*rows), weight, TERNARY)
+        sizes.append([path.stat().st_size for path in artifact.files if path.suffix == ".irpa"])
+        results.append(lowc.load(artifact)(*(x[:m] for m in rows)))
+    assert sizes[0] == sizes[1] != []
+    few, many = results[1]
+    assert np.array_equal(few, many[:1]) and np.array_equal(many, results[0])
 
 
 @pytest.mark.slow
