@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from ..errors import UserError, nearest
 from ..passes import gpus
-from ..runtime.devices import AUTO, CPU, CPU_SYNC, CUDA, VULKAN, open_device
+from ..passes.gpus import Gpu
+from ..runtime.devices import AUTO, CPU, CPU_SYNC, CUDA, VULKAN, list_devices, open_device
 from ..runtime.gpu_facts import GpuFacts, lacking
-from .target import load_target
+from .target import Target, load_target
 
 
 def targets_of(kind: str, facts: GpuFacts) -> list[str]:
@@ -25,6 +26,26 @@ def targets_of(kind: str, facts: GpuFacts) -> list[str]:
         return [CUDA]
     usual = load_target(CUDA).gpu  # what the name without a chip means
     return [g.name for g in reversed(fit)] + ([CUDA] if usual in fit else [])
+
+
+def runs(facts: GpuFacts, gpu: Gpu) -> bool:
+    """Whether a device runs code for the family `gpu`, by what its driver tells."""
+    is_of_maker = not gpu.vendor or not facts.vendor or gpu.vendor == facts.vendor
+    return is_of_maker and not lacking(facts, gpu.needs)
+
+
+def device_for(target: Target) -> str | None:
+    """Return the first device of this machine that runs the code of `target`; None without one.
+
+    Of CPUs only code for this machine's own counts.
+    """
+    if target.backend == CPU:
+        return CPU if target.name == CPU else None
+    for device in list_devices():
+        is_kind = device.name.partition("://")[0] == target.backend
+        if is_kind and device.available and target.gpu and runs(device.facts, target.gpu):
+            return device.name if "://" in device.name else f"{target.backend}://{device.index}"
+    return None
 
 
 def target_for(device: str) -> str:

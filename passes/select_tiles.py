@@ -56,7 +56,8 @@ class SelectTiles(Pass):
     machine : str
         What it will run on, as JSON (:class:`.tiling.record.Machine`).
     measured : str
-        What was measured there: ``{problem's key: {tile: seconds}}`` as JSON.
+        What was measured there: ``{problem's key: {tile: seconds}}`` as JSON; ``Infinity`` of a
+        tile that failed.
     """
 
     unit: Literal[

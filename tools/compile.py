@@ -149,7 +149,7 @@ def _tiles(cost_model: str, measure_top: int, store: str | None, target: str) ->
 
     if store is None:
         return TileChoice(cost_model, measure_top, tell=output.remark)
-    from ..compiler.measuring.fingerprint import fingerprint
+    from ..compiler.measuring.fingerprint import measured_on
     from ..compiler.target import load_target
     from .tune import packages
 
@@ -158,7 +158,9 @@ def _tiles(cost_model: str, measure_top: int, store: str | None, target: str) ->
     from .tune.times import relative_times
 
     with Store(store, must_exist=True) as opened:
-        known = relative_times(opened.records(fingerprint(load_target(target)).key))
+        known = relative_times(opened.records(measured_on(load_target(target)).key))
+    if not known:
+        output.remark(f"{store} has no times of tiles for '{target}' on this machine")
     return TileChoice(cost_model, measure_top, known, output.remark)
 
 

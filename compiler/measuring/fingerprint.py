@@ -11,7 +11,7 @@ from ...passes.tiling.record import Machine
 from ...runtime.devices import open_device, usable_cores
 from .. import machine
 from ..backend import vector_unit
-from ..device_targets import targets_of
+from ..device_targets import device_for, targets_of
 from ..target import Target, load_target
 from .worker import Effort
 
@@ -52,7 +52,7 @@ def of_device(target: Target) -> Machine:
     UserError
         When there is none.
     """
-    device = open_device(target.backend)
+    device = open_device(device_for(target) or target.backend)
     if target.backend == "cuda":
         return Machine(device.description, vector_unit(target))
     best = load_target(targets_of(device.kind, device.facts)[0])
@@ -60,6 +60,16 @@ def of_device(target: Target) -> Machine:
     same = best.gpu == target.gpu
     code = () if same or target.gpu is None else (f"code={target.gpu.name}",)
     return dataclasses.replace(told, features=code)
+
+
+def measured_on(target: Target) -> Machine:
+    """Return the machine under which measurements of the code of `target` are filed.
+
+    That is the device that is here, or where none runs this code, what the target alone says.
+    """
+    if target.backend == "cpu" or device_for(target) is None:
+        return fingerprint(target)
+    return of_device(target)
 
 
 def effort_on(machine: Machine) -> Effort:

@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from iree.compiler import ir
 
 from ...errors import UserError
-from ...passes import select_tiles
-from ...passes.tiling import choice
+from ...passes import select_tiles, shared_panels
+from ...passes.outline_kernels import family_of
+from ...passes.tiling import attribute, choice
 from ...passes.tiling.choice import Ranker
 from ...passes.tiling.problem import Problem
 from ...runtime.devices import open_device
-from ..device_targets import targets_of
+from ..device_targets import device_for, targets_of
 from ..target import Target
 from .device import device_lock
-from .fingerprint import effort_on, fingerprint, of_device
+from .fingerprint import effort_on, measured_on
 from .modules import can_be_alone
 from .rounds import Finding, measure, prepare
 
-# Of a problem's key, seconds by tile.
+# Of a problem's key, seconds by tile; infinite where it failed.
 Measured = dict[str, dict[str, float]]
 
 
 def problems_of(module: ir.Module, unit: str, *, kernels: bool) -> list[Problem]:
     """Return the products of `module` that can be measured, each once.
 
-    `module` has come to where ``lowc-select-tiles`` stands.
+    `module` has come to where ``lowc-select-tiles`` stands; which products decide the panels of
+    shared weights is written into it.
     """
+    if kernels:
+        shared_panels.settle(module, unit, family_of, attribute.columns_asked)
     found = select_tiles.products(module, unit, kernels=kernels)
     can = (p for _, p in found if p.is_static and can_be_alone(p))
     return list(dict.fromkeys(can))
@@ -41,16 +47,16 @@ def check(target: Target) -> None:
 
     That is its CPU, or a GPU that runs this code.
     """
-    if target.backend == "cpu":
-        has, hint = ["cpu"], "only code for this machine's CPU: --target cpu"
-    else:
+    if device_for(target) is not None:
+        return
+    hint = "only code for this machine's CPU: --target cpu"
+    if target.backend != "cpu":
         device = open_device(target.backend)
         has = targets_of(device.kind, device.facts)
-        hint = f"the device that is here runs code for {', '.join(has)}"
-    if target.name not in has:
-        raise UserError(
-            f"tiles for '{target}' cannot be measured here", where="--measure-top", hint=hint
-        )
+        hint = f"the first device that is here runs code for {', '.join(has)}"
+    raise UserError(
+        f"tiles for '{target}' cannot be measured here", where="--measure-top", hint=hint
+    )
 
 
 def measure_top(
@@ -64,11 +70,12 @@ def measure_top(
 
     They run on the device of `target` (:func:`check`).
 
-    `tell` is called with a sentence when another measurement is waited for.
+    `tell` is called with a sentence when another measurement is waited for, and for each product
+    of which tiles failed.
     """
     measured: Measured = {}
-    machine = fingerprint(target) if target.backend == "cpu" else of_device(target)
-    effort = effort_on(machine)
+    device = device_for(target) or target.backend
+    effort = effort_on(measured_on(target))
     with tempfile.TemporaryDirectory(prefix="lowc-top-") as name:
         for problem in problems:
             best = choice.choose(problem, ranker, top).best
@@ -77,14 +84,31 @@ def measure_top(
                 continue
             prepared = prepare(problem.key, problem, usual, target, Path(name) / problem.key)
             with device_lock(tell=tell):
-                found = measure(prepared, effort, target.backend)
-                measured[problem.key] = times_of(found)
+                found = list(measure(prepared, effort, device))
+            measured[problem.key] = times_of(found)
+            said = said_of_failed(problem, found)
+            if said and tell is not None:
+                tell(said)
     return measured
 
 
 def times_of(findings: Iterable[Finding]) -> dict[str, float]:
-    """Return the seconds of the tiles that gave the right result."""
-    return {one.tiling: float(one.times["seconds"]) for one in findings if one.outcome == "ok"}
+    """Return the seconds of the tiles that gave the right result, and infinity for the others."""
+    return {
+        one.tiling: float(one.times["seconds"]) if one.outcome == "ok" else math.inf
+        for one in findings
+    }
+
+
+def said_of_failed(problem: Problem, findings: Sequence[Finding]) -> str:
+    """Say how many tiles of a product failed, and why; nothing if none did."""
+    failed = [one for one in findings if one.outcome != "ok"]
+    if not failed:
+        return ""
+    count = Counter(one.outcome for one in failed)
+    kinds = ", ".join(f"{number} {outcome}" for outcome, number in sorted(count.items()))
+    first = f"{failed[0].tiling} {failed[0].note}".rstrip()
+    return f"{len(failed)} of {len(findings)} tiles of {problem} failed ({kinds}), such as {first}"
 
 
 def to_text(measured: Mapping[str, Mapping[str, float]]) -> str:

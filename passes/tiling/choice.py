@@ -1,7 +1,7 @@
 """Choose a tile: rank what is legal, and leave the default only for what is surely better.
 
 A ranker predicts; this decides.  Never is a tile taken that measurements say is slower than the
-default, nor one whose predicted gain is less than how unsure the prediction is.
+default or fails, nor one whose predicted gain is less than how unsure the prediction is.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ def choose(
     top : int
         How many of the best to return.
     measured : mapping of Tiling to float, optional
-        Seconds of tiles that were measured on this machine, the default's among them.
+        Seconds of tiles that were measured on this machine, the default's among them; infinite
+        for those that failed, which are not taken.
     stored : KernelTiling, optional
         The default where the weight is stored in panels for another product: only tiles with as
         many columns can be taken.
@@ -99,6 +100,8 @@ def choose(
         fitting = [one for one in tilings if _has_columns(one, stored)]
         tilings = tuple(dict.fromkeys((stored, *fitting)))
         known = {one: seconds for one, seconds in known.items() if _has_columns(one, stored)}
+    failed = {one for one, seconds in known.items() if not np.isfinite(seconds)}
+    known = {one: seconds for one, seconds in known.items() if one not in failed}
     usual = tilings[0]
     if not problem.is_static:
         why = "sizes that are known only at run time: default tile"
@@ -109,9 +112,14 @@ def choose(
     if ranker is not None:
         found = ranker.predict(problem, tilings)
         order = [int(place) for place in np.argsort(found.seconds, kind="stable")]
+    order = [i for i in order if tilings[i] not in failed]
     best = _best(tilings, order, top)
-    if usual in known and len(known) > 1:
-        return _of_measured(problem, usual, len(tilings), known, best)
+    is_tried = usual in known or usual in failed
+    if is_tried and known and len(known) + len(failed) > 1:
+        return _of_measured(problem, usual, len(tilings), known, best, len(failed))
+    if is_tried and not known and (ranker is None or len(failed) > 1):
+        why = f"measured: all of {len(failed)} tiles failed: default tile"
+        return Choice(usual, True, None, why, best, len(tilings))
     if ranker is None or found is None:
         return Choice(usual, True, None, "nothing was measured: default tile", best, len(tilings))
     first = next((i for i in order if not _is_slower(tilings[i], usual, known)), 0)
@@ -146,15 +154,27 @@ def _of_measured(
     count: int,
     known: Mapping[Tiling, float],
     best: tuple[Tiling, ...],
+    failed: int,
 ) -> Choice:
-    """Return the fastest of the measured ones, or the default if that is as fast."""
+    """Return the fastest of the measured ones, or the default if that is as fast.
+
+    So many tiles `failed`, the default among them if it is not `known`.
+    """
     legal = {one: seconds for one, seconds in known.items() if not space.illegal(problem, one)}
+    if not legal:
+        why = "measured: none of the tiles that the product can have: default tile"
+        return Choice(usual, True, None, why, best, count)
     fastest = min(legal, key=lambda tiling: legal[tiling])
+    others = f"; {failed} failed" if failed else ""
+    if usual not in known:
+        why = f"measured: the fastest of {len(legal)}{others}, the default among them"
+        return Choice(fastest, False, known[fastest], why, best, count)
     gain = known[usual] / known[fastest] - 1
     if fastest == usual or gain < LEAST_GAIN:
-        why = f"measured: none of {len(legal)} tiles is faster than the default"
+        why = f"measured: none of {len(legal)} tiles is faster than the default{others}"
         return Choice(usual, True, known[usual], why, best, count)
     why = f"measured: the fastest of {len(legal)}, {100 * gain:.0f} % faster than the default"
+    why += others
     return Choice(fastest, False, known[fastest], why, best, count)
 
 

@@ -229,6 +229,7 @@ def _fit(opened: Store, place: str, corpus: Path | None, target: str) -> None:
 def _job(
     opened: Store, target: str, place: Path, deadline: float, passes: int, *, measures: bool
 ) -> Job:
+    from ...compiler.device_targets import device_for
     from ...compiler.measuring import compiled
     from ...compiler.measuring.fingerprint import effort_on, fingerprint, of_device
     from ...compiler.target import load_target
@@ -242,7 +243,8 @@ def _job(
         machine = with_rates(machine, opened)
     cache = compiled.Cache(compiled.default_folder())
     effort = effort_on(machine)
-    return Job(opened, machine, target, place, effort, deadline, passes, goal.backend, cache)
+    device = (device_for(goal) if is_gpu and measures else None) or goal.backend
+    return Job(opened, machine, target, place, effort, deadline, passes, device, cache)
 
 
 def _rounds(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ...passes.tiling import features, model_files
+from ...passes.tiling import features, model_files, revisions
 from ...passes.tiling.choice import TOO_UNSURE
 from ...passes.tiling.model_files import Manifest
 from ...passes.tiling.problem import BACKENDS
@@ -51,7 +51,7 @@ def fit(
         When there are too few products, or LightGBM is missing.
     """
     check_installed()
-    wanted = (r for r in records if backend in ("", r.problem.backend))
+    wanted = (r for r in records if backend in ("", r.problem.backend) and revisions.current(r))
     least = LEAST_TILES_OF_GPUS if backend in BACKENDS.values() else measured.LEAST_TILES
     tables, machine = of_one_machine(measured.tables(wanted, least), tell, backend)
     tell(f"{len(tables)} products, {sum(len(t.seconds) for t in tables)} tiles measured")

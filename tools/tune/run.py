@@ -14,6 +14,7 @@ from ...compiler.measuring.compiled import Cache
 from ...compiler.measuring.device import device_lock
 from ...compiler.measuring.rounds import FILE, Finding, Prepared, measure, prepare
 from ...compiler.measuring.worker import Effort
+from ...passes.tiling import revisions
 from ...passes.tiling.problem import Problem
 from ...passes.tiling.record import Machine, Record
 from .. import output
@@ -141,7 +142,7 @@ def record_of(finding: Finding, problem: Problem, machine: Machine, mark: str) -
         outcome=finding.outcome,
         round=mark,
         when=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
-        versions=fingerprint.versions(),
+        versions={**fingerprint.versions(), **revisions.said(problem)},
         note=finding.note,
         **times,
     )

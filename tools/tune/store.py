@@ -17,7 +17,7 @@ from typing import Any, Self
 import sqlalchemy as sql
 
 from ...errors import UserError
-from ...passes.tiling import tilings
+from ...passes.tiling import revisions, tilings
 from ...passes.tiling.problem import Problem
 from ...passes.tiling.record import OUTCOMES, Machine, Record
 
@@ -222,15 +222,25 @@ class Store:
                 yield _record(dict(row))
 
     def measured(self, machine: str) -> set[tuple[str, str]]:
-        """Return (problem, tile) of all that was tried on a machine, whatever became of it."""
+        """Return (problem, tile) of all that was tried on a machine, whatever became of it.
+
+        What was measured of kernels that are no more does not count.
+        """
+        columns = _MEASUREMENTS.c.problem, _MEASUREMENTS.c.tiling, _MEASUREMENTS.c.versions
         asked = (
-            sql.select(_MEASUREMENTS.c.problem, _MEASUREMENTS.c.tiling)
+            sql.select(*columns)
             .join(_MACHINES, _MACHINES.c.content == _MEASUREMENTS.c.machine)
             .where(_MACHINES.c.key == machine)
             .distinct()
         )
         with self.engine.connect() as connection:
-            return {(str(key), str(tiling)) for key, tiling in connection.execute(asked)}
+            contents = connection.execute(sql.select(_PROBLEMS.c.key, _PROBLEMS.c.content))
+            problems = {str(key): Problem.from_json(str(text)) for key, text in contents}
+            return {
+                (str(key), str(tiling))
+                for key, tiling, versions in connection.execute(asked)
+                if revisions.is_current(problems[str(key)], json.loads(versions))
+            }
 
     def machine(self, key: str) -> Machine | None:
         """Return the machine with that key as it was measured last; None if there is none."""

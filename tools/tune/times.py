@@ -10,7 +10,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from ...passes.tiling import space
+from ...passes.tiling import revisions, space
 from ...passes.tiling.problem import Problem
 from ...passes.tiling.record import Record
 
@@ -38,10 +38,13 @@ def level_times(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def relative_times(records: Iterable[Record]) -> dict[str, dict[str, float]]:
-    """Return seconds by tile, by the key of the product, of products whose default was measured."""
+    """Return seconds by tile, by the key of the product, of products whose default was measured.
+
+    Records of kernels that are no more are left out (:mod:`.tiling.revisions`).
+    """
     by_round: dict[Problem, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     for record in records:
-        if record.is_ok and record.seconds > 0:
+        if record.is_ok and record.seconds > 0 and revisions.current(record):
             by_round[record.problem][record.round][record.tiling] = record.seconds
     found = {}
     for problem, rounds in by_round.items():

@@ -68,6 +68,34 @@ def test_what_was_measured_to_be_slower_is_never_taken():
     assert chosen.reason == "measured: none of 2 tiles is faster than the default"
 
 
+def test_what_failed_is_never_taken():
+    """The ranker's first ones were measured wrong: the default stays, whatever it thinks of more."""
+    oracle = Oracle({TILINGS[5]: 0.5, TILINGS[6]: 0.6, TILINGS[7]: 0.7})
+    known = {TILINGS[0]: 1.0, TILINGS[5]: np.inf, TILINGS[6]: np.inf}
+    chosen = choose(ONE, oracle, measured=known)
+    assert chosen.is_default and chosen.seconds == 1.0
+    assert chosen.reason == "measured: none of 1 tiles is faster than the default; 2 failed"
+    assert not {TILINGS[5], TILINGS[6]} & set(chosen.best)
+    # Where nothing else was measured, the best of the others.
+    assert choose(ONE, oracle, measured={TILINGS[5]: np.inf}).tiling == TILINGS[6]
+    faster = choose(ONE, oracle, measured={**known, TILINGS[3]: 0.5})
+    assert faster.tiling == TILINGS[3]
+    assert faster.reason == "measured: the fastest of 2, 100 % faster than the default; 2 failed"
+
+
+def test_where_the_default_failed_the_fastest_is_taken():
+    known = {TILINGS[0]: np.inf, TILINGS[3]: 2.0, TILINGS[4]: 1.0, TILINGS[5]: 3.0}
+    for ranker in (None, Oracle()):
+        chosen = choose(ONE, ranker, measured=known)
+        assert chosen.tiling == TILINGS[4] and not chosen.is_default
+        why = "measured: the fastest of 3; 1 failed, the default among them"
+        assert (chosen.seconds, chosen.reason) == (1.0, why)
+    every = dict.fromkeys(TILINGS[:3], np.inf)
+    assert choose(ONE, None, measured=every).reason == (
+        "measured: all of 3 tiles failed: default tile"
+    )
+
+
 def test_measured_without_a_ranker():
     assert choose(ONE, None, measured={TILINGS[0]: 1.0, TILINGS[3]: 0.5}).tiling == TILINGS[3]
     assert choose(ONE, None).reason == "nothing was measured: default tile"

@@ -5,15 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from lowc.compiler.measuring.data import data_of
-from lowc.compiler.measuring.fingerprint import fingerprint
+from lowc.compiler.measuring.fingerprint import fingerprint, of_device
 from lowc.compiler.measuring.modules import module_text, operands
 from lowc.compiler.target import load_target
 from lowc.passes.tiling import choice, space, tree_ranker
 from lowc.passes.tiling.problem import Problem
 from lowc.passes.tiling.record import Machine, Record
 from lowc.tools.cli import main
+from lowc.tools.compile import _tiles
 from lowc.tools.tune import measured, parquet, plan
 from lowc.tools.tune.store import Store
+from products.problems import problem
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 FORMS = ("lmul", "w4a16", "w4a8", "w8a8")
@@ -57,6 +59,25 @@ def test_measured_on_vulkan(tmp_path, capsys):
     assert {(r.outcome, r.note) for r in found} == {("ok", "")}
     assert {r.machine.unit for r in found} == {"spirv"}
     assert f"{len(found)} ok" in capsys.readouterr().out
+
+
+@pytest.mark.vulkan
+def test_a_compile_finds_what_tuning_kept(tmp_path, capsys):
+    """Records are of the device that is here, whatever the target is called."""
+    one = problem("lmul", "spirv", 1, 24, 96, 64)
+    usual, other = (tiling.text for tiling in space.candidates(one)[:2])
+    place = str(tmp_path / "tiles.sqlite")
+    for target in ("vulkan", "vulkan:llvmpipe"):
+        machine = of_device(load_target(target))
+        with Store(place) as store:
+            store.add(
+                Record(one, tile, machine, "ok", 1.0, round=target) for tile in (usual, other)
+            )
+        found = _tiles("none", 0, place, target)
+        assert found.measured == {one.key: {usual: 1.0, other: 1.0}}
+    assert capsys.readouterr().err == ""
+    assert _tiles("none", 0, place, "cpu").measured == {}
+    assert "has no times of tiles for 'cpu' on this machine" in capsys.readouterr().err
 
 
 @pytest.mark.slow

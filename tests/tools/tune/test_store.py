@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sql
+from lowc.compiler.measuring.rounds import Finding
 from lowc.errors import UserError
+from lowc.passes.tiling import revisions, space
 from lowc.passes.tiling.record import Machine
 from lowc.tools.cli import main
+from lowc.tools.tune.run import record_of
 from lowc.tools.tune.store import Store
 from lowc.tools.tune.times import relative_times
 from products.measurements import MACHINE, records
+from products.problems import problem
 
 
 def check(place):
@@ -136,6 +140,34 @@ def test_times_are_relative_to_the_default():
     found = relative_times([*records(), *slow, lonely])
     assert list(found) == [one.key]
     assert found[one.key] == pytest.approx({usual: 1e-3, second: 2e-3, third: 3e-3})
+
+
+def test_times_of_kernels_that_are_no_more_do_not_decide(tmp_path):
+    """Only those whose kernels changed: 8-bit activations, scales of several groups, AVX-512 VNNI."""
+    changed = problem("w4a8", "avx512vnni", 1, 1, 128, 256, group=64)
+    same = [
+        problem("w4a8", "avx2vnni", 1, 1, 128, 256, group=64),
+        problem("w4a8", "avx512vnni", 1, 1, 128, 256, group=256),
+        problem("w4a16", "avx512vnni", 1, 1, 128, 256, group=64),
+        problem("f32", "avx512vnni", 1, 1, 128, 256),
+    ]
+    assert [revisions.revision_of(one) for one in (changed, *same)] == [2, 1, 1, 1, 1]
+
+    def record(one, seconds):
+        found = Finding(space.default(one).text, "ok", {"seconds": seconds})
+        return record_of(found, one, MACHINE, f"{seconds}")
+
+    new = [record(one, 1.0) for one in (changed, *same)]
+    old = [dataclasses.replace(r, versions={"lowc": "0"}, seconds=2.0, round="old") for r in new]
+    assert relative_times(old).keys() == {one.key for one in same}
+    assert relative_times([*old, *new])[changed.key] == {new[0].tiling: 1.0}
+    with Store(tmp_path / "tiles.sqlite") as store:
+        store.add(old)
+        # What is void is measured again.
+        assert {key for key, _ in store.measured(MACHINE.key)} == {one.key for one in same}
+        store.add(new)
+        assert {key for key, _ in store.measured(MACHINE.key)} == {r.problem.key for r in new}
+        assert list(store.records()) == [*old, *new]
 
 
 def test_a_url_of_something_else_makes_no_folder(tmp_path, monkeypatch):
