@@ -41,11 +41,16 @@ def parts_of(shape: Sequence[int]) -> Shapes:
     }
 
 
-def write(parts: Sequence[ir.Value], rows: ir.Value, start: int | ir.Value) -> list[ir.Value]:
-    """Return the tensors of a cache after f32 `rows` ``[tokens, heads, width]`` were written."""
-    codes, scales, least = parts[:3]
+def write(
+    parts: Sequence[ir.Value], rows: ir.Value, start: int | ir.Value, size: int | ir.Value
+) -> list[ir.Value]:
+    """Return the tensors of a cache after f32 `rows` ``[tokens, heads, width]`` were written.
+
+    As with ``tensor.insert_slice``, `size` says how many of them.
+    """
+    codes, scales, least, _, number = parts
     blocks, _, heads, half = build.shape_of(codes)
-    place = _Place(start, rows, blocks)
+    place = _Place(start, size, blocks, number)
     kept = _block(parts, place.first)
     made = _rows_in_blocks(rows, kept, place, [heads, 2, half])
     low, steps, factors = ranges(made, [-4])
@@ -80,32 +85,37 @@ def read(parts: Sequence[ir.Value], width: int, part: Part | None, positions: in
         )
     whole = _values([codes, scales, least, newest, number], build.index(0))
     flat = joined(build.collapse(whole, [[0, 1], [2], [3], [4]]), width)
-    if build.shape_of(flat)[0] == part.sizes[0]:
-        return flat
-    return build.cut(flat, part)
+    is_all = (list(part.offsets), list(part.sizes)) == ([0, 0, 0], build.shape_of(flat))
+    return flat if is_all else build.cut(flat, part)
 
 
 class _Place:
-    """Which blocks rows from `start` on are in: the first one and how many, indices or numbers.
+    """Which blocks `size` rows from `start` on are in: the first one and how many.
 
-    ``before`` is how many rows of the first block come before them.  No rows are in one block.
+    ``before`` is how many rows of the first block come before them.  No rows at all are behind the
+    newest block, whose `number` is given, so that what is written is what is there.
     """
 
-    def __init__(self, start: int | ir.Value, rows: ir.Value, blocks: int) -> None:
-        tokens = build.shape_of(rows)[0]
-        begin = _i(start) if isinstance(start, int) else start
-        size, one = build.dim(rows, 0), _i(1)
-        block = _i(BLOCK)
-        # What is written lies in the cache; only no rows at all may begin behind it.
-        self.first = arith.minui(arith.divui(begin, block), _i(blocks - 1))
+    def __init__(
+        self, start: int | ir.Value, size: int | ir.Value, blocks: int, number: ir.Value
+    ) -> None:
+        begin, count = (_i(one) if isinstance(one, int) else one for one in (start, size))
+        block, final, one = _i(BLOCK), _i(blocks - 1), _i(1)
+        self.first = arith.minui(arith.divui(begin, block), final)
         self.before = arith.subi(begin, arith.muli(self.first, block))
-        self.after = arith.addi(self.before, size)
         self.last, self.last_of_count = self.first, _i(0)
         self.count: int | ir.Value = 1
-        if tokens == 1:
+        if size == 1:
+            self.after = arith.addi(self.before, one)
             return
-        final = arith.divui(arith.subi(arith.maxui(arith.addi(begin, size), one), one), block)
-        self.last = arith.maxui(final, self.first)
+        is_none = arith.cmpi(arith.CmpIPredicate.eq, count, _i(0))
+        newest = arith.index_cast(ir.IndexType.get(), tensor.extract(number, [_i(0)]))
+        self.first = arith.select(is_none, newest, self.first)
+        self.before = arith.select(is_none, block, self.before)
+        self.after = arith.addi(self.before, count)
+        end = arith.divui(arith.subi(arith.maxui(arith.addi(begin, count), one), one), block)
+        end = arith.maxui(arith.minui(end, final), self.first)
+        self.last = arith.select(is_none, self.first, end)
         self.last_of_count = arith.subi(self.last, self.first)
         self.count = arith.addi(self.last_of_count, one)
 

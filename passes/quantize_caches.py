@@ -332,7 +332,7 @@ def _written(plan: Plan, op: Any, parts: Sequence[ir.Value]) -> list[ir.Value]:
     part, rows = Part.of(op, 2), op.operands[0]
     assert part is not None  # noqa: S101  (it was matched)
     if plan.by_channels:
-        return cache_blocks.write(parts, rows, part.offsets[0])
+        return cache_blocks.write(parts, rows, part.offsets[0], part.sizes[0])
     return cache_rows.write(parts, cache_rows.rounded(plan.format, rows), part)
 
 

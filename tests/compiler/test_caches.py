@@ -144,6 +144,19 @@ def test_reset_empties_the_cache(compiled):
         np.testing.assert_array_equal(found, 0)
 
 
+@pytest.mark.parametrize(("tokens", "positions"), [(70, 69), (70, 5), (3, 2)])
+def test_more_tokens_than_positions_leave_the_cache_as_it_is(compiled, tokens, positions):
+    """PyTorch's slice that begins before the tensor is empty then; nothing is written anywhere."""
+    _, _, module = compiled
+    module.reset()
+    module.many(drawn(0, 40), np.arange(40))
+    module.one(drawn(1, 1), np.arange(41))
+    before = module.read(np.arange(POSITIONS))
+    assert np.isfinite(module.many(drawn(2, tokens), np.arange(positions))).all()
+    for found, wanted in zip(module.read(np.arange(POSITIONS)), before, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
 def test_rows_that_are_no_numbers_keep_to_themselves(compiled):
     name, _, module = compiled
     module.reset()
