@@ -223,6 +223,72 @@ def test_lmul_multiplies_what_is_read(tmp_path):
         assert np.quantile(np.abs(found - attend(np.matmul)), 0.5) > 1e-3
 
 
+class Part(torch.nn.Module):
+    """Attention over a part of the heads and channels of a cache; `keep` cuts it."""
+
+    def __init__(self, keep):
+        super().__init__()
+        self.keep = keep
+        empty = torch.zeros(64, 4, 32)
+        self.register_buffer("keys", empty, persistent=False)
+        self.register_buffer("values", empty.clone(), persistent=False)
+
+    def forward(self, q, k, v, positions):
+        n = positions.shape[0]
+        self.keys[n - 1 : n], self.values[n - 1 : n] = k, v
+        keys, values = self.keep(self.keys, n), self.keep(self.values, n)
+        scores = torch.bmm(q, keys.permute(1, 2, 0)) * 0.4
+        return torch.bmm(torch.softmax(scores, -1), values.transpose(0, 1))
+
+
+PARTS = {
+    "whole": lambda cache, n: cache[:n],
+    "channels": lambda cache, n: cache[:n, :, :16],
+    "heads": lambda cache, n: cache[:n, :2],
+    "heads_of_all": lambda cache, _n: cache[:, :2],
+    "positions_of_heads": lambda cache, n: cache[:, :2][:n],
+}
+
+
+@pytest.mark.parametrize("name", BITS)
+def test_heads_and_channels_that_are_not_read_are_not_read_by_the_kernel(name):
+    """It steps over whole rows: for parts of them there is the portable way, and a reason."""
+    torch.manual_seed(0)
+    n = torch.export.Dim("n", min=1, max=64)
+    models, given = {part: Part(keep) for part, keep in PARTS.items()}, {}
+    rows = torch.zeros(1, 4, 32)
+    for part, keep in PARTS.items():
+        _, heads, width = keep(torch.zeros(64, 4, 32), 5).shape
+        given[part] = torch.randn(heads, 3, width)
+    programs = {
+        part: torch.export.export(
+            model, (given[part], rows, rows.clone(), torch.arange(7)),
+            dynamic_shapes=({}, {}, {}, {0: n}), strict=False,
+        )
+        for part, model in models.items()
+    }  # fmt: skip
+    artifact = lowc.compile(programs, dataclasses.replace(load_recipe("f32"), cache=cache_of(name)))
+    module = lowc.load(artifact)
+    for part, model in models.items():
+        module.reset()
+        for place in range(5):
+            k, v = torch.randn(1, 4, 32), torch.randn(1, 4, 32)
+            # The newest block of keys in 4 bits is what was given.
+            kept = [
+                torch.from_numpy(caches.rounded(one.numpy(), form))
+                for one, form in ((k, "f32" if name == "i4" else name), (v, name))
+            ]
+            wanted = model(given[part], *kept, torch.arange(place + 1)).numpy()
+            found = module[part](given[part].numpy(), k.numpy(), v.numpy(), np.arange(place + 1))
+            assert np.abs(found - wanted).max() < 1e-4, (part, place)
+    lowerings = {row["name"]: row["lowering"] for row in artifact.report["matmuls"]}
+    by_kernel = {key.partition("@")[2] for key, how in lowerings.items() if "attention" in how}
+    assert "whole" in by_kernel and not by_kernel & {"channels", "heads"}
+    why = "attention has no kernel: not all heads and channels of its caches are read"
+    said = [one for one in artifact.report["remarks"] if why in one["message"]]
+    assert {one["subject"].partition("@")[2] for one in said} >= {"channels", "heads"}
+
+
 TEXT = """
 util.global private mutable @keys {lowc.zeros} = #flow.parameter.named<"model"::"keys"> : tensor<SHAPE>
 func.func @main(%new: tensor<1x2x16xf32>, %q: tensor<2x3x16xf32>, %at: index) -> tensor<2x3x40xf32> {
