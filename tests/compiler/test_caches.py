@@ -1,6 +1,7 @@
 """Caches in few bits: what a compiled model keeps is what the definition keeps."""
 
 import dataclasses
+import json
 import re
 
 import lowc
@@ -9,6 +10,7 @@ import pytest
 from lowc.compiler.frontend import parse_module
 from lowc.compiler.recipe import Cache, cache_of, load_recipe, parse_recipe
 from lowc.errors import UserError
+from lowc.passes import annotations
 from lowc.passes.formats import caches, lmul
 from lowc.passes.quantize_caches import QuantizeCaches
 from lowc.passes.runner import Runner
@@ -340,13 +342,25 @@ def test_a_load_that_nobody_uses_goes_with_the_cache():
     assert "@keys :" not in str(module) and "@keys.i8.codes" in str(module)
 
 
+def test_a_cache_of_other_elements_is_named_and_says_why():
+    text = TEXT.replace("xf32", "xf16").replace(": f32", ": f16")
+    module = parse_module(text, "caches")
+    runner = Runner([QuantizeCaches(keys="i8")])
+    runner.run(module)
+    [row] = json.loads(annotations.text(module.operation, annotations.CACHES))
+    assert row["why"] == "not i8: its elements are f16"
+    assert (row["format"], row["bytes"], row["bytes_f32"]) == ("f16", 2560, 5120)
+    [remark] = [one for one in runner.remarks if one.pass_name == QuantizeCaches.name]
+    assert remark.message == "the cache stays f16: its elements are f16"
+
+
 def test_a_cache_that_no_attention_reads_is_none():
     module = parse_module(TEXT.replace('"a:qk"', '"a:0"'), "caches")
     runner = Runner([QuantizeCaches(keys="i8", values="i8")])
     runner.run(module)
     assert "xi8" not in str(module)
     assert [str(remark) for remark in runner.remarks] == [
-        f"{role} in i8: the model keeps no {role} that a product of attention reads "
+        f"{role} in i8: of what the model keeps none was recognised as {role} of attention "
         "[lowc-quantize-caches]"
         for role in ("keys", "values")
     ]
@@ -357,6 +371,7 @@ def test_recipes_choose_formats():
     recipe = parse_recipe('[cache]\nkeys = "i8"\nvalues = "i4"\n' + rules, "r", "r.toml")
     assert recipe.cache == Cache("i8", "i4") == cache_of("values=i4,keys=i8")
     assert parse_recipe(rules, "r", "r.toml").cache == Cache() == cache_of("f32")
+    assert cache_of(" i8 ") == Cache("i8", "i8")
     for text, words in (
         ('[cache]\nkeys = "i9"\n', r"r.toml:1.*keys = 'i9' is no format of a cache"),
         ('[cache]\nkey = "i8"\n', r"the key 'key' of cache is unknown.*did you mean 'keys'"),
@@ -369,6 +384,8 @@ def test_recipes_choose_formats():
         ("i3", "'i3' is no format"),
         ("key=i8", "did you mean 'keys'"),
         ("keys=i8,values", "values = '' is no format"),
+        ("keys=i8,keys=i4", "keys is there twice"),
+        ("i8,i4", "(?s)'i8,i4' does not say of what.*keys=i8,values=i4"),
         (8, "a int is no format"),
     ):
         with pytest.raises(UserError, match=words):
