@@ -32,6 +32,7 @@ from ..passes.forms import MOST_PLANES, Rule
 
 _FOLDER = "recipes"
 _KEYS = ("rules", "description", "average-planes", "allot-by", "cache")
+_EACH = "keys=i8,values=i4"
 _ALLOT_BY = ("any", "inputs")
 
 
@@ -71,7 +72,7 @@ def cache_of(text: str | Cache) -> Cache:
     Raises
     ------
     UserError
-        An unknown key or format.
+        An unknown key or format, or a key that is there twice.
     """
     if isinstance(text, Cache):
         return text
@@ -79,12 +80,16 @@ def cache_of(text: str | Cache) -> Cache:
         raise UserError(f"a {type(text).__name__} is no format of a cache", hint='cache="i8"')
     found: dict[str, str] = {}
     if "=" not in text:
-        found = {"keys": text, "values": text}
-        text = ""
+        if "," in text:
+            raise UserError(f"'{text}' does not say of what its formats are", hint=_EACH)
+        return _cache(dict.fromkeys(("keys", "values"), text.strip()), "cache")
+    where = f"cache '{text}'"
     for part in filter(None, text.split(",")):
         key, _, value = (word.strip() for word in part.partition("="))
+        if key in found:
+            raise UserError(f"{key} is there twice", where=where, hint=_EACH)
         found[key] = value
-    return _cache(found, f"cache '{text}'" if text else "cache")
+    return _cache(found, where)
 
 
 def _cache(data: object, where: str) -> Cache:

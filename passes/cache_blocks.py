@@ -41,11 +41,16 @@ def parts_of(shape: Sequence[int]) -> Shapes:
     }
 
 
-def write(parts: Sequence[ir.Value], rows: ir.Value, start: int | ir.Value) -> list[ir.Value]:
-    """Return the tensors of a cache after f32 `rows` ``[tokens, heads, width]`` were written."""
-    codes, scales, least = parts[:3]
+def write(
+    parts: Sequence[ir.Value], rows: ir.Value, start: int | ir.Value, size: int | ir.Value
+) -> list[ir.Value]:
+    """Return the tensors of a cache after f32 `rows` ``[tokens, heads, width]`` were written.
+
+    As with ``tensor.insert_slice``, `size` says how many of them.
+    """
+    codes, scales, least, newest, number = parts
     blocks, _, heads, half = build.shape_of(codes)
-    place = _Place(start, rows, blocks)
+    place = _Place(start, size, blocks)
     kept = _block(parts, place.first)
     made = _rows_in_blocks(rows, kept, place, [heads, 2, half])
     low, steps, factors = ranges(made, [-4])
@@ -55,15 +60,30 @@ def write(parts: Sequence[ir.Value], rows: ir.Value, start: int | ir.Value) -> l
     count = place.count
     whole = Part((place.last_of_count, 0, 0, 0, 0), (1, BLOCK, heads, 2, half))
     last = build.drop_units(build.cut(made, whole), [0])
-    of_channels = Part((place.first, 0, 0, 0), (count, heads, 2, half))
     filler = arith.index_cast(i32, place.last)
-    return [
-        build.put(coded, codes, Part((place.first, 0, 0, 0), (count, BLOCK, heads, half))),
-        build.put(steps, scales, of_channels),
-        build.put(low, least, of_channels),
-        last,
-        linalg.fill(filler, outs=[build.empty([1], i32)]),
-    ]
+    made = [coded, steps, low]
+    if place.is_none is None:
+        numbered = linalg.fill(filler, outs=[build.empty([1], i32)])
+    else:  # nothing is written, and what is there stays
+        count, is_none = arith.select(place.is_none, _i(0), place.count), place.is_none
+        made = [build.cut(one, _blocks(one, 0, count)) for one in made]
+
+        def body(old: ir.Value, new: ir.Value, _out: ir.Value) -> ir.Value:
+            return arith.select(is_none, old, new)
+
+        last = build.elementwise([newest, last], ir.F32Type.get(), body).result
+        numbered = build.elementwise(
+            [number], i32, lambda old, _: arith.select(is_none, old, filler)
+        ).result
+    pairs = zip(made, (codes, scales, least), strict=True)
+    written = [build.put(one, old, _blocks(one, place.first, count)) for one, old in pairs]
+    return [*written, last, numbered]
+
+
+def _blocks(value: ir.Value, first: int | ir.Value, count: int | ir.Value) -> Part:
+    """Return so many blocks of `value` from the first one on."""
+    inner = build.shape_of(value)[1:]
+    return Part((first, *[0] * len(inner)), (count, *inner))
 
 
 def read(parts: Sequence[ir.Value], width: int, part: Part | None, positions: int) -> ir.Value:
@@ -80,32 +100,32 @@ def read(parts: Sequence[ir.Value], width: int, part: Part | None, positions: in
         )
     whole = _values([codes, scales, least, newest, number], build.index(0))
     flat = joined(build.collapse(whole, [[0, 1], [2], [3], [4]]), width)
-    if build.shape_of(flat)[0] == part.sizes[0]:
-        return flat
-    return build.cut(flat, part)
+    is_all = (list(part.offsets), list(part.sizes)) == ([0, 0, 0], build.shape_of(flat))
+    return flat if is_all else build.cut(flat, part)
 
 
 class _Place:
-    """Which blocks rows from `start` on are in: the first one and how many, indices or numbers.
+    """Which blocks `size` rows from `start` on are in: the first one and how many.
 
-    ``before`` is how many rows of the first block come before them.  No rows are in one block.
+    ``before`` is how many rows of the first block come before them.  ``is_none`` says whether there
+    are none, which count as one block; it is None of a single row.
     """
 
-    def __init__(self, start: int | ir.Value, rows: ir.Value, blocks: int) -> None:
-        tokens = build.shape_of(rows)[0]
-        begin = _i(start) if isinstance(start, int) else start
-        size, one = build.dim(rows, 0), _i(1)
-        block = _i(BLOCK)
+    def __init__(self, start: int | ir.Value, size: int | ir.Value, blocks: int) -> None:
+        begin, count = (_i(one) if isinstance(one, int) else one for one in (start, size))
+        block, final, one = _i(BLOCK), _i(blocks - 1), _i(1)
         # What is written lies in the cache; only no rows at all may begin behind it.
-        self.first = arith.minui(arith.divui(begin, block), _i(blocks - 1))
+        self.first = arith.minui(arith.divui(begin, block), final)
         self.before = arith.subi(begin, arith.muli(self.first, block))
-        self.after = arith.addi(self.before, size)
+        self.after = arith.addi(self.before, count)
         self.last, self.last_of_count = self.first, _i(0)
         self.count: int | ir.Value = 1
-        if tokens == 1:
+        self.is_none: ir.Value | None = None
+        if size == 1:
             return
-        final = arith.divui(arith.subi(arith.maxui(arith.addi(begin, size), one), one), block)
-        self.last = arith.maxui(final, self.first)
+        self.is_none = arith.cmpi(arith.CmpIPredicate.eq, count, _i(0))
+        end = arith.divui(arith.subi(arith.maxui(arith.addi(begin, count), one), one), block)
+        self.last = arith.maxui(arith.minui(end, final), self.first)
         self.last_of_count = arith.subi(self.last, self.first)
         self.count = arith.addi(self.last_of_count, one)
 

@@ -118,8 +118,10 @@ def match(op: Any, softmax: Any, isa: tiles.Isa) -> Plan | Refusal:
         if why:
             return Refusal(why)
     keys, values = _cache(product.operands[1], _KEYS), _cache(op.operands[1], _VALUES)
-    if keys is None or values is None:
-        return Refusal("keys and values are no [positions, heads, width]")
+    for cache in (keys, values):
+        if isinstance(cache, Refusal):
+            return cache
+    assert isinstance(keys, Cache) and isinstance(values, Cache)  # noqa: S101  (for mypy)
     formats = (keys.format, values.format)
     kernel = _kernel(product.operands[0], op.operands[1], scale, isa, formats)
     if isinstance(kernel, Refusal):
@@ -230,31 +232,50 @@ class Cache:
         ]
 
 
-def _cache(value: ir.Value, permutation: Sequence[int]) -> Cache | None:
+def _cache(value: ir.Value, permutation: Sequence[int]) -> Cache | Refusal:
     """Return the cache ``[positions, heads, width]`` whose first positions `value` has turned."""
     op = defining(value)
-    if op is None or op.name != "linalg.transpose":
-        return None
-    if tuple(ir.DenseI64ArrayAttr(op.attributes["permutation"])) != tuple(permutation):
-        return None
+    is_turned = op is not None and op.name == "linalg.transpose"
+    if not is_turned or tuple(ir.DenseI64ArrayAttr(op.attributes["permutation"])) != permutation:
+        return Refusal("keys and values are no [positions, heads, width]")
     source = op.operands[0]
     stored = _stored(source)
+    if isinstance(stored, Refusal):
+        return stored
     if stored is None:
         return Cache("f32", (_whole(source),), source)
     name = annotations.text(stored, annotations.CACHE)
     *inputs, _ = stored.operands
-    if name != cache_blocks.NAME:
-        return Cache(name, tuple(_whole(part) for part in inputs), inputs[0])
-    return Cache("i4", tuple(_whole(part) for part in inputs), source)
+    parts = tuple(_whole(part) for part in inputs)
+    if name == cache_blocks.NAME:
+        return Cache("i4", parts, source)
+    # Positions may be left out before what is stored is read, or behind that.
+    is_cut = defining(source).name == "tensor.extract_slice"
+    return Cache(name, parts, source if is_cut else inputs[0])
 
 
 def _stored(value: ir.Value) -> Any:
-    """Return the operation that reads `value` from a cache which is not f32, if one does."""
-    op = defining(value)
+    """Return the operation that reads `value` from a cache which is not f32; None if none does.
+
+    A Refusal if `value` lacks heads or channels of what is stored: kernels step over whole rows.
+    """
+    if build.shape_of(value)[-1] % 2:
+        return None  # no kernel takes odd widths, however they are stored
+    op, is_whole_row = defining(value), True
     while op is not None and op.name in ("tensor.collapse_shape", "tensor.extract_slice"):
-        is_start = op.name != "tensor.extract_slice" or _is_start(op)
-        op = defining(op.operands[0]) if is_start else None
-    return op if op is not None and annotations.CACHE in op.attributes else None
+        if op.name == "tensor.extract_slice":
+            if not _is_start(op):
+                return None
+            is_whole_row &= _keeps_rows(op)
+        op = defining(op.operands[0])
+    if op is None or annotations.CACHE not in op.attributes:
+        return None
+    shape = build.shape_of(op.results[0])
+    is_i4 = annotations.text(op, annotations.CACHE) in ("i4", cache_blocks.NAME)
+    row = [shape[-3], 2 * shape[-1]] if is_i4 else shape[-2:]
+    if is_whole_row and row == build.shape_of(value)[1:]:
+        return op
+    return Refusal("not all heads and channels of its caches are read")
 
 
 def _whole(value: ir.Value) -> ir.Value:
@@ -262,8 +283,13 @@ def _whole(value: ir.Value) -> ir.Value:
     cut = defining(value)
     if cut is None or cut.name != "tensor.extract_slice" or not _is_start(cut):
         return value
+    return cut.operands[0] if _keeps_rows(cut) else value
+
+
+def _keeps_rows(cut: Any) -> bool:
+    """Whether a slice has all sizes of its source but the first."""
     whole, part = (build.shape_of(one) for one in (cut.operands[0], cut.results[0]))
-    return cut.operands[0] if whole[1:] == part[1:] else value
+    return bool(whole[1:] == part[1:])
 
 
 def _is_start(cut: Any) -> bool:

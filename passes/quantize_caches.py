@@ -72,23 +72,24 @@ class QuantizeCaches(Pass):
             if not role:
                 continue
             wanted = self.keys if role == "keys" else self.values
-            name, shape = annotations.text(op, "sym_name"), list(type_of(op).shape)
-            size = 4 * math.prod(shape)
+            name, type_ = annotations.text(op, "sym_name"), type_of(op)
+            shape, stays = list(type_.shape), str(type_.element_type)
+            count = math.prod(shape)
             row = {
-                "name": name, "role": role, "shape": shape, "format": wanted, "why": "",
-                "bytes": size, "bytes_f32": size,
+                "name": name, "role": role, "shape": shape, "format": stays, "why": "",
+                "bytes": count * type_.element_type.width // 8, "bytes_f32": 4 * count,
             }  # fmt: skip
-            plan = match(touching, op, role, wanted) if wanted != "f32" else None
+            plan = match(touching, op, role, wanted) if wanted not in ("f32", stays) else None
             if isinstance(plan, Refusal):
-                row |= {"format": "f32", "why": f"not {wanted}: {plan.reason}"}
-                remark(RemarkKind.REFUSED, op, name, f"the cache stays f32: {plan.reason}")
+                row["why"] = f"not {wanted}: {plan.reason}"
+                remark(RemarkKind.REFUSED, op, name, f"the cache stays {stays}: {plan.reason}")
             elif plan is not None:
                 remark(RemarkKind.APPLIED, op, name, f"{role} in {plan.describe()}")
-                row["bytes"] = rewrite(module, plan)
+                row |= {"format": wanted, "bytes": rewrite(module, plan)}
             rows.append(row)
         for role, wanted in (("keys", self.keys), ("values", self.values)):
             if wanted != "f32" and all(row["role"] != role for row in rows):
-                why = f"the model keeps no {role} that a product of attention reads"
+                why = f"of what the model keeps none was recognised as {role} of attention"
                 remark(RemarkKind.WARNING, None, f"{role} in {wanted}", why)
         # Row by row: caches of one layer stand together, keys first.
         rows.sort(key=lambda row: _in_order(row["name"]))
@@ -131,6 +132,9 @@ class Plan:
 def match(touching: Touching, op: Any, role: str, wanted: str) -> Plan | Refusal:
     """Describe how the cache `op` would be stored, or say why it stays.  Changes nothing."""
     symbol, shape = annotations.text(op, "sym_name"), list(type_of(op).shape)
+    element = type_of(op).element_type
+    if element != ir.F32Type.get(op.context):
+        return Refusal(f"its elements are {element}")
     if annotations.ZEROS not in op.attributes or parameter_key(op, mutable=True) is None:
         return Refusal("it is not known to begin as zeros; export a model before it is run")
     if len(shape) < 2 or build.DYNAMIC in shape or not math.prod(shape):
@@ -194,7 +198,7 @@ def _role(touching: Touching, op: Any) -> str:
     type_ = ir.TypeAttr(op.attributes["type"]).value
     if not isinstance(type_, ir.RankedTensorType):
         return ""
-    if not isinstance(ir.RankedTensorType(type_).element_type, ir.F32Type):
+    if not isinstance(ir.RankedTensorType(type_).element_type, ir.FloatType):
         return ""
     found = {
         name.partition("@")[0].partition("#")[0].rpartition(":")[2]
@@ -332,7 +336,7 @@ def _written(plan: Plan, op: Any, parts: Sequence[ir.Value]) -> list[ir.Value]:
     part, rows = Part.of(op, 2), op.operands[0]
     assert part is not None  # noqa: S101  (it was matched)
     if plan.by_channels:
-        return cache_blocks.write(parts, rows, part.offsets[0])
+        return cache_blocks.write(parts, rows, part.offsets[0], part.sizes[0])
     return cache_rows.write(parts, cache_rows.rounded(plan.format, rows), part)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import UserError
 from . import tree as trees
 from .dtypes import data_type
 from .module import Module
@@ -36,7 +37,8 @@ class Feeder:
 
     def __init__(self, prefill: Module, decode: Module, context: int, piece: int = PIECE) -> None:
         self._prefill, self._decode = prefill, decode
-        self._positions = np.arange(context)
+        self._context = context
+        self._positions: dict[str, NDArray[Any]] = {}  # by type; as many as were asked for
         tokens, positions = (leaf.shape[0] for leaf in prefill.signature.inputs[:2])
         ranges = dict(prefill.signature.ranges)
         self._caches: list[Any] = []
@@ -46,13 +48,15 @@ class Feeder:
         self._comes_in_pieces = is_known and isinstance(positions, str) and tokens != positions
         least, most = ranges.get(str(tokens), (None, None))
         self._least = max(2, least or 0)
-        self._most = max(self._least, min(piece, most or piece))
+        self._most = 1 if most == 1 else max(self._least, min(piece, most or piece))
 
     def pieces(self, count: int) -> list[int]:
         """Return how many tokens each call is given of `count`, one at least; all much alike."""
         least, most = self._least, self._most
         if count == 1 or not self._comes_in_pieces:
             return [count]
+        if most == 1:
+            return [1] * count
         calls = -(-count // most)
         even, longer = divmod(count, calls)
         if even >= least:
@@ -69,7 +73,8 @@ class Feeder:
                 for leaf in entry.signature.inputs[2:]
             ]
         manifest = entry.manifest
-        leaves = iter([tokens, self._positions[:held], *self._caches])
+        given, counted = (leaf.dtype for leaf in entry.signature.inputs[:2])
+        leaves = iter([as_type(tokens, given), self._first(held, counted), *self._caches])
         args = trees.unflatten(manifest.args_tree, leaves)
         kwargs = trees.unflatten(manifest.kwargs_tree, leaves)
         call = entry.start if self._caches else entry
@@ -77,6 +82,14 @@ class Feeder:
         logits, *self._caches = result
         found: NDArray[Any] = np.asarray(logits)[0]
         return found
+
+    def _first(self, count: int, dtype: str) -> NDArray[Any]:
+        """Return the positions ``[count]``; there is room for more than that, not for all."""
+        found = self._positions.get(dtype)
+        if found is None or found.size < count:
+            found = as_type(np.arange(min(self._context, max(PIECE, 2 * count))), dtype)
+            self._positions[dtype] = found
+        return found[:count]
 
     @property
     def carries_caches(self) -> bool:
@@ -90,3 +103,22 @@ class Feeder:
             done += size
             logits = self.call(tokens[done - size : done], start + done)
         return logits
+
+
+def as_type(numbers: NDArray[np.int64], dtype: str) -> NDArray[Any]:
+    """Return whole numbers in the type of an input.
+
+    Raises
+    ------
+    UserError
+        The type has not one of them.
+    """
+    wanted = data_type(dtype, "").numpy
+    ends = np.iinfo(wanted)
+    for number in (int(numbers.min()), int(numbers.max())):
+        if not ends.min <= number <= ends.max:
+            raise UserError(
+                f"the model takes tokens and positions in {dtype}, which has no {number}",
+                hint="export it with int64, or give a shorter text of tokens that it knows",
+            )
+    return numbers.astype(wanted, copy=False)

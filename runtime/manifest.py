@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import UserError
 from . import tree as trees
+from .dtypes import data_type
 
 FORMAT = 1
 REFLECTION_KEY = "lowc.manifest"
@@ -120,6 +121,7 @@ class Manifest:
                 data["parameters"] = Parameters(**{**given, "looked_up": looked_up})
             manifest = cls(**data)
             manifest._check()
+            manifest._check_sizes(where)
         except UserError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -152,6 +154,21 @@ class Manifest:
             isinstance(name, str) for name in features
         ):
             raise ValueError("what it needs of a GPU is not readable")
+
+    def _check_sizes(self, where: str) -> None:
+        for leaf in (*self.inputs, *self.outputs):
+            if not all(isinstance(size, str) or _is_size(size) for size in leaf.shape):
+                raise ValueError("a size of a tensor is no size")
+            if not leaf.literal:
+                data_type(leaf.dtype, where)
+        for least, most in self.ranges.values():
+            ends = [end for end in (least, most) if end is not None]
+            if not all(_is_size(end) for end in ends) or ends != sorted(ends):
+                raise ValueError("the range of a size is none")
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and value >= 0
 
 
 def _leaf(data: dict[str, Any]) -> Leaf:

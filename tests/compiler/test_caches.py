@@ -1,6 +1,7 @@
 """Caches in few bits: what a compiled model keeps is what the definition keeps."""
 
 import dataclasses
+import json
 import re
 
 import lowc
@@ -9,6 +10,7 @@ import pytest
 from lowc.compiler.frontend import parse_module
 from lowc.compiler.recipe import Cache, cache_of, load_recipe, parse_recipe
 from lowc.errors import UserError
+from lowc.passes import annotations
 from lowc.passes.formats import caches, lmul
 from lowc.passes.quantize_caches import QuantizeCaches
 from lowc.passes.runner import Runner
@@ -144,6 +146,19 @@ def test_reset_empties_the_cache(compiled):
         np.testing.assert_array_equal(found, 0)
 
 
+@pytest.mark.parametrize(("tokens", "positions"), [(70, 69), (70, 5), (3, 2)])
+def test_more_tokens_than_positions_leave_the_cache_as_it_is(compiled, tokens, positions):
+    """PyTorch's slice that begins before the tensor is empty then; nothing is written anywhere."""
+    _, _, module = compiled
+    module.reset()
+    module.many(drawn(0, 40), np.arange(40))
+    module.one(drawn(1, 1), np.arange(41))
+    before = module.read(np.arange(POSITIONS))
+    assert np.isfinite(module.many(drawn(2, tokens), np.arange(positions))).all()
+    for found, wanted in zip(module.read(np.arange(POSITIONS)), before, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
 def test_rows_that_are_no_numbers_keep_to_themselves(compiled):
     name, _, module = compiled
     module.reset()
@@ -210,6 +225,72 @@ def test_lmul_multiplies_what_is_read(tmp_path):
         assert np.quantile(np.abs(found - attend(np.matmul)), 0.5) > 1e-3
 
 
+class Part(torch.nn.Module):
+    """Attention over a part of the heads and channels of a cache; `keep` cuts it."""
+
+    def __init__(self, keep):
+        super().__init__()
+        self.keep = keep
+        empty = torch.zeros(64, 4, 32)
+        self.register_buffer("keys", empty, persistent=False)
+        self.register_buffer("values", empty.clone(), persistent=False)
+
+    def forward(self, q, k, v, positions):
+        n = positions.shape[0]
+        self.keys[n - 1 : n], self.values[n - 1 : n] = k, v
+        keys, values = self.keep(self.keys, n), self.keep(self.values, n)
+        scores = torch.bmm(q, keys.permute(1, 2, 0)) * 0.4
+        return torch.bmm(torch.softmax(scores, -1), values.transpose(0, 1))
+
+
+PARTS = {
+    "whole": lambda cache, n: cache[:n],
+    "channels": lambda cache, n: cache[:n, :, :16],
+    "heads": lambda cache, n: cache[:n, :2],
+    "heads_of_all": lambda cache, _n: cache[:, :2],
+    "positions_of_heads": lambda cache, n: cache[:, :2][:n],
+}
+
+
+@pytest.mark.parametrize("name", BITS)
+def test_heads_and_channels_that_are_not_read_are_not_read_by_the_kernel(name):
+    """It steps over whole rows: for parts of them there is the portable way, and a reason."""
+    torch.manual_seed(0)
+    n = torch.export.Dim("n", min=1, max=64)
+    models, given = {part: Part(keep) for part, keep in PARTS.items()}, {}
+    rows = torch.zeros(1, 4, 32)
+    for part, keep in PARTS.items():
+        _, heads, width = keep(torch.zeros(64, 4, 32), 5).shape
+        given[part] = torch.randn(heads, 3, width)
+    programs = {
+        part: torch.export.export(
+            model, (given[part], rows, rows.clone(), torch.arange(7)),
+            dynamic_shapes=({}, {}, {}, {0: n}), strict=False,
+        )
+        for part, model in models.items()
+    }  # fmt: skip
+    artifact = lowc.compile(programs, dataclasses.replace(load_recipe("f32"), cache=cache_of(name)))
+    module = lowc.load(artifact)
+    for part, model in models.items():
+        module.reset()
+        for place in range(5):
+            k, v = torch.randn(1, 4, 32), torch.randn(1, 4, 32)
+            # The newest block of keys in 4 bits is what was given.
+            kept = [
+                torch.from_numpy(caches.rounded(one.numpy(), form))
+                for one, form in ((k, "f32" if name == "i4" else name), (v, name))
+            ]
+            wanted = model(given[part], *kept, torch.arange(place + 1)).numpy()
+            found = module[part](given[part].numpy(), k.numpy(), v.numpy(), np.arange(place + 1))
+            assert np.abs(found - wanted).max() < 1e-4, (part, place)
+    lowerings = {row["name"]: row["lowering"] for row in artifact.report["matmuls"]}
+    by_kernel = {key.partition("@")[2] for key, how in lowerings.items() if "attention" in how}
+    assert "whole" in by_kernel and not by_kernel & {"channels", "heads"}
+    why = "attention has no kernel: not all heads and channels of its caches are read"
+    said = [one for one in artifact.report["remarks"] if why in one["message"]]
+    assert {one["subject"].partition("@")[2] for one in said} >= {"channels", "heads"}
+
+
 TEXT = """
 util.global private mutable @keys {lowc.zeros} = #flow.parameter.named<"model"::"keys"> : tensor<SHAPE>
 func.func @main(%new: tensor<1x2x16xf32>, %q: tensor<2x3x16xf32>, %at: index) -> tensor<2x3x40xf32> {
@@ -261,13 +342,25 @@ def test_a_load_that_nobody_uses_goes_with_the_cache():
     assert "@keys :" not in str(module) and "@keys.i8.codes" in str(module)
 
 
+def test_a_cache_of_other_elements_is_named_and_says_why():
+    text = TEXT.replace("xf32", "xf16").replace(": f32", ": f16")
+    module = parse_module(text, "caches")
+    runner = Runner([QuantizeCaches(keys="i8")])
+    runner.run(module)
+    [row] = json.loads(annotations.text(module.operation, annotations.CACHES))
+    assert row["why"] == "not i8: its elements are f16"
+    assert (row["format"], row["bytes"], row["bytes_f32"]) == ("f16", 2560, 5120)
+    [remark] = [one for one in runner.remarks if one.pass_name == QuantizeCaches.name]
+    assert remark.message == "the cache stays f16: its elements are f16"
+
+
 def test_a_cache_that_no_attention_reads_is_none():
     module = parse_module(TEXT.replace('"a:qk"', '"a:0"'), "caches")
     runner = Runner([QuantizeCaches(keys="i8", values="i8")])
     runner.run(module)
     assert "xi8" not in str(module)
     assert [str(remark) for remark in runner.remarks] == [
-        f"{role} in i8: the model keeps no {role} that a product of attention reads "
+        f"{role} in i8: of what the model keeps none was recognised as {role} of attention "
         "[lowc-quantize-caches]"
         for role in ("keys", "values")
     ]
@@ -278,6 +371,7 @@ def test_recipes_choose_formats():
     recipe = parse_recipe('[cache]\nkeys = "i8"\nvalues = "i4"\n' + rules, "r", "r.toml")
     assert recipe.cache == Cache("i8", "i4") == cache_of("values=i4,keys=i8")
     assert parse_recipe(rules, "r", "r.toml").cache == Cache() == cache_of("f32")
+    assert cache_of(" i8 ") == Cache("i8", "i8")
     for text, words in (
         ('[cache]\nkeys = "i9"\n', r"r.toml:1.*keys = 'i9' is no format of a cache"),
         ('[cache]\nkey = "i8"\n', r"the key 'key' of cache is unknown.*did you mean 'keys'"),
@@ -290,6 +384,8 @@ def test_recipes_choose_formats():
         ("i3", "'i3' is no format"),
         ("key=i8", "did you mean 'keys'"),
         ("keys=i8,values", "values = '' is no format"),
+        ("keys=i8,keys=i4", "keys is there twice"),
+        ("i8,i4", "(?s)'i8,i4' does not say of what.*keys=i8,values=i4"),
         (8, "a int is no format"),
     ):
         with pytest.raises(UserError, match=words):

@@ -12,11 +12,12 @@ import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from lowc.errors import InternalError, UserError
-from lowc.runtime.manifest import Leaf
+from lowc.runtime.manifest import Leaf, Manifest
 from lowc.runtime.module import load
 from lowc.runtime.vmfb import check_file
 from tiny.artifacts import archive, build, manifest
@@ -126,6 +127,26 @@ def test_bad_manifest(folder: Path, text: str, expected: str) -> None:
     )
     name = hashlib.sha256(text.encode()).hexdigest()[:8]
     assert expected in refusal(build(folder / f"{name}.vmfb", source, text))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        *(({"ranges": {"n": ends}}, "manifest is damaged") for ends in (
+            [2], ["a"], [2, 3, 4], ["", 0], [0, ""], [1, []], [1, -4], [5, 4], [True, 2], [0.5, 1],
+            None,
+        )),
+        *(({"shape": [size]}, "manifest is damaged") for size in (-4, True, 4.0, None, [4])),
+        ({"dtype": "float33"}, "'float33' is not one that the runtime handles"),
+        ({"dtype": ["float32"]}, "manifest is damaged"),
+    ],
+)  # fmt: skip
+def test_sizes_and_types_of_a_manifest_are_checked(change: dict[str, Any], expected: str) -> None:
+    about = json.loads(manifest([LEAF], TWO).to_json())
+    assert Manifest.from_json(json.dumps(about), "x.vmfb").inputs == (LEAF,)
+    (about if "ranges" in change else about["inputs"][0]).update(change)
+    with pytest.raises(UserError, match=expected):
+        Manifest.from_json(json.dumps(about), "x.vmfb")
 
 
 def test_hostile_manifest_leaves_the_folder_alone(folder: Path) -> None:

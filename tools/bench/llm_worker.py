@@ -112,7 +112,7 @@ class Worker:
         }  # fmt: skip
 
     def prefill(self, tokens: list[int], start: int = 0) -> list[float]:
-        """Take `tokens` at once, and choose the next."""
+        """Take `tokens` in a single feed (lowc's are pieces of 128), and choose the next."""
         given = self.contender.array(tokens)
         begun = time.perf_counter()
         self.contender.feed(given, start).argmax()
