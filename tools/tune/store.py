@@ -70,6 +70,7 @@ _SQLITE_GUARDS = [
     "BEGIN SELECT RAISE(ABORT, 'measurements are only added'); END"
     for verb in ("UPDATE", "DELETE")
 ]
+_MAKING = 0x6C6F7763  # the lock of a PostgreSQL in which tables are being made
 _URL = re.compile(r"(sqlite|postgresql)(\+\w+)?://")
 
 
@@ -127,12 +128,7 @@ class Store:
                 hint="a store has one of its own",
             )  # fmt: skip
         if not present:
-            _METADATA.create_all(self.engine)
-            with self.engine.begin() as connection:
-                if self.engine.dialect.name == "sqlite":
-                    for guard in _SQLITE_GUARDS:
-                        connection.execute(sql.text(guard))
-                self._insert(connection, _ABOUT, [{"name": "version", "value": VERSION}])
+            self._make()
         with self.engine.connect() as connection:
             asked = sql.select(_ABOUT.c.value).where(_ABOUT.c.name == "version")
             version = connection.execute(asked).scalar()
@@ -142,6 +138,19 @@ class Store:
                 where=_shown(self.place),
                 hint="export it with the lowc that wrote it, and import that into a new one",
             )
+
+    def _make(self) -> None:
+        """Make all tables in one transaction, which others that open the store wait for."""
+        is_sqlite = self.engine.dialect.name == "sqlite"
+        with self.engine.connect() as connection:
+            connection.exec_driver_sql(
+                "BEGIN IMMEDIATE" if is_sqlite else f"SELECT pg_advisory_xact_lock({_MAKING})"
+            )
+            _METADATA.create_all(connection)  # what is not there yet
+            for guard in _SQLITE_GUARDS if is_sqlite else ():
+                connection.execute(sql.text(guard))
+            self._insert(connection, _ABOUT, [{"name": "version", "value": VERSION}])
+            connection.commit()
 
     def add(self, records: Iterable[Record]) -> int:
         """Add what is not there yet; return how many records that were."""

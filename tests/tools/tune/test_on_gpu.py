@@ -68,15 +68,18 @@ def test_a_bundle_is_measured_and_checked(tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     results = run(tmp_path, tmp_path / "results.json")
     first, second, third, wrong, absent = results["cases"]
-    assert third["wrong"] == "" and third["seconds"] > 0 and third["problem"] is None, third
+    assert third["problem"] is None
+    # What a dispatch takes is a difference of calls: on a busy machine it can be lost, which is said.
+    for case in (first, second, third):
+        assert case["wrong"] == "" and (case["seconds"] > 0) == ("lost" not in case), case
     for case in (first, second):
-        assert case["wrong"] == "" and case["seconds"] > 0, case
         assert tilings.parse(case["tiling"]).tile in tiles
     assert "differ" in wrong["wrong"] and "none.vmfb" in absent["error"]
     assert "none.vmfb" in results["stock"]["none"]
     assert results["commit"] and results["versions"]["numpy"]
     read_again = records.read(tmp_path / "results.json")
-    assert [one.outcome for one in read_again] == ["ok", "ok", "wrong", "crash"]
+    measured = ["ok" for case in (first, second) if "lost" not in case]
+    assert [one.outcome for one in read_again] == [*measured, "wrong", "crash"]
     assert {(one.problem.unit, one.machine.unit) for one in read_again} == {("spirv", "spirv")}
     assert read_again[0].blocks > 1 and read_again[0].seconds == first["seconds"]
     assert not any(space.illegal(one.problem, tilings.parse(one.tiling)) for one in read_again)

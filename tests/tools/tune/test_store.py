@@ -3,7 +3,10 @@
 import dataclasses
 import shutil
 import sqlite3
+import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -39,6 +42,21 @@ def check(place):
 
 def test_sqlite(tmp_path):
     check(tmp_path / "tiles.sqlite")
+
+
+def test_many_may_make_a_store_at_once(tmp_path):
+    """Each sees no table first, and waits for the one that makes them."""
+    script = (
+        "import sys, time; from lowc.tools.tune.store import Store\n"
+        "time.sleep(max(0.0, float(sys.argv[2]) - time.time()))\n"
+        "for number in range(20):\n"
+        "    with Store(f'{sys.argv[1]}/{number}.sqlite') as store: assert not list(store.records())"
+    )
+    given = [sys.executable, "-c", script, str(tmp_path), str(time.time() + 6)]
+    children = [subprocess.Popen(given, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    for child in children:
+        said = child.communicate(timeout=120)[1]
+        assert child.returncode == 0, said
 
 
 def test_no_folder_is_made_for_a_store(tmp_path):

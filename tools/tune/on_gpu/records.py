@@ -12,7 +12,7 @@ from ....passes.tiling.record import Machine, Record
 
 
 def read(path: Path) -> list[Record]:
-    """Return the records of a file of results; cases of no tile are left out.
+    """Return the records of a file of results; cases of no tile, or lost in noise, are left out.
 
     Raises
     ------
@@ -21,13 +21,18 @@ def read(path: Path) -> list[Record]:
     """
     try:
         results = json.loads(path.read_text())
-        cases = [case for case in results["cases"] if case.get("problem")]
+        cases = [case for case in results["cases"] if case.get("problem") and not _is_lost(case)]
         return [_record(results, case) for case in cases]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"these are no results of collect.py: {error}", where=str(path),
             hint="write them with: python BUNDLE/collect.py BUNDLE -o FILE",
         ) from error  # fmt: skip
+
+
+def _is_lost(case: dict[str, Any]) -> bool:
+    """Return whether a right result took less than the noise of calls."""
+    return "lost" in case and not case.get("wrong")
 
 
 def _machine(results: dict[str, Any], unit: str) -> Machine:
