@@ -9,11 +9,11 @@ import shlex
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import iree.compiler
 
 from ..errors import InternalError, LowcError, UserError
+from ..passes.kernels.tiles import Unit
 from . import subprocesses
 from .target import Target
 
@@ -23,8 +23,6 @@ _MESSAGE_LENGTH = 400
 # iree-compile verifies the IR again after each of its own passes, a quarter to a third of its time.
 # What it gets was verified; the command that replays a failure leaves the verifier on.
 _UNVERIFIED = "--verify=false"
-# As lowc-outline-kernels names them.
-Unit = Literal["portable", "avx2", "avx2vnni", "avx512", "avx512vnni", "avx512vbmi", "spirv", "ptx"]
 _PROBE = """
 func.func @probe(%x: tensor<64xf32>) -> tensor<64xf32> {
   %y = arith.addf %x, %x : tensor<64xf32>

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from iree.compiler import ir
 from iree.compiler.dialects import arith, tensor
@@ -56,9 +56,7 @@ class FuseRotations(Pass):
         The vector unit of a CPU; for a GPU, or ``none``, nothing is changed.
     """
 
-    unit: Literal[
-        "none", "portable", "avx2", "avx2vnni", "avx512", "avx512vnni", "avx512vbmi", "spirv", "ptx"
-    ] = "none"
+    unit: tiles.Unit = "none"
     name: ClassVar[str] = "lowc-fuse-rotations"
 
     def run(self, module: ir.Module, remark: Callable[..., None]) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from iree.compiler import ir
@@ -57,9 +57,7 @@ class OutlineAttention(Pass):
         outlined.
     """
 
-    unit: Literal[
-        "none", "portable", "avx2", "avx2vnni", "avx512", "avx512vnni", "avx512vbmi", "spirv", "ptx"
-    ] = "none"
+    unit: tiles.Unit = "none"
     name: ClassVar[str] = "lowc-outline-attention"
 
     def run(self, module: ir.Module, remark: Callable[..., None]) -> None:

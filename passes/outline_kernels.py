@@ -7,7 +7,7 @@ What a family of kernels takes, how it is matched and what replaces it stand in 
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from iree.compiler import ir
 
@@ -29,6 +29,7 @@ from . import (
 )
 from .base import Pass, Refusal, RemarkKind
 from .epilogues import Chain
+from .kernels import tiles
 from .tiling import attribute, families
 
 FAMILIES: tuple[Any, ...] = (
@@ -108,9 +109,7 @@ class OutlineKernels(Pass):
         Without them products only get their tile, for code generation.
     """
 
-    unit: Literal[
-        "none", "portable", "avx2", "avx2vnni", "avx512", "avx512vnni", "avx512vbmi", "spirv", "ptx"
-    ] = "none"
+    unit: tiles.Unit = "none"
     dot4: bool = False
     kernels: bool = True
     name: ClassVar[str] = "lowc-outline-kernels"

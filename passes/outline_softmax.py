@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from iree.compiler import ir
 
@@ -47,9 +47,7 @@ class OutlineSoftmax(Pass):
         outlined.
     """
 
-    unit: Literal[
-        "none", "portable", "avx2", "avx2vnni", "avx512", "avx512vnni", "avx512vbmi", "spirv", "ptx"
-    ] = "none"
+    unit: tiles.Unit = "none"
     name: ClassVar[str] = "lowc-outline-softmax"
 
     def run(self, module: ir.Module, remark: Callable[..., None]) -> None:

@@ -57,25 +57,26 @@ def stored_bits(module: ir.Module, weight: Weight) -> int:
     return int(ir.RankedTensorType(ir.TypeAttr(holder.attributes["type"]).value).element_type.width)
 
 
+def declare(symbol: str, type_: ir.Type, others: dict[str, ir.Attribute], before: Any) -> Any:
+    """Put a private global of the parameter `symbol` in front of an operation; return it."""
+    key = ir.StringAttr.get(symbol)
+    attributes = {
+        "sym_name": key,
+        "sym_visibility": ir.StringAttr.get("private"),
+        "type": ir.TypeAttr.get(type_),
+        "initial_value": ir.Attribute.parse(f'#flow.parameter.named<"{SCOPE}"::{key}> : {type_}'),
+        **others,
+    }
+    return ir.Operation.create("util.global", attributes=attributes, ip=ir.InsertionPoint(before))
+
+
 def derived_global(
     module: ir.Module, after: Any, symbol: str, type_: ir.Type, derivation: dict[str, Any]
 ) -> str:
     """Declare a global for a derived parameter unless it is there; return its symbol."""
     if find_global(module, symbol) is None:
-        key = ir.StringAttr.get(symbol)
-        op = ir.Operation.create(
-            "util.global",
-            attributes={
-                "sym_name": key,
-                "sym_visibility": ir.StringAttr.get("private"),
-                "type": ir.TypeAttr.get(type_),
-                "initial_value": ir.Attribute.parse(
-                    f'#flow.parameter.named<"{SCOPE}"::{key}> : {type_}'
-                ),
-                annotations.DERIVATION: annotations.to_attribute(derivation, module.context),
-            },
-            ip=ir.InsertionPoint(after),
-        )
+        made = annotations.to_attribute(derivation, module.context)
+        op = declare(symbol, type_, {annotations.DERIVATION: made}, after)
         op.move_after(after)
     return symbol
 

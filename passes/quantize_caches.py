@@ -13,7 +13,7 @@ from .base import Pass, Refusal, RemarkKind
 from .build import Part
 from .contraction import defining
 from .formats.caches import Name
-from .parameters import SCOPE, parameter_key
+from .parameters import declare, parameter_key
 from .state import is_mutable, store_global, store_zeros, type_of
 
 _ROLES = {"qk": "keys", "pv": "values"}
@@ -287,22 +287,8 @@ def _in_order(name: str) -> list[Any]:
 
 
 def _declare(plan: Plan, part: str, type_: ir.Type) -> None:
-    symbol = plan.symbol_of(part)
-    scope, name = ir.StringAttr.get(SCOPE), ir.StringAttr.get(symbol)
-    ir.Operation.create(
-        "util.global",
-        attributes={
-            "sym_name": name,
-            "sym_visibility": ir.StringAttr.get("private"),
-            "type": ir.TypeAttr.get(type_),
-            "initial_value": ir.Attribute.parse(
-                f"#flow.parameter.named<{scope}::{name}> : {type_}"
-            ),
-            "is_mutable": ir.UnitAttr.get(),
-            annotations.ZEROS: ir.UnitAttr.get(),
-        },
-        ip=ir.InsertionPoint(plan.holder),
-    )
+    state = {"is_mutable": ir.UnitAttr.get(), annotations.ZEROS: ir.UnitAttr.get()}
+    declare(plan.symbol_of(part), type_, state, plan.holder)
 
 
 def _replace(

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from iree.compiler import ir
 
@@ -60,9 +60,7 @@ class SelectTiles(Pass):
         tile that failed.
     """
 
-    unit: Literal[
-        "none", "portable", "avx2", "avx2vnni", "avx512", "avx512vnni", "avx512vbmi", "spirv", "ptx"
-    ] = "none"
+    unit: tiles.Unit = "none"
     kernels: bool = True
     cost_model: str = rankers.NONE
     top_k: int = 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from .work_split import Costs, split
 
@@ -62,6 +63,11 @@ ISAS = {
         Isa("portable", 4, 32),
     )
 }
+
+# What code is generated for, as passes are told it: a unit of ISAS, a kind of GPU, or nothing.
+Unit = Literal[
+    "none", "portable", "avx2", "avx2vnni", "avx512", "avx512vnni", "avx512vbmi", "spirv", "ptx"
+]
 
 
 @dataclass(frozen=True)

@@ -133,8 +133,7 @@ def test_a_tied_table_is_looked_up_in_the_panels_of_the_product(columns, rows, f
     artifact = lowc.compile(
         torch.export.export(model, (torch.from_numpy(tokens),)), parse_recipe(rules, "tied", "tied")
     )
-    if "kernel" not in artifact.report["matmuls"][0]["lowering"]:
-        pytest.skip("this processor has no kernel for the product")
+    assert "kernel" in artifact.report["matmuls"][0]["lowering"]  # every vector unit has one
     [row] = artifact.report["embeddings"]
     assert "in the panels of a product" in row["lowering"]
     wanted = _meant(model.table, *form)[tokens]
