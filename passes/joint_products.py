@@ -265,9 +265,9 @@ def rewrite(module: ir.Module, joint: Joint, weights_of: Callable[[Any], list[ir
             chain = as_chain(plan.chain)
             if chain is None:
                 continue
-            for value in chain.tensors:
-                _bring(value, joint.op)
             own = [i for i, link in enumerate(links) if link == OWN]
+            for i in own:  # what is linked is made by the dispatch itself
+                _bring(chain.tensors[i], joint.op)
             epilogue = dataclasses.replace(
                 chain.epilogue, inputs=tuple(chain.epilogue.inputs[i] for i in own)
             )

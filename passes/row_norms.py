@@ -94,6 +94,11 @@ def _root_of_mean_square(value: ir.Value, x: ir.Value) -> float | None:
     total = reduced(mean.operands[0], "arith.addf")
     if total is None or not _is_square(defining(total.operands[0]), x):
         return None
+    # Squares of another view of `x` may be summed over more or less than a row.
+    sizes = build.shape_of(total.operands[0])
+    rows = [n for n in build.shape_of(x)[:-1] if n != 1]
+    if sizes[-1] != k or [n for n in sizes[:-1] if n != 1] != rows:
+        return None
     return float(np.float32(epsilon))
 
 

@@ -70,7 +70,7 @@ def parameters_module(
         index.load(str(path), format="irpa", mmap=True)
         if in_place:
             index = huge_pages.read(path, index, looked_up)
-    except (RuntimeError, ValueError, LookupError, OSError) as error:
+    except (RuntimeError, ValueError, LookupError, OSError, OverflowError) as error:
         raise UserError(
             "this is not a parameter archive", where=str(path), hint=_HINT, detail=str(error)[:300]
         ) from error

@@ -142,3 +142,46 @@ def test_many_rows_stay_apart():
 def test_a_gpu_has_no_such_kernel():
     groups, normed = together(analyse(exported(), recipe(W4A8), "cuda"))
     assert (groups, normed) == (set(), set())
+
+
+def _gated(kind):
+    """One product's result multiplies another's, and is read elsewhere too; or an odd norm."""
+    import torch
+    from torch import nn
+
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.g, self.u = nn.Linear(64, 96, bias=False), nn.Linear(64, 96, bias=False)
+
+        def forward(self, x):
+            if kind == "norm of all rows":  # 64 is a row's length, and the sum is of both rows
+                square = x.reshape(1, 128).pow(2).sum(-1, keepdim=True) / 64
+                x = x * torch.rsqrt(square + EPSILON) * torch.arange(1.0, 65.0)
+                return self.g(x), self.u(x)
+            gate = self.g(x)
+            if kind == "viewed":
+                gate = nn.functional.silu(gate).view(1, 4, 24)
+                return gate, self.u(x).view(1, 4, 24) * gate, gate.sum(-1)
+            return gate, self.u(x) * gate
+
+    torch.manual_seed(0)
+    return Gated().eval()
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [("returned", (1, 1, 64)), ("viewed", (1, 64)), ("norm of all rows", (2, 64))],
+)
+def test_what_is_read_elsewhere_and_norms_of_other_lengths(tmp_path, kind, shape):
+    import torch
+
+    x = np.random.default_rng(2).standard_normal(shape).astype(np.float32)
+    x[0] *= 5 if kind == "norm of all rows" else 1
+    program = torch.export.export(_gated(kind), (torch.from_numpy(x),))
+    one = lowc.compile(program, recipe(W4A8), output=tmp_path / "one.vmfb")
+    apart = lowc.compile(program, recipe(W4A8), output=tmp_path / "apart.vmfb", kernels=False)
+    groups, normed = together(one.report)
+    assert (groups, normed) == ({("g", "u")}, set())
+    for a, b in zip(lowc.load(one)(x), lowc.load(apart)(x), strict=True):
+        assert np.abs(a - b).max() <= 2e-3 * np.abs(b).max()

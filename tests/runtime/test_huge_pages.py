@@ -146,3 +146,14 @@ def test_an_archive_that_is_none_is_refused_as_before(tmp_path: Path) -> None:
     path.write_bytes(bytes(100))
     with pytest.raises(UserError, match="not a parameter archive"):
         parameters_module(path, rt.VmInstance(), in_place=True)
+
+
+def test_an_offset_that_no_file_has_is_refused(tmp_path: Path, tensors) -> None:
+    offered()
+    path = tmp_path / "x.irpa"
+    archive(path, tensors)
+    data = bytearray(path.read_bytes())
+    data[72:80] = b"\xff" * 8  # where the header says that storage begins
+    path.write_bytes(data)
+    with pytest.raises(UserError):
+        parameters_module(path, rt.VmInstance(), in_place=True)
