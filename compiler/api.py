@@ -38,7 +38,8 @@ from .recipe import Cache, Recipe, cache_of, load_recipe
 from .target import Target, load_target
 from .tile_choice import TileChoice, is_refusal, said_of_refused, with_tiles, without_tiles
 
-Calibration = Iterable[Any] | str | os.PathLike[str]
+Inputs = Iterable[Any] | str | os.PathLike[str]
+Calibration = Inputs | Mapping[str, Inputs]
 CALIBRATION_MEMORY = 1 << 30  # bytes
 STAGES = ("import", "calibration", "allocation", "tiles", "passes", "parameters", "compile")
 
@@ -79,7 +80,8 @@ def compile(  # noqa: A001, PLR0913  (the name that users expect, and all that t
         ``cpu``, ``vulkan``, ``cuda``, or one of them with a chip: ``cpu:skylake-avx512``.
     calibration : iterable of input tuples, or path, optional
         Inputs for methods that look at activations, such as ``gptq``: what the model takes, once
-        for each call, or a file of stacked inputs (``compiler/calibration.py``).
+        for each call, or a file of stacked inputs (``compiler/calibration.py``).  Of a model of
+        several entries, those of some by their names: ``{"prefill": "prompts.npz"}``.
     calibration_memory : int, optional
         Bytes that what is summed up over a calibration takes at most, by default 1 GiB.  If that is
         too little for all matmuls at once, the model is compiled and run in rounds.
@@ -239,12 +241,10 @@ class _Road:
 
     def _check_entries(self, model: Model) -> None:
         """Refuse what is done to one entry alone."""
-        asked = "measured" if self.measures else "calibrated" if self.calibration else ""
-        if asked and model.others:
-            hint = "leave calibration out, or compile" if self.calibration else "measure"
+        if self.measures and model.others:
             raise UserError(
-                f"several entries ({', '.join(model.entries)}) cannot be {asked} together yet",
-                hint=f"{hint} one of them alone",
+                f"several entries ({', '.join(model.entries)}) cannot be measured together yet",
+                hint="measure one of them alone",
             )
 
     def _moments(self, model: Model) -> Mapping[str, NDArray[np.float64]]:

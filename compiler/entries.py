@@ -97,6 +97,19 @@ def merge(models: Mapping[str, Model]) -> Model:
     )  # fmt: skip
 
 
+def alone(model: Model, name: str) -> Model:
+    """Return a copy of `model` that has no entry but `name`; its matmuls keep their names.
+
+    Weights and state are still those of all.
+    """
+    copy = model.copy()
+    for interface in model.interfaces:
+        if interface.entry_point != name:
+            copy.function(interface).erase()
+    interface = next(one for one in model.interfaces if one.entry_point == name)
+    return dataclasses.replace(copy, interface=interface, others=(), entries=(name,))
+
+
 class _Merge:
     def __init__(self, name: str, model: Model, entries: tuple[str, ...]) -> None:
         self.entries = entries

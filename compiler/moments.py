@@ -14,7 +14,7 @@ import json
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import numpy as np
 from iree.compiler import ir
 from numpy.typing import NDArray
 
-from ..errors import UserError
+from ..errors import UserError, nearest
 from ..passes import annotations
 from ..passes.assign_forms import AssignForms
 from ..passes.base import RemarkKind
@@ -33,7 +33,7 @@ from ..passes.name_matmuls import NameMatmuls
 from ..passes.runner import Runner
 from ..runtime import tree as trees
 from ..runtime.module import Module, load
-from . import accuracy, api
+from . import accuracy, api, entries
 from .calibration import read_calibration
 from .frontend import Model, entry_function
 from .recipe import Recipe
@@ -63,11 +63,16 @@ class Moments:
 
 @dataclass(frozen=True)
 class Total:
-    """A sum: the matmuls that want it, the results that are added up to it, and its K."""
+    """A sum: the matmuls that want it with their weights, the results that it is of, and its K."""
 
-    names: tuple[str, ...]
+    uses: tuple[tuple[str, str], ...]
     results: tuple[int, ...]
     size: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The matmuls."""
+        return tuple(name for name, _ in self.uses)
 
 
 def collect(model: Model, recipe: Recipe, calibration: api.Limited, folder: Path) -> Moments:
@@ -86,6 +91,72 @@ def collect(model: Model, recipe: Recipe, calibration: api.Limited, folder: Path
         The inputs do not fit the model, there are none, or the file cannot be read; one matrix
         alone is beyond the budget.
     """
+    inputs = _by_entry(model, calibration.inputs)
+    parts = {}
+    for name, given in inputs.items():
+        own = folder / f"moments-of-{name}" if len(inputs) > 1 else folder
+        own.mkdir(exist_ok=True)
+        of_one = entries.alone(model, name) if model.others else model
+        parts[name] = _collect(of_one, recipe, api.Limited(given, calibration.memory), own)
+    if not model.others:
+        return parts[next(iter(parts))]
+    return _spread(model, recipe, parts)
+
+
+def _by_entry(model: Model, given: api.Calibration) -> dict[str, api.Inputs]:
+    """Return the inputs of each entry that has some, by its name."""
+    names = [interface.entry_point for interface in model.interfaces]
+    if not isinstance(given, Mapping):
+        if model.others:
+            raise UserError(
+                f"the model has several entries ({', '.join(names)}), and the calibration does not "
+                "say which one its inputs are of",
+                hint=f"--calibration {names[0]}=inputs.npz, or a mapping from entries to inputs",
+            )
+        return {names[0]: given}
+    for name in given:
+        if name not in names or not model.entries:
+            raise UserError(
+                f"the calibration has inputs of an entry '{name}', which the model does not have",
+                hint=nearest(str(name), names) if model.entries else "leave its name out",
+            )
+    if not given:
+        raise UserError("the calibration has inputs of no entry", hint=", ".join(names))
+    return dict(given)
+
+
+def _spread(model: Model, recipe: Recipe, parts: Mapping[str, Moments]) -> Moments:
+    """Return the moments of the matmuls of all entries: those of one weight are added up.
+
+    A weight that only entries without inputs read has none.
+    """
+    names: dict[str, list[str]] = defaultdict(list)  # by their weight
+    refused: dict[str, str] = {}
+    for interface in model.interfaces:
+        totals, why = plan(entries.alone(model, interface.entry_point), recipe)
+        refused |= why
+        for total in totals:
+            for name, weight in total.uses:
+                names[weight].append(name)
+    found: dict[str, Matrix] = {}
+    sums: dict[tuple[int, ...], Matrix] = {}  # weights of the same rows share one
+    for users in names.values():
+        there = [part.of[name] for part in parts.values() for name in users if name in part.of]
+        different = {id(matrix): matrix for matrix in there}
+        if not different:
+            refused |= dict.fromkeys(users, "no entry that has inputs reads its weight")
+            continue
+        key = tuple(different)
+        if key not in sums:
+            first, *rest = different.values()
+            sums[key] = sum(rest, start=first) if rest else first
+        found |= dict.fromkeys(users, sums[key])
+    calls = sum(part.calls for part in parts.values())
+    return Moments(found, refused, calls, max(part.rounds for part in parts.values()))
+
+
+def _collect(model: Model, recipe: Recipe, calibration: api.Limited, folder: Path) -> Moments:
+    """Do the work of :func:`collect` for a model of one entry."""
     totals, refused = plan(model, recipe)
     rounds = cut(totals, calibration.memory)
     inputs = calibration.inputs
@@ -166,15 +237,15 @@ def _totals(uses: Sequence[Sequence[Sequence[str]]], sizes: Sequence[int]) -> li
     for number, readers in enumerate(uses):
         for _, weight in readers:
             by_weight[weight].append(number)
-    names: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    found: dict[tuple[int, ...], list[tuple[str, str]]] = defaultdict(list)
     for readers in uses:
         for name, weight in readers:
-            names[tuple(by_weight[weight])].append(name)
-    return [Total(tuple(of), results, sizes[results[0]]) for results, of in names.items()]
+            found[tuple(by_weight[weight])].append((name, weight))
+    return [Total(tuple(of), results, sizes[results[0]]) for results, of in found.items()]
 
 
 def _round(
-    model: Model, recipe: Recipe, inputs: api.Calibration, wanted: Sequence[Total]
+    model: Model, recipe: Recipe, inputs: api.Inputs, wanted: Sequence[Total]
 ) -> tuple[dict[Total, Matrix], int]:
     """Return the sums of a round, and how many calls there were."""
     names = [name for total in wanted for name in total.names]
@@ -208,7 +279,7 @@ def _places(
     return {total: found[frozenset(total.names)] for total in wanted}
 
 
-def _calls(module: Module, calibration: api.Calibration) -> Iterator[Callable[[], list[Any]]]:
+def _calls(module: Module, calibration: api.Inputs) -> Iterator[Callable[[], list[Any]]]:
     """Yield what makes each call and returns its outputs, flat."""
     manifest = module.manifest
     module.reset()

@@ -32,7 +32,10 @@ STAGES = {
 @click.option("-o", "--output", "target_path", metavar="FILE", help="Default: MODEL.vmfb, here.")
 @click.option("--recipe", default="f32", show_default=True, help="A built-in name or a .toml file.")
 @click.option("--target", default="cpu", show_default=True, help="cpu, vulkan, cuda, cpu:CHIP …")
-@click.option("--calibration", metavar="FILE", help="Stacked inputs, .npz or .safetensors.")
+@click.option(
+    "--calibration", "calibrations", multiple=True, metavar="FILE | NAME=FILE",
+    help="Stacked inputs, .npz or .safetensors; of several entries, those of NAME.",
+)  # fmt: skip
 @click.option(
     "--calibration-memory", type=click.IntRange(min=1), default=1024, show_default=True,
     metavar="MIB", help="What its sums take at most; less makes more rounds.",
@@ -57,7 +60,7 @@ def compile_command(
     target_path: str | None,
     recipe: str,
     target: str,
-    calibration: str | None,
+    calibrations: tuple[str, ...],
     calibration_memory: int,
     cache: str | None,
     cost_model: str,
@@ -84,7 +87,7 @@ def compile_command(
             model,
             recipe,
             target,
-            calibration=calibration,
+            calibration=_calibration(calibrations, model),
             calibration_memory=calibration_memory << 20,
             output=place,
             save_temps=save_temps,
@@ -137,6 +140,24 @@ def _entries(models: Sequence[str]) -> str | dict[str, str]:
     if len(found) < len(pairs):
         raise UserError("two entries have the same name", hint=", ".join(name for name, _ in pairs))
     return found
+
+
+def _calibration(files: Sequence[str], model: str | dict[str, str]) -> str | dict[str, str] | None:
+    """Return the file of inputs, or the files by the names of the entries that they are for."""
+    if isinstance(model, str):
+        if len(files) > 1:
+            raise UserError("a model of one entry has one --calibration", hint=", ".join(files))
+        return files[0] if files else None
+    found: dict[str, str] = {}
+    for one in files:
+        name, equals, path = one.partition("=")
+        if not equals:
+            hint = f"--calibration {next(iter(model))}={one}"
+            raise UserError(f"'--calibration {one}' does not say which entry it is for", hint=hint)
+        if name in found:
+            raise UserError(f"the entry '{name}' has two files of inputs", hint=f"{name}={path}")
+        found[name] = path
+    return found or None
 
 
 def _tiles(cost_model: str, measure_top: int, store: str | None, target: str) -> TileChoice | None:

@@ -2,7 +2,8 @@
 
 Trains a small Llama with its tokenizer on the sources of Python's own library (``tiny_llama.py``),
 exports it, compiles it under five recipes, and shows for each the code that it writes and how many
-bits it takes for a byte of files that it has not seen.  All files stay in FOLDER.
+bits it takes for a byte of files that it has not seen.  Recipes whose methods look at activations
+get rows that it was trained on.  All files stay in FOLDER.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from . import output, standalone, tiny_llama
 
 RECIPES = ("f32", "w8a8", "w4a8", "lmul-k4", "shiftadd-3")
 PROMPT = "def read_file(path):\n"
+CALIBRATED = 128  # rows of a calibration
 ROWS = 16  # of tokens that the compiled models are judged by, each fed token by token
 
 
@@ -50,7 +52,9 @@ def demo_llm(
     for recipe in recipes:
         _say(begun, f"compiling with recipe {recipe}")
         place = folder / f"{Path(recipe).stem}.vmfb"
-        artifact = lowc.compile(models, recipe=recipe, output=place)
+        artifact = lowc.compile(
+            models, recipe=recipe, output=place, calibration=calibration_of(recipe, made, length)
+        )
         module = lowc.load(artifact)
         text, speed = write(module, words, prompt, tokens)
         output.result(f"\n--- {recipe} ---\n{text}\n")
@@ -66,6 +70,16 @@ def demo_llm(
         f"{ROWS} of them the recipes what is said above.  Files are in {folder}."
     )
     _say(begun, "done")
+
+
+def calibration_of(recipe: str, made: tiny_llama.Made, length: int) -> Any:
+    """Return prompts by the entry that reads them; None for a recipe that takes no inputs."""
+    from ..compiler.recipe import load_recipe
+
+    if not load_recipe(recipe).takes_inputs:
+        return None
+    rows = tiny_llama.rows_of(made.seen, length, CALIBRATED)[:, :-1]
+    return {"prefill": [(row, np.arange(length)) for row in rows]}
 
 
 def write(module: Any, words: Any, prompt: str, count: int) -> tuple[str, float]:

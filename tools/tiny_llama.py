@@ -188,9 +188,10 @@ def tiny_llama(
 
 @dataclasses.dataclass(frozen=True)
 class Made:
-    """What is known of a trained model: bits per byte, and tokens that it has not seen, i64."""
+    """What is known of a trained model: bits per byte, and tokens i64, seen in training and not."""
 
     bits: float
+    seen: np.ndarray[Any, Any]
     unseen: np.ndarray[Any, Any]
     bytes_a_token: float
 
@@ -218,7 +219,7 @@ def make(folder: Path, shape: Shape, steps: int, batch: int, length: int) -> Mad
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     save(model, shape, folder)
-    return Made(bits_per_byte(model, unseen, length, each), unseen, each)
+    return Made(bits_per_byte(model, unseen, length, each), data, unseen, each)
 
 
 def main(arguments: list[str]) -> int:

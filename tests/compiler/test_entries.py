@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from lowc.compiler.accuracy import shadow
 from lowc.compiler.entries import check_names
+from lowc.compiler.recipe import Recipe
 from lowc.errors import UserError
+from lowc.passes.forms import Form, Rule
 from lowc.runtime.program import RESERVED, Program
 
 torch = pytest.importorskip("torch")
@@ -165,6 +167,56 @@ def test_weights_in_few_bits_are_stored_once(recipe, bits, tmp_path):
 def test_several_entries_are_not_measured_together(tmp_path):
     with pytest.raises(UserError, match=r"several entries \(a, b\) cannot be measured together"):
         shadow(_files(tmp_path, a=_scales(5), b=_scales(5)), "w8a8", "cpu", tmp_path / "m.vmfb")
+
+
+def _bytes_of(artifact):
+    index = rt.ParameterIndex()
+    index.load(str(artifact.parameters_path))
+    return {key: bytes(entry.file_view) for key, entry in index.items() if entry.is_file}
+
+
+def test_a_calibration_of_one_entry_is_that_of_the_weights_of_all(tmp_path):
+    _, many, one = _pair(width=64)
+    recipe = Recipe("test", (Rule("*", Form("dequant", "i3", 32, method="gptq")),))
+    generator = np.random.default_rng(0)
+    shared = generator.standard_normal((8, 64))
+    rows = (generator.standard_normal((40, 8)) @ shared).astype(np.float32)
+
+    def stored(model, **given):
+        artifact = lowc.compile(model, recipe, output=tmp_path / "model.vmfb", **given)
+        return _bytes_of(artifact), artifact.report
+
+    alone, _ = stored(many, calibration=[(rows,)])
+    plain, _ = stored(many, calibration=[(np.eye(64, dtype=np.float32),)])
+    both = {"many": many, "one": one}
+    for order in (both, {"one": one, "many": many}):
+        found, report = stored(order, calibration={"many": [(rows,)]})
+        assert found == alone and found != plain
+        assert report["calibration"] == {"calls": 1, "rounds": 1, "matmuls": 2}
+        assert [row["calibrated"] for row in report["matmuls"]] == [True, True]
+    # Half of the rows by each entry: what a weight meets is added up.
+    given = {"many": [(rows[:38],)], "one": [(rows[38:39],), (rows[39:],)]}
+    found, report = stored(both, calibration=given)
+    assert report["calibration"] == {"calls": 3, "rounds": 1, "matmuls": 2}
+    codes = next(key for key in alone if key.endswith("codes"))
+    pairs = [np.unpackbits(np.frombuffer(part[codes], np.uint8)) for part in (found, alone)]
+    assert (pairs[0] == pairs[1]).mean() > 0.99  # sums in f32 may be rounded otherwise
+
+
+def test_a_calibration_says_which_entry_it_is_of(tmp_path):
+    _, many, one = _pair(width=64)
+    recipe = Recipe("test", (Rule("*", Form("dequant", "i3", 32, method="gptq")),))
+    rows = [(np.ones((4, 64), np.float32),)]
+    for given, said in (
+        (rows, r"several entries \(many, one\), and the calibration does not say which one"),
+        ({"man": rows}, r"inputs of an entry 'man'[\s\S]*did you mean 'many'"),
+        ({}, "inputs of no entry"),
+        ({"many": []}, "the calibration has no inputs"),
+    ):
+        with pytest.raises(UserError, match=said):
+            lowc.compile({"many": many, "one": one}, recipe, calibration=given)
+    with pytest.raises(UserError, match=r"an entry 'main'[\s\S]*leave its name out"):
+        lowc.compile(many, recipe, calibration={"main": rows})
 
 
 def _stored(artifact):

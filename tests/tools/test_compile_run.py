@@ -146,6 +146,7 @@ def test_save_temps(folder: Path, tmp_path: Path) -> None:
         (["--recipe", "f23"], "there is no recipe 'f23'", "did you mean 'f32'?"),
         (["--target", "cpo"], "'cpo'", "did you mean 'cpu'?"),
         (["--calibration", "x.npz"], "no method that uses calibration", ""),
+        (["--calibration", "x.npz", "--calibration", "y"], "one entry has one --calibration", ""),
         (["-o", "none/m.vmfb"], "none: cannot write here", ""),
         (["-o", "m.bin"], "the output must be called something.vmfb", ""),
     ],
@@ -161,6 +162,30 @@ def test_compile_refuses(
     assert hint in shown.err
     assert shown.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "what", "hint"),
+    [
+        (["x.npz"], "'--calibration x.npz' does not say which entry it is for", "a=x.npz"),
+        (["a=x.npz", "a=y.npz"], "the entry 'a' has two files of inputs", "a=y.npz"),
+        (["c=x.npz"], "inputs of an entry 'c', which the model does not have", "known: a, b"),
+        (["a=x.npz"], "x.npz", ""),
+    ],
+)
+def test_compile_refuses_a_calibration_of_no_entry(
+    options: list[str], what: str, hint: str, folder: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    recipe = tmp_path / "gptq.toml"
+    recipe.write_text('[[rules]]\nmatch = "*"\nform = "dequant"\nweights = "i4"\nmethod = "gptq"\n')
+    given = [word for one in options for word in ("--calibration", one)]
+    models = [f"{name}={folder / 'm.mlir'}" for name in "ab"]
+    assert main(["compile", *models, "--recipe", str(recipe), "-o", "m.vmfb", *given]) == 2
+    shown = capsys.readouterr()
+    assert what in shown.err and hint in shown.err and shown.out == ""
+    assert list(tmp_path.iterdir()) == [recipe]
 
 
 # -- lowc run --------------------------------------------------------------------------------------
