@@ -25,6 +25,7 @@ def decomposition_table() -> dict[Any, Callable[..., Any]]:
     # As a sum of products it would not be seen to be a product with a weight.
     table.pop(torch.ops.aten.mv.default, None)
     table[torch.ops.aten.index.Tensor] = index
+    table[torch.ops.aten.roll.default] = roll
     table[torch.ops.aten.avg_pool2d.default] = average_pool
     table[torch.ops.aten.var_mean.correction] = variance_and_mean
     table[torch.ops.aten.var.correction] = lambda *args, **kw: variance_and_mean(*args, **kw)[0]
@@ -141,6 +142,28 @@ def index(tensor: Tensor, indices: list[Tensor | None]) -> Tensor:
         flat = flat * size + torch.where(part < 0, part + size, part)
     merged = tensor.flatten(first, last)
     return torch.ops.aten.index.Tensor(merged, [*[None] * first, flat])
+
+
+def roll(tensor: Tensor, shifts: list[int], dims: list[int] | None = None) -> Tensor:
+    """Move elements along dimensions; what leaves at one end comes back at the other.
+
+    torch-mlir shifts by more than the dimension is long as if it were longer, and gives something
+    else in silence.
+    """
+    if not dims:
+        return roll(tensor.flatten(), shifts, [0]).reshape(tensor.shape)
+    for shift, dim in zip(shifts, dims, strict=True):
+        size = tensor.shape[dim]
+        if size == 0:
+            return tensor.clone()
+        if isinstance(size, int) and isinstance(shift, int):
+            first = -shift % size  # the place of the element that comes first
+            parts = [tensor.narrow(dim, first, size - first), tensor.narrow(dim, 0, first)]
+            tensor = torch.cat(parts, dim)
+        else:
+            places = torch.remainder(torch.arange(size) - shift, size)
+            tensor = tensor.index_select(dim, places)
+    return tensor
 
 
 def _is_ambiguous(indices: list[Tensor]) -> bool:

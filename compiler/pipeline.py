@@ -27,6 +27,7 @@ from ..passes.quantize_activations import QuantizeActivations
 from ..passes.quantize_caches import QuantizeCaches
 from ..passes.quantize_embeddings import QuantizeEmbeddings
 from ..passes.quantize_weights import QuantizeWeights
+from ..passes.reorder_joins import ReorderJoins
 from ..passes.select_tiles import SelectTiles
 from ..passes.share_embeddings import ShareEmbeddings
 from ..passes.share_gathers import ShareGathers
@@ -98,6 +99,8 @@ def passes_for(
         "canonicalize",
         "cse",
         "symbol-dce",
+        # As IREE will see them.
+        ReorderJoins(),
     ]
 
 

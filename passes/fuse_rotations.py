@@ -82,7 +82,9 @@ def match(op: Any) -> Rotation | None:
         for x, cosines in (straight, straight[::-1]):
             for joined, sines in (turned, turned[::-1]):
                 whole = all(map(_is_read_in_place, (x, joined)))
-                if whole and _turns(joined[0], x[0]) and all(map(_is_cut, (cosines, sines))):
+                source = turned_by(defining(joined[0]))
+                is_turned = source is not None and source == x[0] and _is_f32(source)
+                if whole and is_turned and all(map(_is_cut, (cosines, sines))):
                     return Rotation(op, x[0], (cosines, sines))
     return None
 
@@ -120,22 +122,23 @@ def _is_f32(value: ir.Value) -> bool:
     )
 
 
-def _turns(value: ir.Value, x: ir.Value) -> bool:
-    """Whether `value` is the negated high half of `x` and then its low half."""
-    op = defining(value)
+def turned_by(op: Any) -> ir.Value | None:
+    """Return the tensor whose negated high half `op` joins with its low half, if it does that."""
     if op is None or op.name != "tensor.concat" or len(op.operands) != 2:
-        return False
-    shape = build.shape_of(x)
+        return None
+    shape = build.shape_of(op.results[0])
     last, size = len(shape) - 1, shape[-1]
     if ir.IntegerAttr(op.attributes["dim"]).value != last or size == build.DYNAMIC or size % 2:
-        return False
-    if not _is_f32(x) or build.shape_of(value) != shape:
-        return False
-    negated = defining(op.operands[0])
+        return None
+    negated, low = map(defining, op.operands)
     step = step_of(negated, ("arith.negf",), 1)
-    if step is None or not is_whole(*step.maps):
-        return False
-    return _is_half(negated.operands[0], x, size // 2) and _is_half(op.operands[1], x, 0)
+    if step is None or not is_whole(*step.maps) or low is None:
+        return None
+    x = low.operands[0] if low.operands else None
+    if x is None or x.type != op.results[0].type:
+        return None
+    halves = _is_half(negated.operands[0], x, size // 2) and _is_half(op.operands[1], x, 0)
+    return x if halves else None
 
 
 def _is_half(value: ir.Value, x: ir.Value, start: int) -> bool:

@@ -34,6 +34,7 @@ PASSES = {
     "lowc-clamp-indices": "clamp_indices:ClampIndices",
     "lowc-share-embeddings": "share_embeddings:ShareEmbeddings",
     "lowc-share-gathers": "share_gathers:ShareGathers",
+    "lowc-reorder-joins": "reorder_joins:ReorderJoins",
     "lowc-strip-annotations": "strip_annotations:StripAnnotations",
 }
 

@@ -8,7 +8,8 @@ So what a call reads as a whole is read from the archive once, into memory that 
 asked to make of huge pages (``madvise``).  A table that is only looked into stays in the file:
 most of its pages are never touched.  The copy is as large in memory as the mapping would become,
 but no other process shares it, and it cannot be given up as a mapping's pages can; so there is none
-of what is small, nor of more than half of the memory that is free.
+of what is small, nor of more than half of the memory that is free, in the machine and within the
+limits of the process's control groups.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import iree.runtime as rt
+
+from .quota import memory_left
 
 LEAST = 8 << 20  # bytes, which the second TLB still reaches in pages of 4 KiB
 PAGE = 2 << 20
@@ -84,8 +87,9 @@ def are_offered() -> bool:
 
 
 def _available() -> int:
-    """Return the bytes of memory that are free, or can be made so without swapping."""
-    return next(_lines("MemAvailable:"), 0)
+    """Return the bytes that are free, or can be made so without swapping, within any limit."""
+    free, left = next(_lines("MemAvailable:"), 0), memory_left()
+    return free if left is None else min(free, left)
 
 
 def _lines(name: str) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""How many cores a control group's quota leaves to this process (Linux)."""
+"""What the limits of control groups leave to this process: cores and memory (Linux)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,18 @@ def cpu_quota(groups: Path = _GROUPS, root: Path = _ROOT) -> float | None:
     the list that the kernel gives of a process, `root` where control groups are mounted, in the
     second version or the first.
     """
-    found = [cores for folder in _folders(groups, root) if (cores := _cores(folder)) is not None]
-    return min(found, default=None)
+    found = map(_cores, _folders(groups, root, "cpu"))
+    return min((cores for cores in found if cores is not None), default=None)
+
+
+def memory_left(groups: Path = _GROUPS, root: Path = _ROOT) -> int | None:
+    """Return the bytes that the limits of this process's control groups leave, None without one.
+
+    As with :func:`cpu_quota` the least of all groups counts.  Pages of files that nobody used for
+    a while are counted as free: the kernel gives them up before it says that a limit is reached.
+    """
+    found = map(_bytes_left, _folders(groups, root, "memory"))
+    return min((left for left in found if left is not None), default=None)
 
 
 def cores_of(cpu_max: str) -> float | None:
@@ -29,18 +39,18 @@ def cores_of(cpu_max: str) -> float | None:
     return quota / period if quota and period else None
 
 
-def _folders(groups: Path, root: Path) -> Iterator[Path]:
-    """Yield the folders of the groups that bound this process's time, and of those above them."""
+def _folders(groups: Path, root: Path, controller: str) -> Iterator[Path]:
+    """Yield the folders of the groups that `controller` has this process in, and those above."""
     for line in _read(groups).splitlines():
         _, _, rest = line.partition(":")
         controllers, _, group = rest.partition(":")
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
         # In a container the mount may begin at the group itself: what is not there has no quota.
         path = PurePosixPath(group).relative_to("/") if group.startswith("/") else None
         if path is None or ".." in path.parts:
             path = PurePosixPath()
-        for mount in (root, root / "cpu", root / "cpu,cpuacct"):
+        for mount in (root, root / controller, root / controllers):
             yield from (mount / part for part in (path, *path.parents))
     yield root
 
@@ -51,6 +61,18 @@ def _cores(folder: Path) -> float | None:
         return cores_of(second)
     quota, period = (_read(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
     return cores_of(f"{quota} {period}")
+
+
+def _bytes_left(folder: Path) -> int | None:
+    names = ("memory.max", "memory.current", "inactive_file ")
+    if not (folder / names[0]).exists():
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file ")
+    limit, used = (_read(folder / name).strip() for name in names[:2])
+    if not limit.isdecimal() or not used.isdecimal():  # "max", or no such group
+        return None
+    lines = _read(folder / "memory.stat").splitlines()
+    unused = [line.split()[1] for line in lines if line.startswith(names[2])]
+    return max(0, int(limit) - int(used) + sum(map(int, unused)))
 
 
 def _read(path: Path) -> str:

@@ -130,6 +130,15 @@ def test_a_kernel_without_pages_or_memory(stored, tmp_path, monkeypatch, place, 
     assert huge_pages.read(path, mapped, ()) is mapped
 
 
+def test_a_container_without_memory(stored, monkeypatch) -> None:
+    offered()
+    path, mapped = stored
+    monkeypatch.setattr(huge_pages, "memory_left", lambda: 30 << 20)
+    assert huge_pages.read(path, mapped, ()) is mapped
+    monkeypatch.setattr(huge_pages, "memory_left", lambda: 90 << 20)
+    assert huge_pages.read(path, mapped, ()) is not mapped
+
+
 def test_a_file_that_ends_early(tmp_path: Path, tensors) -> None:
     offered()
     path = tmp_path / "x.irpa"
