@@ -1,19 +1,22 @@
 """Scales of groups as f16, with a power of two for each row of the weight: the definition.
 
-A row ``w[K]`` has the factor ``f``, the power of two for which ``max|w| / f`` is in [2^10, 2^11),
-but at least 2^-100; 1 for a row of zeros.  A scale s, as the format of the codes has it in f32,
-becomes::
+A row ``w[K]`` of a weight whose largest magnitude is in [2^m, 2^(m+1)) has the factor ``f =
+2^(m - clip(m, -3, 10))``, but at least 2^-100: 1 for rows of usual size, and for a row of zeros.  A
+scale s, as the format of the codes has it in f32, becomes::
 
     h = f16(min(s / f, 65504)),  nearest, ties to even
     s = f32(h) * f                                         // exact
 
 Codes are then chosen with that s.  So no size of a weight makes a scale infinite, and none is lost
-because all of its row is small: a scale loses bits where its group is 2^-17 of the row or less, and
-is 0 where it is less than 2^-28 of it.  (Rows below 2^-80 lose bits sooner.)  65504 is reached by
-no rounding to nearest; with error feedback, which adds to groups that come later, a group would
-have to become 30 times as large as its row was.
+because all of its row is small: a scale may lose bits where its group is 2^-4 of the row in 8 bits,
+2^-8 in 4, and is 0 only where it is 2^-14 of it or less.  (Rows below 2^-97 lose bits sooner.)
+65504 is reached by no rounding to nearest; with error feedback, which adds to groups that come
+later, a group would have to become 30 times as large as its row was.
 
-llama.cpp's ``Q4_0`` has the same bits without factors: its scales end at 65504.
+Kernels multiply by f last, where a sum is done.  That changes no bit, unless what it multiplies is
+below the normal numbers, or overflows.
+
+llama.cpp's ``Q4_0`` has scales of f16 without factors, which end at 65504.
 """
 
 from __future__ import annotations
@@ -25,15 +28,17 @@ Float = NDArray[np.float32]
 Half = NDArray[np.float16]
 
 LARGEST = np.float32(65504)
-SHIFT = 10  # the largest weight of a row is 2^10 factors
+USUAL = (-3, 10)  # exponents of the largest weight of a row that has the factor 1
 LEAST_EXPONENT = -100  # of a factor: every scale is a normal f32
 
 
 def factors_of(weight: Float) -> Float:
     """Return the factors ``[...]`` of the rows of a weight ``[..., K]`` of finite numbers."""
     largest = np.abs(weight).max(axis=-1, initial=0)
-    _, exponent = np.frexp(largest)
-    powers = np.ldexp(np.float32(1), np.maximum(exponent - 1 - SHIFT, LEAST_EXPONENT))
+    exponent = np.frexp(largest)[1] - 1
+    powers = np.ldexp(
+        np.float32(1), np.maximum(exponent - np.clip(exponent, *USUAL), LEAST_EXPONENT)
+    )
     return np.where(largest > 0, powers, 1).astype(np.float32)
 
 

@@ -13,8 +13,8 @@ integer sums in registers::
               sum[r, v] += code[v] . broadcast(activation[m + r, quad])
           total[r, v] += f32(sum[r, v]) * scale[p, g, v]   // in a scratch buffer
 
-Scales may be stored as f16 with a factor for each column (:mod:`..formats.half_scales`): one
-conversion and one exact multiplication more for a vector of them, which all rows share.
+Scales may be stored as f16 with a factor for each column (:mod:`..formats.half_scales`): a vector
+of them is converted once for all rows, and totals are multiplied by factors when they are done.
 
 The integer sums are exact: each is over one group, and a group is at most as long as
 :func:`..formats.activations.longest_group` says; ``lowc-quantize-activations`` refuses longer ones.
@@ -77,8 +77,9 @@ class IntegerMatmul(RecordMatmul):
     def weights(self) -> list[tuple[list[int], int]]:
         """Codes and scales, and zeros and factors if there are any; halves as their patterns."""
         columns = self.tile.columns
-        codes, of_groups = [self.rows.chunks * self.dot.vectors, columns], [self.rows.groups, columns]
-        found = [(codes, 32), (of_groups, 16 if self.has_halves else 0)]
+        of_groups = [self.rows.groups, columns]
+        found = [([self.rows.chunks * self.dot.vectors, columns], 32)]
+        found += [(of_groups, 16 if self.has_halves else 0)]
         found += [] if self.symmetric else [(of_groups, 8)]
         return [*found, ([columns], 0)] if self.has_halves else found
 
@@ -138,6 +139,8 @@ class _Body(RecordBody):
         words = self.kernel.dot.vectors * (self.rows.group // self.kernel.dot.chunk)
         self.groups_ahead = self.ahead // words + 1
         emit.each(emit.index(0), emit.index(self.rows.groups), 1, self._group)
+        if self.factors is not None:
+            self._multiply_by_factors()
 
     def finished(self, total: ir.Value, r: int) -> ir.Value:
         if self.rows.per_group:
@@ -223,7 +226,7 @@ class _Body(RecordBody):
         for v in range(self.vectors):
             at = self._of_group(g, v)
             self.fetch(self.scales, at, 2, self.groups_ahead)
-            scales.append(self._scale_of(at))
+            scales.append(self._scales(at))
         for (r, v), found in zip(self.places, sums, strict=True):
             scale = scales[v]
             if self.rows.per_group:
@@ -232,13 +235,18 @@ class _Body(RecordBody):
             before = emit.load(self.lanes, self.totals, self.total(r, v))
             emit.store(vector.fma(value, scale, before), self.totals, self.total(r, v))
 
-    def _scale_of(self, at: Sequence[ir.Value]) -> ir.Value:
-        """Return a vector of a group's scales in f32."""
+    def _scales(self, at: Sequence[ir.Value]) -> ir.Value:
+        """Return a vector of a group's scales in f32, without their factors."""
         stored = emit.load(self.lanes, self.scales, at)
-        if self.factors is None:
-            return stored
-        factor = emit.load(self.lanes, self.factors, [at[0], at[1], at[3]])
-        return arith.mulf(emit.from_halves(stored, self.lanes), factor)
+        return stored if self.factors is None else emit.from_halves(stored, self.lanes)
+
+    def _multiply_by_factors(self) -> None:
+        for r, v in self.places:
+            panel, number = self.panel(v)
+            at = [self.item, panel, emit.index(number * self.lanes)]
+            factor = emit.load(self.lanes, self.factors, at)
+            total = emit.load(self.lanes, self.totals, self.total(r, v))
+            emit.store(arith.mulf(total, factor), self.totals, self.total(r, v))
 
     def _activation_scale(self, r: int, number: ir.Value) -> ir.Value:
         place = arith.addi(number, emit.index(self.rows.first_scale))

@@ -179,9 +179,9 @@ def choose_integer(
 ) -> Tile:
     """Return the tile for weights of small integers, `words` of 32 bits in a column.
 
-    `sizes` are batch, M, N and K, and `groups` how many scales of `scale_bytes` a column has.  `strategy` is that of
-    :class:`.integer_dot.IntegerDot`: pairs of bytes are summed in 16 bits first and take two
-    registers for each sum.
+    `sizes` are batch, M, N and K, and `groups` how many scales of `scale_bytes` a column has.
+    `strategy` is that of :class:`.integer_dot.IntegerDot`: pairs of bytes are summed in 16 bits
+    first and take two registers for each sum.
     """
     batch, m, n, k = sizes
     most, vectors = _INTEGER_TILES[strategy][isa.registers >= 32]
