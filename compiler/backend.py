@@ -130,7 +130,8 @@ def vector_unit(target: Target) -> Unit:
         if "avx512vnni" not in features:
             return "avx512"
         return "avx512vbmi" if "avx512vbmi" in features else "avx512vnni"
-    if {"avx2", "fma"} <= features:
+    # Kernels read scales in f16; every processor with AVX2 so far can.
+    if {"avx2", "fma", "f16c"} <= features:
         return "avx2vnni" if "avxvnni" in features else "avx2"
     return "portable"
 

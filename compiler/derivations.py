@@ -106,8 +106,7 @@ def _integers(
     tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
 ) -> Iterator[Part]:
     """Integers of rows ``[..., K]``: codes, scales and zeros."""
-    bits, symmetric = derivation["bits"], derivation["symmetric"]
-    fmt = integer.GroupedInteger(bits, derivation["group"], symmetric)
+    bits, fmt = derivation["bits"], _integer_format(derivation)
     for rows in _row_blocks(tensor):
         quantized = _round_to_integers(rows, fmt, inputs)
         yield "codes", integer.pack(quantized.codes, bits)
@@ -121,9 +120,9 @@ def _rtn_floats(
     tensor: NDArray[Any], derivation: Derivation, inputs: Feedback | None
 ) -> Iterator[Part]:
     """Small floats rounded to nearest, of rows ``[..., K]``: codes and scales."""
-    fmt = small_floats.SMALL_FLOATS[derivation["format"]]
+    fmt, scales = small_floats.SMALL_FLOATS[derivation["format"]], _scale_type(derivation)
     for rows in _row_blocks(tensor):
-        quantized = small_floats.quantize(rows, fmt, derivation["group"])
+        quantized = small_floats.quantize(rows, fmt, derivation["group"], scales)
         yield "codes", integer.pack(quantized.codes, fmt.bits)
         yield "scales", quantized.scales.reshape(-1).view(np.uint8)
 
@@ -158,7 +157,7 @@ def _integer_panels(
     One panel of columns is in memory at a time; with error feedback more, as its steps are short.
     """
     bits, columns = derivation["bits"], derivation["columns"]
-    fmt = integer.GroupedInteger(bits, derivation["group"], derivation["symmetric"])
+    fmt, has_halves = _integer_format(derivation), "halves" in dict(derivation.settings)
     for matrix in tensor:
         step = columns
         if inputs is not None:
@@ -169,11 +168,30 @@ def _integer_panels(
             codes = panels.unsigned_codes(quantized, fmt)
             words = panels.pack_panels(codes, bits, columns, panels.zero_code(fmt))
             yield "codes", words.reshape(-1).view(np.uint8)
-            scales = panels.pack_group_values(quantized.scales, columns, np.float32)
-            yield "scales", scales.reshape(-1).view(np.uint8)
+            yield from _panel_scales(quantized, columns, has_halves=has_halves)
             if quantized.zeros is not None:
                 zeros = panels.pack_group_values(quantized.zeros, columns, np.uint8)
                 yield "zeros", zeros.reshape(-1).view(np.uint8)
+
+
+def _panel_scales(
+    quantized: integer.Quantized, columns: int, *, has_halves: bool
+) -> Iterator[Part]:
+    """Scales of some columns, and their factors if the scales are stored as halves."""
+    scales, factors = panels.pack_scales(quantized, columns, has_halves=has_halves)
+    yield "scales", scales.reshape(-1).view(np.uint8)
+    if factors is not None:
+        yield "factors", factors.reshape(-1).view(np.uint8)
+
+
+def _integer_format(derivation: Derivation) -> integer.GroupedInteger:
+    bits, group, symmetric = (derivation[key] for key in ("bits", "group", "symmetric"))
+    return integer.GroupedInteger(bits, group, symmetric, _scale_type(derivation))
+
+
+def _scale_type(derivation: Derivation) -> str:
+    """Return what scales of groups are rounded to."""
+    return str(dict(derivation.settings).get("scales", "f32"))
 
 
 def _gpu_rows(
@@ -181,7 +199,7 @@ def _gpu_rows(
 ) -> Iterator[Part]:
     """Integers of rows ``[..., K]`` as kernels for GPUs read them (``formats/gpu_rows.py``)."""
     bits, k, group = derivation["bits"], tensor.shape[-1], derivation["group"]
-    fmt = integer.GroupedInteger(bits, group, derivation["symmetric"])
+    fmt = _integer_format(derivation)
     for rows in _row_blocks(tensor):
         quantized = _round_to_integers(rows, fmt, inputs)
         if derivation["order"] == "integer":
@@ -204,14 +222,14 @@ def _small_float_panels(
     One panel of columns is in memory at a time.
     """
     fmt, columns = small_floats.SMALL_FLOATS[derivation["format"]], derivation["columns"]
+    scales, has_halves = _scale_type(derivation), "halves" in dict(derivation.settings)
     for matrix in tensor:
         for start in range(0, matrix.shape[0], columns):
             rows = np.ascontiguousarray(matrix[start : start + columns], np.float32)
-            quantized = small_floats.quantize(rows, fmt, derivation["group"])
+            quantized = small_floats.quantize(rows, fmt, derivation["group"], scales)
             codes = quantized.codes.astype(np.uint8, copy=False)
             yield "codes", panels.pack_panels(codes, fmt.bits, columns).reshape(-1).view(np.uint8)
-            scales = panels.pack_group_values(quantized.scales, columns, np.float32)
-            yield "scales", scales.reshape(-1).view(np.uint8)
+            yield from _panel_scales(quantized, columns, has_halves=has_halves)
 
 
 def _float_panels(

@@ -31,7 +31,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..passes.formats import binary_codes, integer, powers
+from ..passes.formats import binary_codes, half_scales, integer, powers
 from ..passes.formats.binary_codes import BinaryCodes, Coded, Levels
 from ..passes.formats.integer import GroupedInteger, Quantized
 from .descent import descend, upper_factor
@@ -83,7 +83,8 @@ def integers(weight: NDArray[Any], feedback: Feedback, fmt: GroupedInteger) -> Q
     ValueError
         When the weight holds NaN or infinity.
     """
-    rounding = _Integers(fmt)
+    given = np.asarray(weight, np.float32)
+    rounding = _Integers(fmt, half_scales.factors_of(given) if fmt.has_halves else None)
     _round_columns(weight, feedback, fmt.group, rounding)
     n, k = weight.shape
     scales, zeros = np.stack(rounding.scales, axis=1), np.stack(rounding.zeros, axis=1)
@@ -91,8 +92,9 @@ def integers(weight: NDArray[Any], feedback: Feedback, fmt: GroupedInteger) -> Q
     codes = np.repeat(zeros, fmt.group, axis=1).astype(kind)  # what fills up K means 0
     codes[:, :k] = np.stack(rounding.codes, axis=1)
     return Quantized(
-        codes.reshape(n, -1, fmt.group), scales, None if fmt.symmetric else zeros.astype(np.uint8)
-    )
+        codes.reshape(n, -1, fmt.group), scales,
+        None if fmt.symmetric else zeros.astype(np.uint8), rounding.factors,
+    )  # fmt: skip
 
 
 def binary(
@@ -168,12 +170,13 @@ def _blocks(k: int, group: int) -> Iterator[tuple[int, int]]:
 @dataclass
 class _Integers:
     fmt: GroupedInteger
+    factors: NDArray[np.float32] | None = None
     codes: list[NDArray[Any]] = field(default_factory=list)
     scales: list[NDArray[np.float32]] = field(default_factory=list)
     zeros: list[NDArray[np.float32]] = field(default_factory=list)
 
     def begin(self, columns: Float) -> None:
-        scales, zeros = integer.ranges(columns.astype(np.float32), self.fmt)
+        scales, zeros = integer.ranges(columns.astype(np.float32), self.fmt, self.factors)
         self.scales.append(scales)
         self.zeros.append(zeros)
 

@@ -96,7 +96,7 @@ def load_weight(
     shape : sequence of int
         ``[batch, N, K]`` of the model's weight; K may be -1.
     derivation : dict
-        The new derivation, but for source, layout, moments and part.
+        The new derivation, but for source, layout, moments, type of scales, and part.
     parts : sequence of (str, sequence of int, Type)
         Name, shape behind ``[batch, panels]``'s own, and element type of each part.
     """
@@ -104,7 +104,7 @@ def load_weight(
     layout = simplify_layout([*json.loads(stored["layout"]), ["reshape", list(shape)]])
     derivation = {
         **derivation,
-        **{key: stored[key] for key in ("source", "moments") if key in stored},
+        **{key: stored[key] for key in ("source", "moments", "scales") if key in stored},
         "layout": json.dumps(layout, separators=(",", ":")),
     }
     symbol = ir.FlatSymbolRefAttr(defining(given).attributes["global"]).value

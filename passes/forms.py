@@ -38,7 +38,7 @@ TABLES = ("none", *TABLE_BITS)
 SPANS = (16, 32, 64, 128)
 PACKINGS = ("bits", "trits")
 MOST_PLANES, MOST_TERMS = 4, 3
-SCALES = ("f32", "power")
+SCALES = {"bipolar": ("f32", "power"), "dequant": ("f32", "f16")}
 SPECIALS = ("finite", "full")
 CARRIERS = ("f32", "bf16", "f16", "f8E4M3FN", "f8E5M2")
 MANTISSA_BITS = {"f32": 23, "bf16": 7, "f16": 10, "f8E4M3FN": 3, "f8E5M2": 2}
@@ -51,6 +51,7 @@ KEYS: dict[str, tuple[str, ...]] = {
         "weights",
         "group",
         "symmetric",
+        "scales",
         "activations",
         "activation-scale",
         "method",
@@ -163,7 +164,8 @@ class Form:
     packing : str
         ternary: ``bits`` stores a weight in 2 bits, ``trits`` five in a byte, looked up at once.
     scales : str
-        bipolar: what scales of rows are rounded to, one of :data:`SCALES`.
+        What scales are rounded to, one of :data:`SCALES`: those of groups (dequant,
+        ``formats/half_scales.py``), those of rows (bipolar).
     """
 
     form: str = "exact"
@@ -225,7 +227,7 @@ class Form:
             self._check_binary(where)
             return
         if self.form == "bipolar":
-            _known(self.scales, SCALES, "scales", where)
+            _known(self.scales, SCALES[self.form], "scales", where)
             _within("planes", self.planes, MOST_PLANES, where, "1 is the sign alone; the default")
             return
         if self.form == "signed-digits":
@@ -256,6 +258,7 @@ class Form:
                 where=where, hint='leave activations and method out where of = "embedding"',
             )  # fmt: skip
         _known(self.weights, WEIGHT_BITS, "weights", where)
+        _known(self.scales, SCALES[self.form], "scales", where)
         _known(self.activations, ACTIVATIONS, "activations", where)
         _known(self.activation_scale, ACTIVATION_SCALES, "activation-scale", where)
         _known(self.method, METHODS[self.form], "method", where)
@@ -389,6 +392,8 @@ class Form:
         unused = {"span"} if self.tables == "none" else set()
         if self.of == "matmul" and self.form in ("exact", "dequant"):
             unused.add("of")
+        if self.form == "dequant" and self.scales == "f32":
+            unused.add("scales")
         return {key: getattr(self, key) for key in used if key not in unused}
 
 

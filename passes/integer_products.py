@@ -29,7 +29,7 @@ from . import build
 from .base import Refusal
 from .code_values import code_of_word
 from .contraction import defining, dims_of, indexing_maps, is_zero_fill
-from .formats import activations, integer
+from .formats import activations, integer, panels
 from .formats.floats import F32, bits_of
 from .forms import Form
 from .fuse_dequant import Dequantised
@@ -68,8 +68,9 @@ class IntegerProduct:
     matrices : Matrices
         Which loops are batch, rows, columns and K, numbered as in `op`: result dimensions first,
         K last.  Sizes are the activation's: K is not padded.
-    bits, group, groups, symmetric, per_row
-        The weight's format, its groups, and whether an activation row has one scale.
+    bits, group, groups, symmetric, per_row, has_halves
+        The weight's format, its groups, whether an activation row has one scale, and whether the
+        weight's scales are f16 (``formats/half_scales.py``).
     """
 
     op: Any
@@ -84,12 +85,14 @@ class IntegerProduct:
     x_codes: ir.Value
     x_scales: ir.Value
     axis: int
+    has_halves: bool = False
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits that a weight takes in panels (``formats/panels.py``), scales and zeros counted."""
-        of_group = self.bits * self.group + (32 if self.symmetric else 40)
-        return of_group * self.groups / (self.matrices.k or 1)
+        """Bits that a weight takes in panels (``formats/panels.py``), with scales of f32."""
+        return panels.bits_per_weight(
+            self.bits, self.group, self.groups, self.matrices.k or 1, symmetric=self.symmetric
+        )
 
 
 def match(op: Any) -> IntegerProduct | Refusal:
@@ -116,7 +119,7 @@ def match(op: Any) -> IntegerProduct | Refusal:
     return IntegerProduct(
         op, activation, codes, matrices, facts["bits"], facts["group"], facts["groups"],
         facts["symmetric"], per_row, x_codes, op.operands[1] if per_row else sums.operands[2],
-        rows.index(k),
+        rows.index(k), facts.get("scales") == "f16",
     )  # fmt: skip
 
 
@@ -144,6 +147,7 @@ def _facts(plan: Plan) -> dict[str, Any]:
         "group": plan.group,
         "groups": plan.groups,
         "activation-scale": form.activation_scale,
+        **({} if form.scales == "f32" else {"scales": form.scales}),
     }
 
 

@@ -72,10 +72,15 @@ def match(op: Any, unit: str) -> Plan | Refusal:
     words = rows.chunks * dot.vectors
     rounds = tiles.rounds_rows(m, k, dot.strategy)
     sizes = (batch, m, n, k)
-    tile = tiles.choose_integer(dot.isa, sizes, words, dot.strategy, rows.groups, dot.bits)
+    has_halves = product.has_halves and dot.isa.halves
+    tile = tiles.choose_integer(
+        dot.isa, sizes, words, dot.strategy, rows.groups, dot.bits, 2 if has_halves else 4
+    )
     chain = epilogues.match(op, matrices)
     epilogue = chain.epilogue if isinstance(chain, Chain) else None
-    kernel = IntegerMatmul(batch, m, n, rows, product.symmetric, tile, epilogue, rounds)
+    kernel = IntegerMatmul(
+        batch, m, n, rows, product.symmetric, tile, epilogue, rounds, has_halves
+    )  # fmt: skip
     return Plan(product, kernel, chain)
 
 
@@ -86,7 +91,12 @@ def product_of(op: Any) -> IntegerProduct | Refusal:
 
 def bits_of(plan: Plan) -> float:
     """Return the stored bits of a weight."""
-    return plan.product.bits_per_weight
+    product, kernel = plan.product, plan.kernel
+    return panels.bits_per_weight(
+        product.bits, product.group, product.groups, product.matrices.k or 1,
+        symmetric=product.symmetric,
+        has_halves=isinstance(kernel, IntegerMatmul) and kernel.has_halves,
+    )  # fmt: skip
 
 
 def load_weight(module: ir.Module, plan: Plan) -> list[ir.Value]:
@@ -109,9 +119,10 @@ def rewrite(module: ir.Module, plan: Plan) -> None:
 
 
 def _weight(module: ir.Module, product: IntegerProduct, kernel: IntegerMatmul) -> list[ir.Value]:
-    """Load the weight's codes, scales and zeros as the kernel reads them."""
+    """Load the weight's codes, scales, zeros and factors as the kernel reads them."""
     columns = kernel.tile.columns
     derivation = {
+        **({"halves": True} if kernel.has_halves else {}),
         "kind": "integer-panels",
         "bits": product.bits,
         "group": product.group,
@@ -123,8 +134,9 @@ def _weight(module: ir.Module, product: IntegerProduct, kernel: IntegerMatmul) -
     values = [*head, kernel.rows.groups, columns]
     parts = [
         ("codes", [*head, kernel.rows.chunks * kernel.dot.vectors, columns], i32),
-        ("scales", values, ir.F32Type.get()),
+        ("scales", values, ir.F16Type.get() if kernel.has_halves else ir.F32Type.get()),
         *([] if kernel.symmetric else [("zeros", values, i8)]),
+        *([("factors", [*head, columns], ir.F32Type.get())] if kernel.has_halves else []),
     ]
     # Only the model's weight has the K that it had before it was cut into groups.
     shape = [kernel.batch, kernel.n, -1]

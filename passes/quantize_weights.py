@@ -199,6 +199,7 @@ def load_part(
     """
     type_ = build.tensor_type(shape, element)
     kind = f"{form.weights}g{rows.group}" + ("" if form.symmetric else "z")
+    kind += "" if form.scales == "f32" else "h"
     kind += "" if form.method == "rtn" else f".{form.method}"
     layout = json.dumps(rows.layout, separators=(",", ":"))
     # Two uses of one weight in different layouts are two derived parameters.
@@ -213,6 +214,8 @@ def load_part(
         }
     else:
         derivation |= {"kind": f"{form.method}-floats", "format": form.weights}
+    if form.scales != "f32":
+        derivation["scales"] = form.scales
     if form.takes_inputs:
         derivation["moments"] = inputs_of
     if words:
@@ -260,6 +263,9 @@ def _bits_per_weight(plan: Plan, form: Form, *, words: bool) -> float:
 
 
 def bits_per_weight(form: Form, group: int, groups: int, k: int, *, words: bool) -> float:
-    """Return the stored bits of a weight of K = `k`, scales and zero points counted."""
+    """Return the stored bits of a weight of K = `k`, scales and zero points counted.
+
+    Scales are f32 here, whatever they were rounded to; kernels that read halves store those.
+    """
     zero = 0 if form.symmetric else 32 if words else 8
     return (element_bits(form.bits) * group + 32 + zero) * groups / k

@@ -22,7 +22,7 @@ from .quantize_embeddings import annotate
 class Plan:
     """A look-up in codes, and the panels ``[1, panels, …, columns]`` that hold the same codes.
 
-    ``symbols`` has the global of each part: codes, scales, zeros.
+    ``symbols`` has the global of each part: codes, scales, and zeros and factors if there are any.
     """
 
     op: Any
@@ -82,19 +82,20 @@ def match(module: ir.Module, op: Any) -> Plan | Refusal:
         return Refusal("panels are read of integers of 2, 4 or 8 bits")
     own = _derivation(module, codes)
     rows, groups = build.shape_of(codes)[:2]
-    kept = ("source", "bits", "group", "symmetric")
+    kept = ("source", "bits", "group", "symmetric", "scales")
     for holder in module.body.operations:
         if annotations.DERIVATION not in holder.attributes:
             continue
         found = annotations.from_attribute(holder.attributes[annotations.DERIVATION])
         if found["kind"] != "integer-panels" or found["part"] != "codes" or "moments" in found:
             continue
-        if [found[key] for key in kept] != [own[key] for key in kept]:
+        if [found.get(key) for key in kept] != [own.get(key) for key in kept]:
             continue
         if simplify_layout(json.loads(found["layout"])) != (["reshape", [1, rows, -1]],):
             continue
         stem = annotations.text(holder, "sym_name").removesuffix("codes")
-        parts = ("codes", "scales") if form.symmetric else ("codes", "scales", "zeros")
+        parts = ["codes", "scales", *([] if form.symmetric else ["zeros"])]
+        parts += ["factors"] if "halves" in found else []
         symbols = {part: f"{stem}{part}" for part in parts}
         return Plan(op, form, own["group"], groups, found["columns"], symbols)
     return Refusal("no product reads its codes in panels")
@@ -140,6 +141,13 @@ def _from_panels(module: ir.Module, plan: Plan) -> Any:
     def number(value: int) -> ir.Value:
         return arith.constant(i32, value)
 
+    def scale_of(at: Sequence[ir.Value]) -> ir.Value:
+        scale = build.extract(tables["scales"], at)
+        if "factors" not in tables:
+            return scale
+        factor = build.extract(tables["factors"], [at[0], at[1], at[3]])
+        return arith.mulf(arith.extf(ir.F32Type.get(), scale), factor)
+
     def read(row: ir.Value, places: Sequence[ir.Value]) -> ir.Value:
         group, place = places
         size = build.index
@@ -162,6 +170,6 @@ def _from_panels(module: ir.Module, plan: Plan) -> Any:
             value = integer_value(code, None)
         else:
             value = integer_value(code, build.extract(tables["zeros"], at))
-        return arith.mulf(value, build.extract(tables["scales"], at))
+        return arith.mulf(value, scale_of(at))
 
     return look_ups.rebuild(plan.op, [plan.groups, plan.group], read, replaced=2)

@@ -151,15 +151,25 @@ class Data:
 
     def _coded(self, columns: int) -> list[Array]:
         problem, (codes, scales, zeros) = self.problem, self._weight
-        bits = WEIGHT_BITS[problem.weight]
+        bits, has_halves = WEIGHT_BITS[problem.weight], families.has_halves(problem)
         words = [panels.pack_panels(one, bits, columns) for one in codes]
         found = [
             np.stack([one.reshape(len(one), -1, columns) for one in words]).view("i4"),
-            np.stack([panels.pack_group_values(one, columns, np.float32) for one in scales]),
+            np.stack(
+                [
+                    panels.pack_group_values(one, columns, np.float16 if has_halves else np.float32)
+                    for one in scales
+                ]
+            ),
         ]
+        if has_halves:  # a kernel for records reads their patterns
+            found[1] = found[1].view(np.int16)
+
         if not problem.symmetric:
             of_groups = [panels.pack_group_values(one, columns, np.uint8) for one in zeros]
             found.append(np.stack(of_groups).view(np.int8))
+        if has_halves:
+            found.append(np.ones((len(codes), len(words[0]), columns), np.float32))
         return found
 
 

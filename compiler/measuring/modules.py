@@ -46,6 +46,8 @@ def operands(problem: Problem, tiling: Tiling) -> list[Operand]:
         names: Sequence[str] = _PARTS
         if isinstance(kernel, TableMatmul):
             names = [name for name, _, _ in kernel.parts]
+        elif problem.symmetric:
+            names = [name for name in _PARTS if name != "zeros"]
         return [
             Operand("rows", (batch * m, k), "f32"),
             *(
@@ -73,7 +75,7 @@ def operands(problem: Problem, tiling: Tiling) -> list[Operand]:
     return [left, Operand("panels", (*head, k, columns * kernel.stored.width // 32), "i32")]
 
 
-_PARTS = ("codes", "scales", "zeros")
+_PARTS = ("codes", "scales", "zeros", "factors")
 
 
 def module_text(problem: Problem, tilings: Sequence[Tiling]) -> str:

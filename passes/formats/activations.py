@@ -99,7 +99,10 @@ def rounding(x: Activations, weight: Quantized) -> NDArray[np.float64]:
     A term is rounded when D becomes f32 and at two multiplications, a sum of G terms at most G
     times, and a row's scale once more; results below the normal numbers may be lost.  The bound is
     infinite where a product of scales or a sum may overflow: then the result need not be a number.
+    Factors of rows (:mod:`.half_scales`) may be multiplied with in the end.
     """
+    factors = np.float64(1) if weight.factors is None else weight.factors.astype(np.float64)
+    least, most = np.maximum(factors, 1), np.maximum(1 / factors, 1)
     terms = weight.scales.shape[-1] + 5
     exact = np.abs(sums(x, weight).astype(np.float64))
     with np.errstate(invalid="ignore"):
@@ -108,8 +111,8 @@ def rounding(x: Activations, weight: Quantized) -> NDArray[np.float64]:
             largest = (exact * weight.scales).sum(axis=-1)
         else:
             largest = (weight.scales * x.scales.astype(np.float64)[..., None, :]).max(axis=-1)
-        bound = magnitude * terms * 2.0**-23 + terms * 2.0**-126
-        overflows = np.maximum(magnitude, largest) > np.finfo(np.float32).max / 2
+        bound = magnitude * terms * 2.0**-23 + terms * 2.0**-126 * least
+        overflows = np.maximum(magnitude, largest) * most > np.finfo(np.float32).max / 2
     return np.where(overflows, np.inf, bound)
 
 

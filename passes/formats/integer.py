@@ -13,6 +13,9 @@ arithmetic is f32, RNE is round to nearest, ties to even.  A group of zeros has 
 ``z``, so zeros stay zeros; a weight above 2^127 may become infinite.  When g does not divide K the
 last group is shorter; its codes are stored padded with ``z`` up to g.
 
+With scales of f16 s is rounded to what :mod:`.half_scales` says before z and the codes follow from
+it.
+
 Source: round-to-nearest baseline of GPTQ (arXiv 2210.17323) and AWQ (arXiv 2306.00978); the
 asymmetric range includes 0 as there, and the rounding is that of ONNX ``QuantizeLinear``.
 """
@@ -24,16 +27,27 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from . import half_scales
+
 Float = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class GroupedInteger:
-    """The format: ``bits`` 2…8, ``group`` weights per scale (at most K), with or without zero."""
+    """The format: ``bits`` 2…8, ``group`` weights per scale (at most K), with or without zero.
+
+    ``scales`` are ``f32``, or ``f16`` (:mod:`.half_scales`).
+    """
 
     bits: int
     group: int
     symmetric: bool
+    scales: str = "f32"
+
+    @property
+    def has_halves(self) -> bool:
+        """Whether scales are f16 times the factor of their row."""
+        return self.scales == "f16"
 
     @property
     def lowest(self) -> int:
@@ -48,11 +62,15 @@ class GroupedInteger:
 
 @dataclass(frozen=True)
 class Quantized:
-    """Codes ``[..., G, g]`` (int8 if symmetric, else uint8), scales and zeros ``[..., G]``."""
+    """Codes ``[..., G, g]`` (int8 if symmetric, else uint8), scales and zeros ``[..., G]``.
+
+    ``factors`` ``[...]`` are there if scales are f16 times them; ``scales`` are the products.
+    """
 
     codes: NDArray[np.int8] | NDArray[np.uint8]
     scales: Float
     zeros: NDArray[np.uint8] | None
+    factors: Float | None = None
 
 
 def quantize(weight: Float, fmt: GroupedInteger) -> Quantized:
@@ -66,24 +84,31 @@ def quantize(weight: Float, fmt: GroupedInteger) -> Quantized:
     if not np.isfinite(weight).all():
         raise ValueError("the weight holds NaN or infinity")
     cut = grouped(np.asarray(weight, np.float32), fmt.group)
-    scales, zeros = ranges(cut, fmt)
+    factors = half_scales.factors_of(weight) if fmt.has_halves else None
+    scales, zeros = ranges(cut, fmt, None if factors is None else factors[..., None])
     return Quantized(
         round_to_codes(cut, scales, zeros, fmt),
         scales,
         None if fmt.symmetric else zeros.astype(np.uint8),
+        factors,
     )
 
 
-def ranges(cut: Float, fmt: GroupedInteger) -> tuple[Float, Float]:
-    """Return scales and zero points ``[...]`` (f32) of groups ``[..., g]``; 0 if symmetric."""
+def ranges(cut: Float, fmt: GroupedInteger, factors: Float | None = None) -> tuple[Float, Float]:
+    """Return scales and zero points ``[...]`` (f32) of groups ``[..., g]``; 0 if symmetric.
+
+    `factors` are those of their rows, if scales are f16.
+    """
     if fmt.symmetric:
-        scales = np.abs(cut).max(axis=-1) / np.float32(fmt.highest)
-        return scales.astype(np.float32), np.zeros_like(scales)
+        scales = (np.abs(cut).max(axis=-1) / np.float32(fmt.highest)).astype(np.float32)
+        scales = scales if factors is None else half_scales.rounded(scales, factors)
+        return scales, np.zeros_like(scales)
     low = np.minimum(cut.min(axis=-1), np.float32(0))
     high = np.maximum(cut.max(axis=-1), np.float32(0))
     # Halved before the difference, so that the range of a large f32 cannot overflow.
     half = np.float32(fmt.highest) * np.float32(0.5)
     scales = ((high * np.float32(0.5) - low * np.float32(0.5)) / half).astype(np.float32)
+    scales = scales if factors is None else half_scales.rounded(scales, factors)
     return scales, np.clip(np.rint(-low / _divisor(scales)), 0, fmt.highest)
 
 
@@ -154,5 +179,5 @@ def grouped(weight: Float, group: int) -> Float:
 
 
 def _divisor(scales: Float) -> Float:
-    """Scales with 1 in place of 0, to divide by."""
-    return np.where(scales == 0, np.float32(1), scales)
+    """Scales with infinity in place of 0, to divide by: the codes are then those of 0."""
+    return np.where(scales == 0, np.float32(np.inf), scales)

@@ -18,7 +18,8 @@ pieces takes a shift, a mask and an "or" for each but the first piece: 3 bits in
 three vectors, with two whole quads each, and the last two quads in the 2 bits that are left.
 
 A chunk of 32 is b vectors.  Scales and zero points are ``[panels, G, columns]``, f32 and u8.
-Columns that fill up the last panel have scale 0.
+Columns that fill up the last panel have scale 0.  Scales of f16 (:mod:`.half_scales`) may be stored
+as such, with the factors of their columns, f32 ``[panels, columns]``.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from . import half_scales
 from .integer import GroupedInteger, Quantized
 
 CHUNK = 32  # weights along K
@@ -157,6 +159,33 @@ def pack_group_values(
     padded = np.zeros((panels * columns, groups), dtype)
     padded[:n] = values
     return np.ascontiguousarray(padded.reshape(panels, columns, groups).transpose(0, 2, 1))
+
+
+def bits_per_weight(
+    bits: int, group: int, groups: int, k: int, *, symmetric: bool, has_halves: bool = False
+) -> float:
+    """Return the bits that a weight of K = `k` takes, scales, zero points and factors counted."""
+    of_group = bits * group + (16 if has_halves else 32) + (0 if symmetric else 8)
+    return (of_group * groups + (32 if has_halves else 0)) / k
+
+
+def pack_scales(
+    quantized: Quantized, columns: int, *, has_halves: bool
+) -> tuple[NDArray[np.generic], NDArray[np.float32] | None]:
+    """Return the scales of ``[N, G]`` in panels, and factors if they are stored as halves.
+
+    Raises
+    ------
+    ValueError
+        When they are to be, but are not of f16.
+    """
+    if not has_halves:
+        return pack_group_values(quantized.scales, columns, np.float32), None
+    if quantized.factors is None:
+        raise ValueError("scales of f32 are no halves")
+    stored = half_scales.halves(quantized.scales, quantized.factors[:, None])
+    factors = pack_group_values(quantized.factors[:, None], columns, np.float32)[:, 0]
+    return pack_group_values(stored, columns, np.float16), factors.astype(np.float32)
 
 
 def float_panels(matrix: NDArray[np.float32], columns: int) -> NDArray[np.float32]:

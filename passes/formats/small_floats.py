@@ -23,6 +23,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from . import half_scales
 from .integer import Float, Quantized, grouped
 
 NF4 = (
@@ -97,8 +98,10 @@ SMALL_FLOATS: dict[str, SmallFloat] = {
 }
 
 
-def quantize(weight: Float, fmt: SmallFloat, group: int) -> Quantized:
+def quantize(weight: Float, fmt: SmallFloat, group: int, scales: str = "f32") -> Quantized:
     """Round `weight` ``[..., K]`` (f32): codes ``[..., G, g]`` (u8), scales ``[..., G]``, no zeros.
+
+    `scales` are ``f32``, or ``f16`` (:mod:`.half_scales`).
 
     Raises
     ------
@@ -109,11 +112,14 @@ def quantize(weight: Float, fmt: SmallFloat, group: int) -> Quantized:
         raise ValueError("the weight holds NaN or infinity")
     cut = grouped(np.asarray(weight, np.float32), group)
     top = np.float32(fmt.top)
-    scales = np.abs(cut).max(axis=-1) / top
-    # A scale that is no normal number is rounded so far that w / s may exceed the top.
-    divided = cut / np.where(scales == 0, np.float32(1), scales)[..., None]
+    found, factors = np.abs(cut).max(axis=-1) / top, None
+    if scales == "f16":
+        factors = half_scales.factors_of(weight)
+        found = half_scales.rounded(found, factors[..., None])
+    # A scale of few bits, or no normal number, is rounded so far that w / s may exceed the top.
+    divided = cut / np.where(found == 0, np.float32(1), found)[..., None]
     codes = fmt.encode(np.clip(divided, -top, top))
-    return Quantized(np.where(scales[..., None] == 0, _zero(fmt), codes), scales, None)
+    return Quantized(np.where(found[..., None] == 0, _zero(fmt), codes), found, None, factors)
 
 
 def dequantize(quantized: Quantized, fmt: SmallFloat, k: int) -> Float:

@@ -135,6 +135,12 @@ def as_floats(bits: ir.Value, lanes: int) -> ir.Value:
     return vector.bitcast(vector_type(lanes, ir.F32Type.get()), bits)
 
 
+def from_halves(patterns: ir.Value, lanes: int) -> ir.Value:
+    """Return i16 patterns of f16 as f32."""
+    halves = vector.bitcast(vector_type(lanes, ir.F16Type.get()), patterns)
+    return arith.extf(vector_type(lanes, ir.F32Type.get()), halves)
+
+
 def multiply_add(a: ir.Value, b: ir.Value, total: ir.Value) -> ir.Value:
     """Return ``a * b + total``, rounded once where the processor can, else twice.
 

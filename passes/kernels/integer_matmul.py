@@ -13,6 +13,9 @@ integer sums in registers::
               sum[r, v] += code[v] . broadcast(activation[m + r, quad])
           total[r, v] += f32(sum[r, v]) * scale[p, g, v]   // in a scratch buffer
 
+Scales may be stored as f16 with a factor for each column (:mod:`..formats.half_scales`): a vector
+of them is converted once for all rows, and totals are multiplied by factors when they are done.
+
 The integer sums are exact: each is over one group, and a group is at most as long as
 :func:`..formats.activations.longest_group` says; ``lowc-quantize-activations`` refuses longer ones.
 """
@@ -40,8 +43,8 @@ class IntegerMatmul(RecordMatmul):
     """``C[batch, m, n] = sum over g of D[batch, m, n, g] * scales``, ``D`` exact in i32.
 
     Bindings: records of the rows (:class:`.integer_rows.IntegerRows`), or the rows; panels of codes
-    and scales of the weight (:func:`..formats.panels.pack_panels`), its zeros unless `symmetric`;
-    and C.
+    and scales of the weight (:func:`..formats.panels.pack_panels`), its zeros unless `symmetric`,
+    its factors if it `has_halves`; and C.
 
     Attributes
     ----------
@@ -51,6 +54,8 @@ class IntegerMatmul(RecordMatmul):
         The records: K, groups, where scales and sums stand.
     symmetric : bool
         Whether the zero point is the middle of the codes everywhere.
+    has_halves : bool
+        Whether scales are f16, with a factor for each column.
     """
 
     batch: int
@@ -61,6 +66,7 @@ class IntegerMatmul(RecordMatmul):
     tile: Tile
     epilogue: Epilogue | None = None
     rounds: bool = False
+    has_halves: bool = False
 
     @property
     def dot(self) -> IntegerDot:
@@ -69,11 +75,13 @@ class IntegerMatmul(RecordMatmul):
 
     @property
     def weights(self) -> list[tuple[list[int], int]]:
-        """Codes and scales, and zeros if there are any."""
+        """Codes and scales, and zeros and factors if there are any; halves as their patterns."""
         columns = self.tile.columns
         of_groups = [self.rows.groups, columns]
-        zeros = [] if self.symmetric else [(of_groups, 8)]
-        return [([self.rows.chunks * self.dot.vectors, columns], 32), (of_groups, 0), *zeros]
+        found = [([self.rows.chunks * self.dot.vectors, columns], 32)]
+        found += [(of_groups, 16 if self.has_halves else 0)]
+        found += [] if self.symmetric else [(of_groups, 8)]
+        return [*found, ([columns], 0)] if self.has_halves else found
 
     def together(self, rows: int) -> int:
         """Return how many panels are read side by side for a block of `rows`."""
@@ -86,7 +94,7 @@ class IntegerMatmul(RecordMatmul):
     def name(self) -> str:
         """A symbol that two kernels share only if they are the same."""
         m = "d" if self.m is None else str(self.m)
-        kind = f"i{self.dot.bits}{'' if self.symmetric else 'z'}"
+        kind = f"i{self.dot.bits}{'' if self.symmetric else 'z'}{'h' if self.has_halves else ''}"
         tile = f"t{self.tile.rows}x{self.tile.vectors}g{self.tile.panels}c{self.tile.row_chunk}"
         after = "" if self.epilogue is None else f"_{self.epilogue.name}"
         own = "own" if self.rounds else ""
@@ -102,6 +110,7 @@ class IntegerMatmul(RecordMatmul):
         }[self.dot.strategy]
         size = f"{self.tile.rows} x {self.tile.columns}"
         text = f"integer kernel ({how}), {size} sums in registers"
+        text += ", scales in f16" if self.has_halves else ""
         text += ", rounds its rows" if self.rounds else ""
         return text if self.epilogue is None else f"{text}, {self.epilogue.describe()}"
 
@@ -117,7 +126,8 @@ class _Body(RecordBody):
         self.kernel, self.rows = kernel, kernel.rows
         super().__init__(kernel, interface)
         self.words, self.scales = self.weights[:2]
-        self.zeros = self.weights[2] if len(self.weights) > 2 else None
+        self.zeros = None if kernel.symmetric else self.weights[2]
+        self.factors = self.weights[-1] if kernel.has_halves else None
 
     def fetch(self, source: ir.Value, at: Sequence[ir.Value], axis: int, ahead: int) -> None:
         if self.kernel.dot.isa.asks_ahead:
@@ -129,6 +139,8 @@ class _Body(RecordBody):
         words = self.kernel.dot.vectors * (self.rows.group // self.kernel.dot.chunk)
         self.groups_ahead = self.ahead // words + 1
         emit.each(emit.index(0), emit.index(self.rows.groups), 1, self._group)
+        if self.factors is not None:
+            self._multiply_by_factors()
 
     def finished(self, total: ir.Value, r: int) -> ir.Value:
         if self.rows.per_group:
@@ -214,7 +226,7 @@ class _Body(RecordBody):
         for v in range(self.vectors):
             at = self._of_group(g, v)
             self.fetch(self.scales, at, 2, self.groups_ahead)
-            scales.append(emit.load(self.lanes, self.scales, at))
+            scales.append(self._scales(at))
         for (r, v), found in zip(self.places, sums, strict=True):
             scale = scales[v]
             if self.rows.per_group:
@@ -222,6 +234,19 @@ class _Body(RecordBody):
             value = arith.sitofp(emit.vector_type(self.lanes, self.f32), found)
             before = emit.load(self.lanes, self.totals, self.total(r, v))
             emit.store(vector.fma(value, scale, before), self.totals, self.total(r, v))
+
+    def _scales(self, at: Sequence[ir.Value]) -> ir.Value:
+        """Return a vector of a group's scales in f32, without their factors."""
+        stored = emit.load(self.lanes, self.scales, at)
+        return stored if self.factors is None else emit.from_halves(stored, self.lanes)
+
+    def _multiply_by_factors(self) -> None:
+        for r, v in self.places:
+            panel, number = self.panel(v)
+            at = [self.item, panel, emit.index(number * self.lanes)]
+            factor = emit.load(self.lanes, self.factors, at)
+            total = emit.load(self.lanes, self.totals, self.total(r, v))
+            emit.store(arith.mulf(total, factor), self.totals, self.total(r, v))
 
     def _activation_scale(self, r: int, number: ir.Value) -> ir.Value:
         place = arith.addi(number, emit.index(self.rows.first_scale))

@@ -42,6 +42,8 @@ class Isa:
     asks_ahead : bool
         Whether few rows ask for words and scales of small integers before they need them.  A Xeon
         without VNNI gains by it; Zen 4 loses: 0.060 against 0.073 ms for 1 x 4096 x 4096.
+    halves : bool
+        Whether it makes f32 of a vector of f16 in one instruction (``vcvtph2ps``).
     """
 
     name: str
@@ -50,6 +52,7 @@ class Isa:
     vnni: bool = False
     vbmi: bool = False
     asks_ahead: bool = True
+    halves: bool = True
 
 
 ISAS = {
@@ -60,7 +63,7 @@ ISAS = {
         Isa("avx512", 16, 32),
         Isa("avx2vnni", 8, 16, vnni=True),
         Isa("avx2", 8, 16),
-        Isa("portable", 4, 32),
+        Isa("portable", 4, 32, halves=False),
     )
 }
 
@@ -172,18 +175,19 @@ def choose_integer(
     strategy: str,
     groups: int,
     bits: int,
+    scale_bytes: int = 4,
 ) -> Tile:
     """Return the tile for weights of small integers, `words` of 32 bits in a column.
 
-    `sizes` are batch, M, N and K, and `groups` how many scales a column has.  `strategy` is that of
-    :class:`.integer_dot.IntegerDot`: pairs of bytes are summed in 16 bits first and take two
-    registers for each sum.
+    `sizes` are batch, M, N and K, and `groups` how many scales of `scale_bytes` a column has.
+    `strategy` is that of :class:`.integer_dot.IntegerDot`: pairs of bytes are summed in 16 bits
+    first and take two registers for each sum.
     """
     batch, m, n, k = sizes
     most, vectors = _INTEGER_TILES[strategy][isa.registers >= 32]
     rows = most if m is None else -(-m // -(-m // most))
     columns = vectors * isa.lanes
-    panels, panel_bytes = -(-n // columns), 4 * columns * (words + groups)
+    panels, panel_bytes = -(-n // columns), columns * (4 * words + scale_bytes * groups)
     is_once = m is not None and m <= rows  # each weight is read once
     fitting = panels if is_once else max(1, B_BYTES // panel_bytes)
     beside = 1

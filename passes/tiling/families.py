@@ -62,6 +62,11 @@ def is_dequant(form: str) -> bool:
     return form.startswith("w") and form.endswith("a16")
 
 
+def has_halves(problem: Problem) -> bool:
+    """Whether the kernel of `problem` reads scales of groups in f16."""
+    return problem.scales == "f16" and tiles.ISAS[problem.unit].halves
+
+
 def has_space(kernel: Any) -> bool:
     """Whether `kernel` is one that :func:`problem_of` describes: others have one tile."""
     if isinstance(kernel, DequantThreads) and kernel.dialect != "spirv":
@@ -115,7 +120,7 @@ def _problem_of_records(kernel: IntegerMatmul | TableMatmul, unit: str) -> Probl
     return Problem(
         f"w{kernel.dot.bits}a8", "kernel", unit, *sizes, own_batch=True,
         weight=f"i{kernel.dot.bits}", group=kernel.rows.group, symmetric=kernel.symmetric,
-        per_group=kernel.rows.per_group,
+        per_group=kernel.rows.per_group, scales="f16" if kernel.has_halves else "f32",
     )  # fmt: skip
 
 
@@ -217,6 +222,7 @@ def kernel_of(problem: Problem, tiling: Tiling) -> Any:
         return IntegerMatmul(
             problem.batch or 1, problem.m, problem.n or 0, rows, problem.symmetric, tile,
             rounds=tiles.rounds_rows(problem.m, rows.k, rows.dot.strategy),
+            has_halves=has_halves(problem),
         )  # fmt: skip
     if problem.form in TABLES:
         return TableMatmul(

@@ -44,6 +44,8 @@ class Problem:
         Planes of signs, bits of an entry of a table, and inputs that share a table's scale.
     shared : bool
         Whether all columns of a panel have the same scales.
+    scales : str
+        What a kernel reads scales of groups in: ``f32``, or ``f16`` with a factor for each column.
     """
 
     form: str
@@ -64,6 +66,7 @@ class Problem:
     table_bits: int = 0
     span: int = 0
     shared: bool = False
+    scales: str = "f32"
 
     @property
     def sizes(self) -> tuple[int | None, int | None, int | None, int | None]:

@@ -43,6 +43,7 @@ def default(problem: Problem) -> KernelTiling:
             records.dot.strategy,
             records.groups,
             records.dot.bits,
+            2 if families.has_halves(problem) else 4,
         )
     )
 

@@ -83,7 +83,8 @@ def panel_bytes(problem: Problem, columns: int) -> float:
     if problem.form in families.TABLES:
         return columns * problem.planes * (k / 8 + 2 * -(-k // problem.group))
     if problem.weight in WEIGHT_BITS:
-        scales = 4 * -(-k // problem.group) if problem.group else 0
+        scale = 2 if problem.scales == "f16" else 4
+        scales = scale * -(-k // problem.group) if problem.group else 0
         return columns * (k * WEIGHT_BITS[problem.weight] / 8 + scales)
     return columns * k * STORED[problem.weight].width / 8
 

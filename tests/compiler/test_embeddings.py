@@ -21,11 +21,13 @@ TABLES = {
     "short": (72, torch.float32, "i3", 32, True),
     "table": (64, torch.float32, "nf4", 32, True),
     "halves": (64, torch.float16, "i4", 64, True),
+    "half_scales": (64, torch.float32, "i4", 32, True, "f16"),
 }
 
 
-def _keys(weights, group, symmetric, **more):
+def _keys(weights, group, symmetric, scales="f32", **more):
     more = {"weights": f'"{weights}"', "group": group, "symmetric": str(symmetric).lower(), **more}
+    more["scales"] = f'"{scales}"'
     return "".join(f"{key} = {value}\n" for key, value in more.items())
 
 
@@ -33,11 +35,12 @@ def _rule(match, keys, *, of="embedding"):
     return f'[[rules]]\nmatch = "{match}"\nof = "{of}"\nform = "dequant"\n{keys}\n'
 
 
-def _meant(table, weights, group, symmetric):
+def _meant(table, weights, group, symmetric, scales="f32"):
     """What the codes of a table stand for, in f32."""
     weight = table.weight.detach().float().numpy()
     whole = round_up_group(weight.shape[1])
-    return rounded(weight, weights, min(group or whole, whole), symmetric=symmetric)
+    group = min(group or whole, whole)
+    return rounded(weight, weights, group, symmetric=symmetric, scales=scales)
 
 
 class Tables(torch.nn.Module):
@@ -123,7 +126,11 @@ class Tied(torch.nn.Module):
 
 @pytest.mark.parametrize(
     ("columns", "rows", "form", "activations"),
-    [(64, 100, ("i4", 32, True), "i8"), (72, 50, ("i4", 16, False), "f32"), (200, 70, ("i8", 0, True), "i8")],
+    [
+        (64, 100, ("i4", 32, True), "i8"), (72, 50, ("i4", 16, False), "f32"),
+        (200, 70, ("i8", 0, True), "i8"), (64, 100, ("i4", 32, True, "f16"), "i8"),
+        (72, 50, ("i4", 16, False, "f16"), "i8"),
+    ],
 )  # fmt: skip
 def test_a_tied_table_is_looked_up_in_the_panels_of_the_product(columns, rows, form, activations):
     torch.manual_seed(0)
@@ -140,13 +147,25 @@ def test_a_tied_table_is_looked_up_in_the_panels_of_the_product(columns, rows, f
     np.testing.assert_array_equal(lowc.load(artifact)(tokens)[0], wanted)
 
 
+def test_a_tied_table_with_other_scales_has_rows_of_its_own():
+    torch.manual_seed(0)
+    model, tokens = Tied(64, 100), np.random.default_rng(0).integers(0, 100, (2, 5))
+    rules = _rule("*", _keys("i4", 32, True))
+    rules += _rule("*", _keys("i4", 32, True, "f16", activations='"i8"'), of="matmul")
+    program = torch.export.export(model, (torch.from_numpy(tokens),))
+    artifact = lowc.compile(program, parse_recipe(rules, "tied", "tied"))
+    assert "rows of i4 codes" in artifact.report["embeddings"][0]["lowering"]
+    wanted = _meant(model.table, "i4", 32, True)[tokens]
+    np.testing.assert_array_equal(lowc.load(artifact)(tokens)[0], wanted)
+
+
 def test_tables_of_models_that_generate_are_in_few_bits_under_built_in_recipes(tmp_path):
     torch.manual_seed(0)
     model, tokens = Tied(64, 48), np.array([3, 47, 0])
     program = torch.export.export(model, (torch.from_numpy(tokens),))
     artifact = lowc.compile({"one": program, "two": program}, "w4a8", output=tmp_path / "two.vmfb")
     assert [row["name"] for row in artifact.report["embeddings"]] == ["table@one", "table@two"]
-    wanted = _meant(model.table, "i4", 32, True)[tokens]
+    wanted = _meant(model.table, "i4", 32, True, "f16")[tokens]
     module = lowc.load(artifact)
     for entry in (module.one, module.two):
         np.testing.assert_array_equal(entry(tokens)[0], wanted)

@@ -51,7 +51,9 @@ def one_group(x: np.ndarray, weight: np.ndarray, form: Form) -> np.ndarray:
     whole = round_up_group(weight.shape[1])
     per_row = form.activation_scale == "row"
     rounded = activations.quantize(x, whole, per_row=per_row)
-    stored = weights.quantize(weight, form.weights, whole, symmetric=form.symmetric)
+    stored = weights.quantize(
+        weight, form.weights, whole, symmetric=form.symmetric, scales=form.scales
+    )
     codes = stored.codes[:, 0].astype(np.int64)
     if stored.zeros is not None:
         codes = codes - stored.zeros.astype(np.int64)

@@ -18,8 +18,11 @@ from products.linear import Form, compile_linear, integer_product
 LARGEST = np.finfo(np.float32).max
 
 
-def form_of(weights, group, symmetric=True, scale="group"):
-    return Form("dequant", weights, group, symmetric, activations="i8", activation_scale=scale)
+def form_of(weights, group, symmetric=True, scale="group", scales="f32"):
+    return Form(
+        "dequant", weights, group, symmetric, activations="i8", activation_scale=scale,
+        scales=scales,
+    )  # fmt: skip
 
 
 CASES = {
@@ -30,6 +33,10 @@ CASES = {
     "many rows": (24, 64, form_of("i4", 32, scale="row"), 33, [33], "f32"),
     "zero points": (16, 64, form_of("i4", 16, False), None, [1, 9], "f32"),
     "zero points, a scale per row": (16, 96, form_of("i8", 32, False, "row"), None, [2, 9], "f32"),
+    "scales of f16": (24, 70, form_of("i4", 32, scales="f16"), None, [1, 4, 5, 33], "f32"),
+    "scales of f16, one row": (19, 96, form_of("i4", 32, scales="f16"), 1, [1], "f32"),
+    "zero points, scales of f16": (16, 64, form_of("i4", 16, False, "row", "f16"), None, [1, 9],
+                                   "f32"),
     "odd sizes": (7, 71, form_of("i4", 32), None, [1, 9], "f32"),
     "odd sizes, one group, zero point": (5, 33, form_of("i8", 0, False, "row"), None, [3], "f32"),
     "2 bits": (16, 70, form_of("i2", 32), None, [1, 9], "f32"),
@@ -41,7 +48,7 @@ CASES = {
     "bf16": (16, 70, form_of("i4", 32), None, [1, 9], "bf16"),
 }  # fmt: skip
 ON_VULKAN = [
-    "w4a8, a scale per group", "w8a8, a scale per row", "3 bits, zero points",
+    "w4a8, a scale per group", "w8a8, a scale per row", "3 bits, zero points", "scales of f16",
 ]  # fmt: skip
 
 
@@ -102,11 +109,12 @@ any_form_and_shape = given(
     weights=st.sampled_from([f"i{bits}" for bits in range(2, 9)]), symmetric=st.booleans(),
     group=st.sampled_from([0, 16, 32, 48, 64]), scale=st.sampled_from(["row", "group"]),
     n=st.integers(1, 20), k=st.integers(20, 140), seed=st.integers(0, 99),
+    scales=st.sampled_from(["f32", "f16"]),
 )  # fmt: skip
 
 
-def check_edges(folder, target, weights, symmetric, group, scale, n, k, seed):
-    form = form_of(weights, group, symmetric, scale)
+def check_edges(folder, target, weights, symmetric, group, scale, n, k, seed, scales):
+    form = form_of(weights, group, symmetric, scale, scales)
     generator = np.random.default_rng(seed)
     weight = (generator.standard_normal((n, k)) * 10.0 ** generator.integers(-9, 9, (n, 1))).astype(
         "f"
@@ -166,6 +174,18 @@ def test_a_kernel_stores_zero_points_in_a_byte(bits, tmp_path):
     # What the archive has of the weight is what the report says; the rest is its table of names.
     stored = artifact.parameters_path.stat().st_size - row["bits_per_weight"] * weight.size / 8
     assert 0 <= stored < 8192
+
+
+def test_scales_of_f16_are_stored_as_such_where_a_kernel_reads_them(tmp_path):
+    weight = np.random.default_rng(0).standard_normal((64, 512)).astype(np.float32)
+    rows, sizes = [], []
+    for target in ("cpu", "cpu:x86-64"):
+        artifact = compile_linear(tmp_path, weight, form_of("i4", 32, scales="f16"), 1, target)
+        rows.append(artifact.report["matmuls"][0])
+        sizes.append(artifact.parameters_path.stat().st_size)
+    assert [row["bits_per_weight"] for row in rows] == [4 + 16 / 32 + 32 / 512, 5]
+    assert ["f16" in row["lowering"] for row in rows] == [True, False]
+    assert sizes[0] < sizes[1] - 0.4 * weight.size / 8
 
 
 @pytest.mark.parametrize("form", [form_of("i3", 32), Form("dequant", "i3", 32)], ids=["i8", "f32"])

@@ -49,6 +49,13 @@ MISTAKES = {
         GOOD + 'activations = "i8"\nactivation-scale = "rows"\n',
         "activation-scale = 'rows' is unknown", "did you mean 'row'?",
     ),
+    "scales of another format": (
+        GOOD + 'scales = "f61"\n', "scales = 'f61' is unknown", "did you mean 'f16'?",
+    ),
+    "scales of weights that have others": (
+        GOOD + 'scales = "power"\n', "scales = 'power' is unknown", "",
+    ),
+    "scales of look-ups": (LUT + 'scales = "f16"\n', "form 'lut' takes no 'scales'", "group"),
     "no planes": (BINARY.replace("planes = 2", ""), "the rule has no 'planes'", "paper"),
     "too many planes": (BINARY.replace("2", "5"), "planes = 5 is not 1 to 4", ""),
     "too many terms": (BINARY + "terms = 4\n", "terms = 4 is not 1 to 3", ""),
@@ -233,3 +240,12 @@ def test_unknown_name_and_missing_file(tmp_path):
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(lowc.UserError, match="cannot be read"):
         load_recipe(tmp_path / "binary.toml")
+
+
+def test_scales_of_f16_are_said_and_those_of_f32_are_not():
+    """What was written before there were any reads as it did."""
+    rules = parse_recipe(GOOD + 'scales = "f16"\n' + GOOD, "two", "two.toml").rules
+    assert [rule.form.scales for rule in rules] == ["f16", "f32"]
+    assert rules[0].to_dict()["scales"] == "f16" and "scales" not in rules[1].to_dict()
+    assert rules_from_text(rules_to_text(rules), "test") == rules
+    assert [rule.form.scales for rule in load_recipe("w4a8").rules] == ["f32", "f16", "f16"]

@@ -14,8 +14,9 @@ from .modules import LoadedModule, add_function, compile_functions
 
 
 def kernel(
-    unit, sizes, bits, group, *, per_group=True, symmetric=True, dynamic=False, batch=1, tile=None
-):
+    unit, sizes, bits, group, *, per_group=True, symmetric=True, dynamic=False, batch=1, tile=None,
+    halves=False,
+):  # fmt: skip
     """The kernel of ``m x n x k`` with the tile that is chosen for it, or another."""
     m, n, k = sizes
     dot = IntegerDot(tiles.ISAS[unit], bits, panels.chunk_of(group))
@@ -26,7 +27,9 @@ def kernel(
     tile = tile or tiles.choose_integer(
         dot.isa, (batch, known, n, k), words, dot.strategy, rows.groups, bits
     )
-    return IntegerMatmul(batch, known, n, rows, symmetric, tile, rounds=rounds)
+    return IntegerMatmul(
+        batch, known, n, rows, symmetric, tile, rounds=rounds, has_halves=halves and dot.isa.halves
+    )
 
 
 def compile_kernels(kernels, target, folder, flags=()):
@@ -46,8 +49,9 @@ def _add(module, name, one):
     types = [
         build.tensor_type([count, rows.k], f32),
         build.tensor_type(words, i32),
-        build.tensor_type(values, f32),
+        build.tensor_type(values, ir.F16Type.get() if one.has_halves else f32),
         *([] if one.symmetric else [build.tensor_type(values, i8)]),
+        *([build.tensor_type([*head, columns], f32)] if one.has_halves else []),
     ]
 
     def value(x, *weight):
@@ -98,19 +102,23 @@ class Loaded(LoadedModule):
 
 def number_format(one):
     """The format of a kernel's weight."""
-    return GroupedInteger(one.dot.bits, one.rows.group, one.symmetric)
+    scales = "f16" if one.has_halves else "f32"
+    return GroupedInteger(one.dot.bits, one.rows.group, one.symmetric, scales)
 
 
-def operands(one, weights):
-    """Codes, scales and zeros in the kernel's panels."""
-    fmt, columns = number_format(one), one.tile.columns
-    parts = [[], [], []]
+def operands(one, weights, fmt=None):
+    """Codes, scales, zeros and factors in the kernel's panels."""
+    fmt, columns = fmt or number_format(one), one.tile.columns
+    parts = [[], [], [], []]
     for matrix in weights:
         stored = quantize(matrix, fmt)
         codes = panels.unsigned_codes(stored, fmt)
         words = panels.pack_panels(codes, fmt.bits, columns, panels.zero_code(fmt))
         parts[0].append(words.reshape(len(words), -1, columns).view(np.int32))
-        parts[1].append(panels.pack_group_values(stored.scales, columns, np.float32))
+        scales, factors = panels.pack_scales(stored, columns, has_halves=one.has_halves)
+        parts[1].append(scales)
+        if factors is not None:
+            parts[3].append(factors)
         if stored.zeros is not None:
             parts[2].append(panels.pack_group_values(stored.zeros, columns, np.uint8).view(np.int8))
     return [np.stack(part) for part in parts if part]

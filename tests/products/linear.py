@@ -74,7 +74,9 @@ def compile_text(folder, text, weight, form, target="cpu", element="f32", compil
 def stored_weight(weight, form, element="f32"):
     """What the codes of `weight` stand for."""
     given = weight.astype(ELEMENTS[element]).astype(np.float32)
-    value = weights.rounded(given, form.weights, form.group, symmetric=form.symmetric)
+    value = weights.rounded(
+        given, form.weights, form.group, symmetric=form.symmetric, scales=form.scales
+    )
     return value.astype(np.float64)
 
 
@@ -83,7 +85,9 @@ def integer_product(x, weight, form):
     whole = round_up_group(weight.shape[1])
     group = min(form.group or whole, whole)
     rounded = activations.quantize(x, group, per_row=form.activation_scale == "row")
-    stored = weights.quantize(weight, form.weights, group, symmetric=form.symmetric)
+    stored = weights.quantize(
+        weight, form.weights, group, symmetric=form.symmetric, scales=form.scales
+    )
     return activations.product(rounded, stored), activations.rounding(rounded, stored)
 
 

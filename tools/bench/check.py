@@ -146,7 +146,9 @@ def _integers(form: Form, sample: Sample) -> tuple[Activations, Quantized]:
 
     columns = np.ascontiguousarray(sample.w.T)
     group = min(form.group or columns.shape[1], columns.shape[1])
-    weight = weights.quantize(columns, form.weights, group, symmetric=form.symmetric)
+    weight = weights.quantize(
+        columns, form.weights, group, symmetric=form.symmetric, scales=form.scales
+    )
     per_row = form.activation_scale == "row"
     return activations.quantize(sample.x, group, per_row=per_row), weight
 
@@ -172,7 +174,9 @@ def _stored(form: Form, w: Float) -> Any:
         from ...passes.formats.weights import rounded
 
         columns = np.ascontiguousarray(w.T)
-        return rounded(columns, form.weights, form.group, symmetric=form.symmetric).T
+        return rounded(
+            columns, form.weights, form.group, symmetric=form.symmetric, scales=form.scales
+        ).T
     if not form.weights:
         return w
     from ...passes.formats.stored import STORED, decode, encode

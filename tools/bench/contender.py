@@ -66,7 +66,9 @@ class Setup:
         from ...passes.formats.weights import quantize
 
         form, weight = self.form, self.product.operands[1]
-        return quantize(weight, form.weights, self.group, symmetric=form.symmetric)
+        return quantize(
+            weight, form.weights, self.group, symmetric=form.symmetric, scales=form.scales
+        )
 
     def copies(self, weight_bytes: float) -> int:
         """Return how many copies of the right operand take turns.

@@ -34,7 +34,7 @@ from .record import new_record
     "--zero-points/--symmetric", default=None, help="dequant, lut: with zero points or none."
 )
 @click.option("--planes", type=int, help="binary, bipolar: planes of signs, bits of a number.")
-@click.option("--scales", help="bipolar: f32, or power for powers of two.")
+@click.option("--scales", help="dequant: f32 or f16; bipolar: f32, or power for powers of two.")
 @click.option("--outputs", type=int, help="binary: output channels that share scales.")
 @click.option("--terms", type=int, help="binary: powers of two that a scale is the sum of.")
 @click.option("--tables", help="binary, ternary, lut: none, or entries of i6, i7, i8.")
@@ -227,6 +227,7 @@ def _stem(rule: Rule, shapes: list[Shape], rotate: bool, target: str) -> str:
     place = str(shapes[0]) if len(shapes) == 1 else f"{len(shapes)}-shapes"
     activations = "a8" if form.activations == "i8" else ""
     group = f"g{form.group}" if form.form in ("dequant", "binary", "lut") else ""
+    group += f"-{form.scales}" if form.form == "dequant" and form.scales != "f32" else ""
     planes = f"{form.planes}-{form.tables}" if form.form == "binary" else ""
     planes = form.packing if form.packing == "trits" else planes
     planes = f"{form.planes}-{form.scales}" if form.form == "bipolar" else planes

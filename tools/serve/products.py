@@ -25,6 +25,7 @@ FORMS = (
 )  # fmt: skip
 # What the built-in recipes take: groups (0: all of K), and whether there are no zero points …
 _GROUPS = {"w4a16": (16, False), "w8a16": (128, True), "w8a8": (0, True)}
+_HALVES = ("w4a8",)  # those with scales of f16
 # … groups, spans and bits of tables of look-ups (0: by the planes).
 _TABLES = {"shift-add": (128, 128, 0), "lut": (64, 64, 8), "ternary": (0, 128, 7)}
 _TABLE_BITS = {1: 6, 2: 6, 3: 7, 4: 8}
@@ -77,7 +78,7 @@ def problem_of(matmul: Matmul, unit: str) -> Problem:
     sizes = [1] * (4 - len(matmul.shape)) + matmul.shape
     batch, m, n, k = sizes
     problem = Problem(
-        lowering=matmul.lowering, unit=unit, batch=batch, m=m, n=n, k=k, **_facts(matmul, k)
+        lowering=matmul.lowering, unit=unit, batch=batch, m=m, n=n, k=k, **_facts(matmul, k, unit)
     )
     return check_problem(problem)
 
@@ -140,6 +141,8 @@ def _mismatch(problem: Problem) -> str:
         return "" if weight == "signs" else "its weights are signs"
     if not (families.is_integer(form) or families.is_dequant(form)):
         return f"there is no form {short(form)}"
+    if problem.scales not in _scales_of(problem):
+        return f"no kernel reads its scales in {short(problem.scales)}"
     known = INTEGER_BITS if families.is_integer(form) else WEIGHT_BITS
     if form[1:].partition("a")[0] != str(known.get(weight)):
         return f"its weights cannot be {short(weight)}"
@@ -148,7 +151,14 @@ def _mismatch(problem: Problem) -> str:
     return "" if problem.group and problem.group % 16 == 0 else "a group is a multiple of 16"
 
 
-def _facts(matmul: Matmul, k: int) -> dict[str, Any]:
+def _scales_of(problem: Problem) -> tuple[str, ...]:
+    """Return what kernels of `problem` may read scales of groups in."""
+    isa = tiles.ISAS.get(problem.unit)
+    has_halves = isa is not None and isa.halves and families.is_integer(problem.form)
+    return ("f32", "f16") if has_halves else ("f32",)
+
+
+def _facts(matmul: Matmul, k: int, unit: str) -> dict[str, Any]:
     """Return what a form adds to sizes, as the built-in recipes have it."""
     form, is_weight = matmul.form, matmul.right == "weight"
     if form == families.FLOAT or form in families.ADDED:
@@ -164,9 +174,11 @@ def _facts(matmul: Matmul, k: int) -> dict[str, Any]:
     usual, symmetric = _GROUPS.get(form, (32, is_integer))
     per_row = is_integer and not (matmul.group or usual)
     group = min(matmul.group or usual or round_up_group(k), round_up_group(k))
+    has_halves = form in _HALVES and unit in tiles.ISAS and tiles.ISAS[unit].halves
     return {
         "form": form, "weight": f"i{bits}", "group": group, "symmetric": symmetric,
         "own_batch": is_integer, "per_group": not per_row,
+        "scales": "f16" if has_halves else "f32",
     }  # fmt: skip
 
 

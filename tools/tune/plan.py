@@ -18,6 +18,7 @@ from importlib import resources
 
 from ...errors import UserError, nearest
 from ...passes.forms import cut_binary, round_up_group
+from ...passes.kernels.tiles import ISAS
 from ...passes.tiling import choice, space
 from ...passes.tiling.choice import Ranker
 from ...passes.tiling.problem import BACKENDS, Lowering, Problem
@@ -111,7 +112,10 @@ def problem_of(
     if is_product:
         raise UserError(f"'{form}' is a form of products with a weight", hint="batch 1")
     if form == "w4a8":
-        return Problem(form, "kernel", unit, *shape, own_batch=True, weight="i4", group=32)
+        scales = "f16" if ISAS[unit].halves else "f32"
+        return Problem(
+            form, "kernel", unit, *shape, own_batch=True, weight="i4", group=32, scales=scales
+        )
     if form == "w8a8":
         return Problem(
             form, "kernel", unit, *shape, own_batch=True, weight="i8", group=round_up_group(k),

@@ -104,6 +104,36 @@ def test_derivation_is_the_rounded_weight_panel_by_panel(bits, symmetric):
     assert (by_column[:, :n] == wanted.zeros).all() and not by_column[:, n:].any()
 
 
+@pytest.mark.parametrize("kind", ["integer-panels", "small-float-panels"])
+def test_halves_and_factors_are_the_scales(kind):
+    batch, n, k, columns = 2, 21, 70, 8
+    weight = np.random.default_rng(3).standard_normal((batch, n, k)).astype(np.float32)
+    weight *= 10.0 ** np.arange(-10, 11, dtype=np.float32)[:, None]
+    own = {"bits": 4, "symmetric": True} if kind == "integer-panels" else {"format": "nf4"}
+    settings = {**own, "group": 32, "columns": columns, "scales": "f16", "halves": True}
+    parts = {"codes": [], "scales": [], "factors": []}
+    for part, data in derive(weight, Derivation(kind, "w", "[]", tuple(sorted(settings.items())))):
+        parts[part].append(data)
+    scales = np.concatenate(parts["scales"]).view(np.float16).reshape(batch, 3, 3, columns)
+    factors = np.concatenate(parts["factors"]).view(np.float32).reshape(batch, 3, 1, columns)
+    if kind == "integer-panels":
+        wanted = quantize(weight, GroupedInteger(4, 32, True, "f16"))
+    else:
+        wanted = small_floats.quantize(weight, SMALL_FLOATS["nf4"], 32, "f16")
+    found = (scales.astype(np.float32) * factors).transpose(0, 1, 3, 2).reshape(batch, 24, 3)
+    assert (found[:, :n] == wanted.scales).all() and not found[:, n:].any()
+    assert (factors.reshape(batch, 24)[:, :n] == wanted.factors).all()
+    words = np.concatenate(parts["codes"]).view(np.uint32).reshape(batch, 3, 3, 4, columns)
+    codes = np.stack([panels.unpack_panels(one, 4, n, 32) for one in words]).astype(np.int32)
+    assert (codes - (8 if kind == "integer-panels" else 0) == wanted.codes).all()
+
+
+def test_scales_of_f32_are_no_halves():
+    weight = np.ones((3, 32), np.float32)
+    with pytest.raises(ValueError, match="no halves"):
+        panels.pack_scales(quantize(weight, GroupedInteger(4, 32, True)), 8, has_halves=True)
+
+
 @pytest.mark.parametrize("name", SMALL_FLOATS)
 def test_derivation_of_small_floats(name):
     batch, n, k, columns, small = 2, 21, 70, 8, SMALL_FLOATS[name]

@@ -81,3 +81,20 @@ def test_codes_of_one_row_are_taken_apart_where_they_stand(one_row, bits):
     found_counts = (masks, counts["vpsrld"], counts["vpternlogd"] + counts["vpternlogq"])
     assert found_counts == tuple(count * vectors for count in ONE_ROW[bits])
     assert not [part for part in loop if len(part) > 1 and re.search(r"\(%(rsp|rbp)\b", part[1])]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("unit", "m"), [("avx512vnni", 1), ("avx512vnni", 4), ("avx2", 1)])
+def test_scales_of_f16_are_converted_by_one_instruction(unit, m, tmp_path):
+    one = kernel(unit, (m, 256, 1024), 4, 32, halves=True)
+    found = compile_assembly(compile_kernels, [one], units.CHIPS[unit], tmp_path)[one.name]
+    dot = DOTS[unit, 4][0]
+    loops = inner_loops(found, dot)
+    assert loops
+    for loop in loops:
+        counts = Counter(part[0] for part in loop)
+        vectors = counts[dot] // (m * QUADS)
+        assert counts["vcvtph2ps"] == vectors
+        # By the scales of activations alone: factors come after the loop.
+        assert counts["vmulps"] == m * vectors
+        assert not [name for name in counts if name.startswith(("call", "vpextr", "vpinsr"))]

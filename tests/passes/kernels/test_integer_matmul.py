@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from lowc.passes.kernels.tiles import ISAS, Tile
 from lowc.passes.kernels.work_split import makespan
 from products import units
-from products.integers import Loaded, compile_kernels, kernel
+from products.integers import Loaded, compile_kernels, kernel, number_format
+from products.integers import operands as packed
 
 # sizes, bits, group, per group, symmetric, dynamic
 CASES = [
@@ -34,6 +35,16 @@ CASES = [
     ((2, 40, 384), 2, 192, True, False, False),
     ((1, 40, 96), 4, 48, True, True, False),  # chunks of 16
 ]
+# sizes, bits, group, per group, symmetric, dynamic; with scales of f16 where there is an instruction.
+HALVES = [
+    ((1, 70, 100), 4, 32, True, True, False),
+    ((4, 31, 256), 4, 128, True, True, False),
+    ((20, 33, 70), 4, 32, True, True, False),
+    ((64, 17, 64), 4, 32, True, True, False),
+    ((6, 40, 200), 8, 64, False, False, True),
+    ((1, 50, 96), 3, 32, True, False, False),
+    ((3, 65, 90), 4, 16, False, True, False),
+]
 STRANGE = np.array([0, -0.0, 1e-45, 2.0**-121, 1e30, -1e30, np.inf, -np.inf, np.nan], np.float32)
 
 
@@ -53,7 +64,20 @@ def kernels(unit):
         kernel(unit, (1, 14 * lanes, 70), 8, 96, per_group=False, tile=side),
         # Rounds its own rows, in each of four workgroups those that it has.
         kernel(unit, (4, 3 * lanes, 96), 4, 32, tile=Tile(lanes, 1, 1, 0, 2, 2)),
+        *pairs(unit),
     ]
+
+
+def pairs(unit):
+    """Kernels with scales of f16, each followed by the same one with scales of f32."""
+    cases = HALVES if ISAS[unit].halves else []
+    return [of_halves(unit, case, halves=halves) for case in cases for halves in (True, False)]
+
+
+def of_halves(unit, case, *, halves):
+    sizes, bits, group, own, symmetric, dynamic = case
+    facts = {"per_group": own, "symmetric": symmetric, "dynamic": dynamic}
+    return kernel(unit, sizes, bits, group, halves=halves, **facts)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +99,7 @@ def operands(one, seed=0):
 
 
 EVERY = pytest.mark.parametrize("loaded", units.INTEGER_UNITS, indirect=True)
+WITH_HALVES = [unit for unit in units.INTEGER_UNITS if ISAS[unit].halves]
 NUMBERS = range(len(CASES) + 5)
 
 
@@ -120,6 +145,21 @@ def test_zeros_and_strange_activations(loaded, number):
     loaded.check(number, x, weights)
     x[...] = 2.0**-125  # rounds to nothing: below the smallest scale
     loaded.check(number, x, weights)
+
+
+@pytest.mark.parametrize("loaded", WITH_HALVES, indirect=True)
+def test_scales_of_f16_give_the_bits_of_the_same_scales_in_f32(loaded):
+    for number in range(len(NUMBERS), len(loaded.kernels), 2):
+        half, wide = loaded.kernels[number : number + 2]
+        assert half.has_halves and not wide.has_halves
+        rng, x, weights = operands(half)
+        weights *= 10.0 ** rng.integers(-12, 12, (1, half.n, 1))  # with factors of all sizes
+        weights = weights.astype(np.float32)
+        weights[:, 3::7] = 0
+        loaded.check(number, x, weights)
+        given = packed(wide, weights, number_format(half))
+        wanted = loaded.run(number + 1, x.reshape(-1, x.shape[-1]), *given)
+        np.testing.assert_array_equal(loaded(number, x, weights), wanted)
 
 
 DYNAMIC = [number for number, case in enumerate(CASES) if case[-1]]

@@ -70,6 +70,7 @@ def test_the_tabular_model_says_the_same(server: Server, model: CostModel) -> No
         own_batch=True,
         weight="i4",
         group=32,
+        scales="f16",  # as the recipe has them
     )
     tilings = space.candidates(problem)
     rows = features.matrix(problem, tilings, trained.MACHINE)
