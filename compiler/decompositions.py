@@ -26,6 +26,7 @@ def decomposition_table() -> dict[Any, Callable[..., Any]]:
     table.pop(torch.ops.aten.mv.default, None)
     table[torch.ops.aten.index.Tensor] = index
     table[torch.ops.aten.roll.default] = roll
+    table[torch.ops.aten.constant_pad_nd.default] = constant_pad
     table[torch.ops.aten.avg_pool2d.default] = average_pool
     table[torch.ops.aten.var_mean.correction] = variance_and_mean
     table[torch.ops.aten.var.correction] = lambda *args, **kw: variance_and_mean(*args, **kw)[0]
@@ -164,6 +165,21 @@ def roll(tensor: Tensor, shifts: list[int], dims: list[int] | None = None) -> Te
             places = torch.remainder(torch.arange(size) - shift, size)
             tensor = tensor.index_select(dim, places)
     return tensor
+
+
+def constant_pad(tensor: Tensor, pad: list[int], value: float = 0) -> Tensor:
+    """Put a value around a tensor, or cut from it where `pad`, which begins behind, is negative.
+
+    torch-mlir makes a ``tensor.pad`` of that, which then writes beside its memory.
+    """
+    if all(count >= 0 for count in pad):
+        return NotImplemented
+    for number, (low, high) in enumerate(zip(pad[::2], pad[1::2], strict=True)):
+        dim = tensor.dim() - 1 - number
+        first, last = max(-low, 0), max(-high, 0)
+        tensor = tensor.narrow(dim, first, tensor.shape[dim] - first - last)
+    grown = [max(count, 0) for count in pad]
+    return torch.constant_pad_nd(tensor, grown, value) if any(grown) else tensor.clone()
 
 
 def _is_ambiguous(indices: list[Tensor]) -> bool:

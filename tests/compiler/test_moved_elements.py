@@ -134,3 +134,20 @@ def test_rolls_go_around_more_than_once(is_dynamic, tmp_path):
     shapes = {"x": {0: Dim("b", max=9), 1: Dim("s", max=99)}} if is_dynamic else None
     inputs = [torch.randn(2, 3, 5), *([torch.randn(4, 2, 5)] if is_dynamic else [])]
     assert compared(Rolls(), tmp_path, inputs, shapes) == []
+
+
+class Pads(nn.Module):
+    def forward(self, x):
+        """x is [b, 6, 8]."""
+        pad = nn.functional.pad
+        return (
+            pad(x, [-1, -2]), pad(x, [-3, 2, 1, -4], value=1.5), pad(x, [0, 0, -6, 1]),
+            pad(x, [1, 2, 0, 3]), pad(x, [-1, 0, 0, 0, 1, 0]), pad(x, [0, 0]), pad(x, [-8, 0]),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("is_dynamic", [False, True])
+def test_padding_of_less_than_nothing_cuts(is_dynamic, tmp_path):
+    inputs = [torch.randn(2, 6, 8), *([torch.randn(3, 6, 8)] if is_dynamic else [])]
+    shapes = {"x": {0: Dim("b", max=9)}} if is_dynamic else None
+    assert compared(Pads(), tmp_path, inputs, shapes) == []
