@@ -11,6 +11,7 @@ import iree.runtime as rt
 
 from ..errors import UserError
 from . import huge_pages
+from .irpa import check_tables
 from .manifest import PARAMETER_SCOPE, Parameters
 
 _HINT = "keep the .vmfb and its .irpa together, or compile the model again"
@@ -63,15 +64,19 @@ def parameters_module(
     Raises
     ------
     UserError
-        When the file is no parameter archive.
+        When the file is no parameter archive, or a damaged one.
     """
     index = rt.ParameterIndex()
     try:
+        check_tables(path)
         index.load(str(path), format="irpa", mmap=True)
         if in_place:
             index = huge_pages.read(path, index, looked_up)
     except (RuntimeError, ValueError, LookupError, OSError, OverflowError) as error:
         raise UserError(
-            "this is not a parameter archive", where=str(path), hint=_HINT, detail=str(error)[:300]
+            "this is not a parameter archive, or a damaged one",
+            where=str(path),
+            hint=_HINT,
+            detail=str(error)[:300],
         ) from error
     return rt.create_io_parameters_module(instance, index.create_provider(PARAMETER_SCOPE))
