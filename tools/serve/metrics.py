@@ -3,21 +3,26 @@
 With several workers each writes to files of its own below ``PROMETHEUS_MULTIPROC_DIR``, which the
 supervisor sets before they start, and whoever is asked adds them up.  prometheus-client takes
 longer to count a request than a small model to answer it, so figures are added up here and handed
-over twice a second, and when this worker is asked for them.
+over twice a second, and when this worker is asked for them.  What cannot be handed over, for want
+of room or of the folder, is kept and tried again later: no request fails because of it.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from bisect import bisect_left
 from collections import Counter as Counts
 from collections.abc import Sequence
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
+from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from . import logs, room
 from .falls import FOLDER
+from .faults import Fault
 
 _SECONDS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30,
@@ -26,15 +31,36 @@ _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096, 65536)
 
 
 EVERY = 0.5  # seconds between two flushes
+PAUSE = 60.0  # seconds after one that failed; each leaves a few objects in prometheus-client
+
+
+class _Roomy(MmapedDict):
+    """A file of figures that has its room on the disk before anything is written to it."""
+
+    def __init__(self, filename: str, read_mode: bool = False) -> None:
+        if not read_mode:
+            room.take(filename, room.PIECE)
+        super().__init__(filename, read_mode)  # type: ignore[no-untyped-call]
+
+    def _init_value(self, key: str) -> None:
+        size = self._capacity
+        while self._used + len(key.encode()) + 64 > size:  # 64: its number, and what fills it up
+            size *= 2
+        if size > self._capacity:
+            room.take(self._fname, size)
+        super()._init_value(key)  # type: ignore[no-untyped-call]
+
+
+values.MmapedDict = _Roomy  # type: ignore[attr-defined]
 
 
 class _Tally:
     """What one histogram was not told yet."""
 
-    __slots__ = ("_bounds", "_child", "_counts", "_sum")
+    __slots__ = ("_bounds", "_counts", "_labels", "_metric", "_sum")
 
-    def __init__(self, child: Any, bounds: Sequence[float]) -> None:
-        self._child, self._bounds = child, bounds
+    def __init__(self, metric: Any, labels: Sequence[str], bounds: Sequence[float]) -> None:
+        self._metric, self._labels, self._bounds = metric, labels, bounds
         self._counts, self._sum = [0] * (len(bounds) + 1), 0.0
 
     def observe(self, value: float) -> None:
@@ -44,10 +70,11 @@ class _Tally:
 
     def flush(self) -> None:
         """Tell the histogram; its own ``observe`` takes single values only."""
-        for bucket, count in zip(self._child._buckets, self._counts, strict=True):  # noqa: SLF001
+        child = self._metric.labels(*self._labels)
+        for bucket, count in zip(child._buckets, self._counts, strict=True):  # noqa: SLF001
             if count:
                 bucket.inc(count)
-        self._child._sum.inc(self._sum)  # noqa: SLF001
+        child._sum.inc(self._sum)  # noqa: SLF001
         self._counts, self._sum = [0] * len(self._counts), 0.0
 
 
@@ -62,6 +89,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.requests_in_flight = 0
+        self._flush_again = 0.0
         self._registry = CollectorRegistry()
         self._tallies: dict[tuple[Any, ...], _Tally] = {}
         self._counted: Counts[tuple[str, str, str]] = Counts()
@@ -122,25 +150,43 @@ class Metrics:
         key = (metric, *labels)
         found = self._tallies.get(key)
         if found is None:
-            found = self._tallies[key] = _Tally(metric.labels(*labels), bounds)
+            found = self._tallies[key] = _Tally(metric, labels, bounds)
         return found
 
     def flush(self) -> None:
-        """Hand over what was counted."""
+        """Hand over what was counted; what has no place now is kept, and the log says so once."""
         self._in_flight.set(self.requests_in_flight)
-        for labels, count in self._counted.items():
-            self._requests.labels(*labels).inc(count)
-        self._counted.clear()
-        for tally in self._tallies.values():
-            tally.flush()
+        if time.monotonic() < self._flush_again:
+            return
+        try:
+            for labels in list(self._counted):
+                counter = self._requests.labels(*labels)
+                counter.inc(self._counted.pop(labels))
+            for tally in self._tallies.values():
+                tally.flush()
+        except OSError as error:
+            if not self._flush_again:
+                logs.log("uncounted", level="error", process="worker", said=str(error))
+            self._flush_again = time.monotonic() + PAUSE
+        else:
+            self._flush_again = 0.0
 
     def text(self) -> bytes:
-        """Return the figures of all workers, as they were handed over, as Prometheus reads them."""
+        """Return the figures of all workers, as they were handed over, as Prometheus reads them.
+
+        Raises
+        ------
+        Fault
+            503, when the folder that they are in is gone.
+        """
         if not os.environ.get(FOLDER):
             return generate_latest(self._registry)
         together = CollectorRegistry()
-        MultiProcessCollector(together)  # type: ignore[no-untyped-call]
-        return generate_latest(together)
+        try:
+            MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+            return generate_latest(together)
+        except (OSError, ValueError) as error:
+            raise Fault(503, f"the figures cannot be read: {error}") from error
 
 
 def restarts(registry: CollectorRegistry) -> Counter:

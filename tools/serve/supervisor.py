@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 
 from ...errors import InternalError, UserError
-from . import logs
+from . import logs, room
 from .falls import Falls, Restarts, how_it_ended
 from .settings import Settings
 
@@ -293,7 +293,7 @@ def supervise(settings: Settings) -> None:
     Raises
     ------
     UserError, InternalError
-        When a port is taken, or no worker stays alive.
+        When a port is taken, there is no room for figures, or no worker stays alive.
     """
     with contextlib.ExitStack() as stack:
         port = stack.enter_context(reserved(settings.host, settings.port, "--port"))
@@ -302,6 +302,7 @@ def supervise(settings: Settings) -> None:
             grpc_port = stack.enter_context(reserved(settings.host, grpc_port, "--grpc-port"))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lowc-serve-")))
         (folder / "metrics").mkdir()
+        room.check(folder / "metrics", settings.workers)
         path = str(folder / "parsers")
         parsers = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         parsers.bind(path)

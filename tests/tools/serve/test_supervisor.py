@@ -64,6 +64,7 @@ def test_it_bears_what_the_system_refuses(
         workers(server)[0].kill()
         until(server, lambda: server.logged("uncounted"))
         assert server.ask("/v2/models/times")[0] == 200
+        assert server.ask("/metrics")[0] == 503
         folder.mkdir()
         until(server, lambda: len(server.logged("ready")) == 3)
 
