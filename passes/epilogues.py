@@ -16,6 +16,7 @@ wherever nothing outside uses any but the last result; the last such place is ch
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -88,10 +89,10 @@ class _Unfit(Exception):
     """Why an operation cannot be taken."""
 
 
-def match(op: Any, matrices: Matrices) -> Chain | Refusal:
+def match(op: Any, matrices: Matrices, without: Sequence[Any] = ()) -> Chain | Refusal:
     """Describe what follows the contraction `op`, or say why nothing can be taken.
 
-    Changes nothing.
+    It ends before any of the operations `without`, which another kernel does.  Changes nothing.
     """
     loops = (*matrices.batch_loops, *matrices.rows, *matrices.columns)
     if dims_of(matrices.maps["result"]) != loops:
@@ -100,7 +101,10 @@ def match(op: Any, matrices: Matrices) -> Chain | Refusal:
     chain: Chain | None = None
     try:
         while len(growth.steps) <= MAX_STEPS:
-            growth.take(growth.following())
+            following = growth.following()
+            if following in without:
+                raise _Unfit("it is done with another product of these rows")
+            growth.take(following)
             if growth.may_stop():
                 chain = growth.described("it is long")
     except _Unfit as error:

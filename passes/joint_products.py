@@ -15,7 +15,6 @@ from typing import Any
 from iree.compiler import ir
 
 from . import annotations, build, epilogues, parameters, row_norms
-from .base import Refusal
 from .contraction import defining, unshaped
 from .dispatch_records import as_chain
 from .epilogues import Chain
@@ -159,9 +158,9 @@ def _renumbered(
 
 
 def _without_what_others_do(plan: Any, others: Sequence[Any]) -> Any:
-    """Return `plan` without its epilogue if that of another plan does some of it.
+    """Return `plan` with what is left of its epilogue if that of another plan does some of it.
 
-    What gate and up are multiplied with each other by follows both of them.
+    What gate and up are multiplied with each other by follows both of them; a bias does not.
     """
     chain, taken = as_chain(plan.chain), []
     for other in others:
@@ -169,9 +168,10 @@ def _without_what_others_do(plan: Any, others: Sequence[Any]) -> Any:
         taken += [] if of_other is None else list(of_other.ops)
     if chain is None or not any(op in taken for op in chain.ops):
         return plan
-    kernel = dataclasses.replace(plan.kernel, epilogue=None)
-    why = Refusal("it is done with another product of these rows")
-    return dataclasses.replace(plan, chain=why, kernel=kernel)
+    left = epilogues.match(plan.product.op, plan.product.matrices, taken)
+    own = as_chain(left)
+    kernel = dataclasses.replace(plan.kernel, epilogue=None if own is None else own.epilogue)
+    return dataclasses.replace(plan, chain=left, kernel=kernel)
 
 
 def _inputs(chain: Chain | None) -> tuple[Sequence[ir.Value], Sequence[Any]]:

@@ -39,7 +39,7 @@ def block(kind="plain"):
             super().__init__()
             self.first, self.second = Norm(), Norm()
             for name, outputs in {"q": 96, "k": 40, "v": 40, "gate": 150, "up": 150}.items():
-                self.add_module(name, nn.Linear(K, outputs, bias=name in ("q", "v")))
+                self.add_module(name, nn.Linear(K, outputs, bias=kind == "biased" or name in "qv"))
             self.down = nn.Linear(150, K, bias=False)
 
         def forward(self, x):
@@ -99,6 +99,19 @@ def test_the_same_numbers_as_apart(tmp_path, target, form, rows):
     found, wanted = lowc.load(one)(x), lowc.load(apart)(x)
     for a, b in zip(found, wanted, strict=True):
         # A sum of squares in another order may round an activation to its neighbour.
+        assert np.abs(a - b).max() <= 2e-3 * np.abs(b).max()
+
+
+@pytest.mark.parametrize(("form", "rows"), [(W4A8, 1), (W8A8, 3)])
+def test_biases_do_not_part_gate_and_up(tmp_path, form, rows):
+    program = exported("biased", rows)
+    one = lowc.compile(program, recipe(form), output=tmp_path / "one.vmfb")
+    assert together(one.report) == ({QKV, MLP}, ALL)
+    [up] = [row for row in one.report["matmuls"] if row["name"] == "up"]
+    assert "bias" in up["lowering"]
+    apart = lowc.compile(program, recipe(form), output=tmp_path / "apart.vmfb", kernels=False)
+    x = np.random.default_rng(1).standard_normal((rows, K)).astype(np.float32)
+    for a, b in zip(lowc.load(one)(x), lowc.load(apart)(x), strict=True):
         assert np.abs(a - b).max() <= 2e-3 * np.abs(b).max()
 
 
