@@ -16,6 +16,7 @@ from torch._prims_common import (
     compute_elementwise_output_logical_to_physical_perm,
     get_computation_dtype,
 )
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch_mlir.extras.fx_decomp_util import get_decomposition_table
 
 
@@ -167,18 +168,29 @@ def roll(tensor: Tensor, shifts: list[int], dims: list[int] | None = None) -> Te
     return tensor
 
 
-def constant_pad(tensor: Tensor, pad: list[int], value: float = 0) -> Tensor:
+def constant_pad(tensor: Tensor, pad: list[Any], value: float = 0) -> Tensor:
     """Put a value around a tensor, or cut from it where `pad`, which begins behind, is negative.
 
-    torch-mlir makes a ``tensor.pad`` of that, which then writes beside its memory.
+    torch-mlir makes a ``tensor.pad`` of that, which then writes beside its memory.  Of a count that
+    is known when the model runs, every element is looked up, or is the value.
     """
-    if all(count >= 0 for count in pad):
+    if all(statically_known_true(count >= 0) for count in pad):
         return NotImplemented
+    grown = [0] * len(pad)
     for number, (low, high) in enumerate(zip(pad[::2], pad[1::2], strict=True)):
         dim = tensor.dim() - 1 - number
-        first, last = max(-low, 0), max(-high, 0)
-        tensor = tensor.narrow(dim, first, tensor.shape[dim] - first - last)
-    grown = [max(count, 0) for count in pad]
+        size = tensor.shape[dim]
+        if isinstance(low, int) and isinstance(high, int):
+            first, last = max(-low, 0), max(-high, 0)
+            tensor = tensor.narrow(dim, first, size - first - last)
+            grown[2 * number : 2 * number + 2] = max(low, 0), max(high, 0)
+            continue
+        places = torch.arange(size + low + high) - low
+        is_inside = torch.logical_and(places >= 0, places < size)
+        found = tensor.index_select(dim, torch.remainder(places, size))
+        shape = [-1 if axis == dim else 1 for axis in range(tensor.dim())]
+        outside = torch.full((), value, dtype=tensor.dtype)
+        tensor = torch.where(is_inside.reshape(shape), found, outside)
     return torch.constant_pad_nd(tensor, grown, value) if any(grown) else tensor.clone()
 
 

@@ -151,3 +151,16 @@ def test_padding_of_less_than_nothing_cuts(is_dynamic, tmp_path):
     inputs = [torch.randn(2, 6, 8), *([torch.randn(3, 6, 8)] if is_dynamic else [])]
     shapes = {"x": {0: Dim("b", max=9)}} if is_dynamic else None
     assert compared(Pads(), tmp_path, inputs, shapes) == []
+
+
+class PadsToTen(nn.Module):
+    def forward(self, x):
+        """x is [2, s]: it is filled up to ten, or cut."""
+        return (nn.functional.pad(x, [0, 10 - x.shape[1]], value=2.5),)
+
+
+@pytest.mark.parametrize("first", [4, 14])
+def test_whether_padding_cuts_may_be_known_late(first, tmp_path):
+    inputs = [torch.randn(2, size) for size in (first, 3, 10, 16)]
+    shapes = {"x": {1: Dim("s", min=2, max=20)}}
+    assert compared(PadsToTen(), tmp_path, inputs, shapes) == []
