@@ -74,6 +74,7 @@ def match(op: Any, unit: str) -> Plan | Refusal:
         matrices.batch, matrices.m, n, k, matrices.batch_in_columns, tile, packs=True,
         copies=float_tiles.copies(tiles.ISAS[unit], tile, matrices.m, k),
         codes=codes, group=group, symmetric=form.symmetric,
+        has_halves=form.scales == "f16" and tiles.ISAS[unit].halves,
         epilogue=chain.epilogue if isinstance(chain, Chain) else None,
     )  # fmt: skip
     return Plan(op, found, matrices, kernel, chain)
@@ -136,7 +137,10 @@ def _bits_per_weight(plan: Plan) -> float:
     kernel, element = plan.kernel, build.element_of(plan.found.inputs[0])
     values = (32 if kernel.symmetric else 40) / kernel.group  # a scale, and a zero point in a byte
     before: float = plan.op.attributes[annotations.BITS].value
-    return before * (kernel.codes.bits + values) / (element.width + values)
+    stored = kernel.codes.bits + values
+    if kernel.has_halves:
+        stored += 32 / (kernel.k or 1) - 16 / kernel.group  # a factor, and half of a scale less
+    return before * stored / (element.width + values)
 
 
 def _load_panels(module: ir.Module, plan: Plan) -> list[ir.Value]:
@@ -163,6 +167,10 @@ def _load_panels(module: ir.Module, plan: Plan) -> list[ir.Value]:
     }
     if not kernel.symmetric:
         parts["zeros"] = ([*head, groups, columns], i8)
+    if kernel.has_halves:
+        derivation["halves"] = True
+        parts["scales"] = ([*head, groups, columns], ir.F16Type.get())
+        parts["factors"] = ([*head, columns], ir.F32Type.get())
     name = stored_as(plan)
     found = []
     for part, (sizes, element) in parts.items():

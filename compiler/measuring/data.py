@@ -162,7 +162,7 @@ class Data:
                 ]
             ),
         ]
-        if has_halves:  # a kernel for records reads their patterns
+        if has_halves:  # kernels read their patterns
             found[1] = found[1].view(np.int16)
 
         if not problem.symmetric:

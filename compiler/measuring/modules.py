@@ -64,10 +64,13 @@ def operands(problem: Problem, tiling: Tiling) -> list[Operand]:
         groups = k // problem.group
         found = [
             Operand("codes", (*head, words, columns), "i32"),
-            Operand("scales", (*head, groups, columns), "f32"),
-            Operand("zeros", (*head, groups, columns), "i8"),
+            Operand("scales", (*head, groups, columns), "i16" if kernel.has_halves else "f32"),
         ]
-        return [left, *found[: 2 if problem.symmetric else 3]]
+        if not problem.symmetric:
+            found.append(Operand("zeros", (*head, groups, columns), "i8"))
+        if kernel.has_halves:
+            found.append(Operand("factors", (*head, columns), "f32"))
+        return [left, *found]
     if problem.packs:
         return [left, Operand("matrix", (own, k, n), "f32")]
     if problem.form == families.FLOAT:

@@ -47,8 +47,9 @@ class DequantMatmul(FloatMatmul):
     """``C[batch, m, n] = sum over k of A[batch, m, k] * (code - zero)[batch, k, n] * scale``.
 
     Bindings: A in f32; words of codes ``[batch of B, panels, words, columns]``, scales and, unless
-    symmetric, zeros ``[batch of B, panels, G, columns]`` in f32 and i8; C.  N and K are known, and
-    K is a whole number of groups.
+    symmetric, zeros ``[batch of B, panels, G, columns]`` in f32 and i8; if it has halves, factors
+    ``[batch of B, panels, columns]`` in f32, and scales are f16; C.  N and K are known, and K is a
+    whole number of groups.
 
     Attributes
     ----------
@@ -58,11 +59,14 @@ class DequantMatmul(FloatMatmul):
         Weights along K that share a scale.
     symmetric : bool
         Whether no zero points are stored: that of integers is the middle of the codes.
+    has_halves : bool
+        Whether scales are f16, with a factor for each column (:mod:`..formats.half_scales`).
     """
 
     codes: PackedCodes = dataclasses.field(kw_only=True)
     group: int = dataclasses.field(kw_only=True)
     symmetric: bool = dataclasses.field(kw_only=True)
+    has_halves: bool = dataclasses.field(default=False, kw_only=True)
 
     @property
     def in_place(self) -> bool:
@@ -73,7 +77,8 @@ class DequantMatmul(FloatMatmul):
     def name(self) -> str:
         """A symbol that two kernels share only if they are the same."""
         flags = "b" * self.b_batch + "c" * self.copies
-        kind = f"{self.codes.name}g{self.group}{'' if self.symmetric else 'z'}"
+        halves = "h" * self.has_halves
+        kind = f"{self.codes.name}g{self.group}{'' if self.symmetric else 'z'}{halves}"
         return f"dequant_{kind}_{self.sizes_name}_{self.tile.name}{flags}{self.epilogue_name}"
 
     def describe(self) -> str:
@@ -86,6 +91,7 @@ class DequantMatmul(FloatMatmul):
             how = f"{how}, {self.codes.describe(self.tile.lanes)}"
         elif self.codes.looked_up:
             how = f"{how}, looked up in a register"
+        how = f"{how}, scales in f16" if self.has_halves else how
         return f"{super().describe()}, {how}"
 
     def emit(self, interface: Interface) -> None:
@@ -105,10 +111,15 @@ class _DequantBody(FloatBody):
         words = (kernel.k or 0) // kernel.codes.chunk * kernel.codes.words
         self.a = self.buffer(0, ("batch", "m", "k"), self.f32)
         self.b = self.panel_buffer(1, words, columns, self.i32)
-        self.scales = self.panel_buffer(2, groups, columns, self.f32)
+        scale, bound = emit.integer(16) if kernel.has_halves else self.f32, 3
+        self.scales = self.panel_buffer(2, groups, columns, scale)
         if not kernel.symmetric:
-            self.zeros = self.panel_buffer(3, groups, columns, emit.integer(8))
-        self.bind_result(3 if kernel.symmetric else 4)
+            self.zeros = self.panel_buffer(bound, groups, columns, emit.integer(8))
+            bound += 1
+        if kernel.has_halves:
+            self.factors = self.panel_buffer(bound, 1, columns, self.f32)
+            bound += 1
+        self.bind_result(bound)
 
     def reserve(self) -> None:
         codes = self.dequant.codes
@@ -262,6 +273,9 @@ class _DequantBody(FloatBody):
     def _scale(self, p: ir.Value, group: ir.Value, v: int) -> ir.Value:
         at = [self.b_item, p, group, emit.index(v * self.lanes)]
         scale = emit.load(self.lanes, self.scales, at)
+        if self.dequant.has_halves:
+            factor = emit.load(self.lanes, self.factors, [at[0], at[1], emit.index(0), at[3]])
+            scale = arith.mulf(emit.from_halves(scale, self.lanes), factor)
         power = self.dequant.codes.power(self.lanes)
         return arith.mulf(scale, emit.splat(self.lanes, self.f32, 2.0**power)) if power else scale
 

@@ -100,6 +100,7 @@ def problem_of(kernel: Any, unit: str) -> Problem:
         name = codes.format if isinstance(codes, SmallFloatCodes) else f"i{codes.bits}"
         form = f"w{codes.bits}a16"
         facts |= {"weight": name, "group": kernel.group, "symmetric": kernel.symmetric}
+        facts["scales"] = "f16" if kernel.has_halves else "f32"
         facts["packs"] = False  # panels of codes; what is packed is on the stack
     else:
         form = FLOAT
@@ -216,6 +217,7 @@ def kernel_of(problem: Problem, tiling: Tiling) -> Any:
         return DequantMatmul(
             *sizes, problem.own_batch, tile, packs=True, copies=tiling.copies,
             codes=codes_of(problem), group=problem.group, symmetric=problem.symmetric,
+            has_halves=has_halves(problem),
         )  # fmt: skip
     if is_integer(problem.form):
         rows = integer_rows(problem)

@@ -4,6 +4,7 @@ import lowc
 import numpy as np
 import pytest
 from lowc.passes.forms import Form
+from lowc.passes.kernels.tiles import ISAS
 from products import units
 from products.linear import compile_linear, stored_weight, tolerance
 
@@ -21,12 +22,15 @@ FORMS = [
     Form("dequant", weights="f4E2M1", group=48),
     Form("dequant", weights="f8E4M3FN", group=16),
     Form("dequant", weights="f8E5M2", group=0),
+    Form("dequant", weights="i4", group=32, symmetric=False, scales="f16"),
+    Form("dequant", weights="nf4", group=64, scales="f16"),
 ]
 ROWS = (1, 2, 3, 4, 5, 11, 12, 70, 150)
 
 
 def name(form):
-    return f"{form.weights}g{form.group}{'' if form.symmetric else 'z'}"
+    halves = "h" if form.scales == "f16" else ""
+    return f"{form.weights}g{form.group}{'' if form.symmetric else 'z'}{halves}"
 
 
 def weight_of(n, k, seed):
@@ -35,6 +39,7 @@ def weight_of(n, k, seed):
     weight[0] = 0
     weight[1, : k // 2] = 3.5
     weight[2, k // 2] = 1e4
+    weight[3] *= 1e-9
     return weight
 
 
@@ -49,6 +54,13 @@ def test_every_number_of_rows(tmp_path, unit, form):
     (row,) = artifact.report["matmuls"]
     assert "codes in registers up to 4 rows" in row["lowering"]
     assert form.has_integer_weights or f"blocks, {form.weights} " in row["lowering"]
+    has_halves = form.scales == "f16" and ISAS[unit].halves
+    assert ("scales in f16" in row["lowering"]) == has_halves
+    if form.has_integer_weights and form.bits == 4 and form.group == 32:
+        groups, zero = -(-k // 32), 0 if form.symmetric else 8
+        of_group = 4 * 32 + zero + (16 if has_halves else 32)
+        wanted = (of_group * groups + 32 * has_halves) / k
+        assert row["bits_per_weight"] == pytest.approx(wanted)
     module = lowc.load(artifact)
     value = stored_weight(weight, form)
     for m in ROWS:

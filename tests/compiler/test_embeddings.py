@@ -129,7 +129,7 @@ class Tied(torch.nn.Module):
     [
         (64, 100, ("i4", 32, True), "i8"), (72, 50, ("i4", 16, False), "f32"),
         (200, 70, ("i8", 0, True), "i8"), (64, 100, ("i4", 32, True, "f16"), "i8"),
-        (72, 50, ("i4", 16, False, "f16"), "i8"),
+        (72, 50, ("i4", 16, False, "f16"), "f32"),
     ],
 )  # fmt: skip
 def test_a_tied_table_is_looked_up_in_the_panels_of_the_product(columns, rows, form, activations):

@@ -63,6 +63,23 @@ def test_signs_and_shifts_stand_beside_f32_and_stock_code(capsys, form):
 
 
 @pytest.mark.slow
+def test_scales_of_a_recipe_are_those_of_the_recipe_unless_others_are_asked_for(capsys, tmp_path):
+    shape, kept = (
+        ["--m", "1", "--n", "64", "--k", "64", "--against", "w4a8"],
+        ["--keep", str(tmp_path)],
+    )
+    for options, scales in (([], "f16"), (["--scales", "f32"], "f32")):
+        record = bench(capsys, "--form", "w4a8", *options, *shape, *kept)
+        assert record["form"].get("scales", "f32") == scales
+        ours, recipes = record["products"][0]["rows"]
+        assert ("f16" in ours["lowering"]) == (scales == "f16")
+        assert "f16" in recipes["lowering"] and recipes["alike"] == (scales == "f16")
+        assert ours["definition_error"] < 1e-5
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert ["g32-f16-1x1" in names[1], "g32-1x1" in names[0]] == [True, True]
+
+
+@pytest.mark.slow
 def test_a_weight_in_few_bits_beside_its_peers(capsys, tmp_path):
     plot = tmp_path / "bars.svg"
     record = bench(
@@ -317,6 +334,7 @@ FEW_BITS = [
     Form("dequant", weights="i4", group=48, symmetric=False),
     Form("dequant", weights="i8", group=0),
     Form("dequant", weights="i4", group=32, activations="i8"),
+    Form("dequant", weights="i4", group=32, activations="i8", scales="f16"),
     Form("dequant", weights="i4", group=0, symmetric=False, activations="i8"),
     Form("dequant", weights="i8", group=0, activations="i8"),
     Form("dequant", weights="i8", group=512, activations="i8"),
@@ -327,7 +345,9 @@ FEW_BITS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("n", "k"), [(48, 384), (33, 100)], ids=str)
-@pytest.mark.parametrize("form", FEW_BITS, ids=lambda f: f"{f.weights}-{f.group}-{f.activations}")
+@pytest.mark.parametrize(
+    "form", FEW_BITS, ids=lambda f: f"{f.weights}-{f.group}-{f.activations}-{f.scales}"
+)
 def test_peers_multiply_by_the_weights_of_the_form(form, n, k):
     product = Product(Shape(1, 3, n, k), has_weight=True)
     setup = Setup(product, Rule("*", form), None, "cpu", 1, None, False)

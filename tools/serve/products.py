@@ -154,8 +154,7 @@ def _mismatch(problem: Problem) -> str:
 def _scales_of(problem: Problem) -> tuple[str, ...]:
     """Return what kernels of `problem` may read scales of groups in."""
     isa = tiles.ISAS.get(problem.unit)
-    has_halves = isa is not None and isa.halves and families.is_integer(problem.form)
-    return ("f32", "f16") if has_halves else ("f32",)
+    return ("f32", "f16") if isa is not None and isa.halves else ("f32",)
 
 
 def _facts(matmul: Matmul, k: int, unit: str) -> dict[str, Any]:

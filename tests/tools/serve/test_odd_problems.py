@@ -26,6 +26,7 @@ W4A8 = {
         {"form": "shift-add", "weight": "signs", "planes": 1 << 20, "table_bits": 8, "span": 32},
         {"form": "f32", "weight": "i4"}, {"form": "nothing"}, {"unit": "avx512foo"}, {"unit": "avx512\ud800"},
         {"\ud800": 1}, {"form": "\ud800"}, {"form": "w\udfffa8"}, {"m": "\ud800"},
+        {"scales": "f8"}, {"scales": "\ud800"},
     ],
 )  # fmt: skip
 def test_a_product_that_is_none(server: Server, changes: dict[str, Any]) -> None:
