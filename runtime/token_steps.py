@@ -1,8 +1,8 @@
 """Steps of a language model on a CPU, one token each: what does not change is made once.
 
 A step reads all weights, which drive the code of Python's calls and its objects out of the caches:
-checking and copying two small inputs and one result took 0.2 ms of a step of 4.  Here a step
-uploads a token, and names its positions by a view of those that lie on the device already.
+checking and copying two small inputs and one result took 0.2 ms of a step of 4.  Here a step writes
+its token where the device reads it, and names its positions by a view of those that lie there.
 """
 
 from __future__ import annotations
@@ -41,8 +41,11 @@ class TokenSteps:
         self._least = 1 if least is None else max(1, least)
         self._most = context if most is None else min(context, most)
         self._below = token.below
-        self._decode, self._dtype = decode, token.dtype
-        self._token = data_type(token.dtype, "").numpy
+        self._decode = decode
+        kind = data_type(token.dtype, "").numpy
+        self._given = upload(np.zeros(1, kind), token.dtype, decode.device)
+        # The call's own memory: nothing is uploaded any more.
+        self._token = self._given.get_buffer().map().asarray((1,), kind)
         self._place, self._positions, self._room = positions.dtype, None, 0
         self._logits = data_type(logits.dtype, "").numpy
         self._run = decode.runner()
@@ -74,16 +77,16 @@ class TokenSteps:
     def step(self, token: int, count: int) -> NDArray[Any]:
         """Return the logits ``[vocabulary]`` after a token with which there are `count`.
 
-        They are the result's own memory, good until the next call of the module.
+        They are the result's own memory, only to be read, and good until the module's next call.
         """
-        given = upload(np.array([token], self._token), self._dtype, self._decode.device)
+        self._token[0] = token
         arguments = rt.VmVariantList(2)
-        arguments.push_ref(given)
+        arguments.push_ref(self._given)
         arguments.push_ref(self._first(count))
         view = self._run(arguments).get_as_object(0, rt.HalBufferView)
-        buffer = view.get_buffer()
-        found: NDArray[Any] = buffer.map().asarray((buffer.byte_length(),), _BYTE)
-        return found[: view.byte_length].view(self._logits)
+        # Several times as fast as IREE's own way to an array.
+        found = np.frombuffer(view.get_buffer().map(), _BYTE, view.byte_length)
+        return found.view(self._logits)
 
     def _first(self, count: int) -> Any:
         """Return the positions ``[count]``; there is room for more than that, not for all."""
