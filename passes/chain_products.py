@@ -42,10 +42,11 @@ def as_joint(kernel: Any) -> JointMatmul | None:
 
 @dataclass(frozen=True)
 class Link:
-    """A dispatch of a chain: what it does, and the operation."""
+    """A dispatch of a chain: the operation, what it does, and which one of the module it is."""
 
     call: Any
     kernel: JointMatmul
+    number: int
 
     @property
     def tensors(self) -> list[ir.Value]:
@@ -66,11 +67,11 @@ def chain(
     `kernels` are those that may be steps, by their symbols; `unit` is that of the processor.
     """
     chains: list[list[Link]] = []
-    for op in annotations.operations(module):
+    for number, op in enumerate(annotations.operations(module)):
         kernel = kernels.get(_symbol(op)) if op.name == "flow.dispatch" else None
         if kernel is None:
             continue
-        link = Link(op, kernel)
+        link = Link(op, kernel, number)
         before = next((one for one in chains if _makes(one[-1], link.tensors[0])), None)
         why = "" if before is None else _hindrance(before, link)
         if before is not None and not why:
@@ -79,7 +80,8 @@ def chain(
         chains.append([link])
         if before is not None:
             _note(link, f"a dispatch apart from {before[-1].describe()}: {why}", remark)
-    joined = [links for links in chains if len(links) > 1]
+    # They share counters, so in the order of their places.
+    joined = sorted((links for links in chains if len(links) > 1), key=lambda one: one[-1].number)
     for links in joined:
         for number, link in enumerate(links):
             _note(link, _words(links, number), remark)
@@ -183,7 +185,7 @@ def _external(links: Sequence[Link]) -> list[ir.Value]:
 def _rewrite(module: ir.Module, chains: Sequence[Sequence[Link]], pauses: bool) -> None:
     """Put one dispatch into the place of each chain of a block; they share a tensor of counters."""
     kernels = [_kernel(links, pauses) for links in chains]
-    with ir.InsertionPoint(chains[0][0].call), chains[0][0].call.location:
+    with ir.InsertionPoint(chains[0][-1].call), chains[0][-1].call.location:
         count = executable.threads(THREADS)
         starts = [emit.index(0)]
         groups = [kernel.groups_for(count) for kernel in kernels]

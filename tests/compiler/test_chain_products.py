@@ -183,6 +183,32 @@ def test_as_many_steps_as_a_dispatch_has_bindings_for(tmp_path, monkeypatch):
     assert same([lowc.load(made, "cpu")(*given)], [lowc.load(other, "cpu")(*given)])
 
 
+def test_chains_within_each_other(tmp_path, monkeypatch):
+    """Of two branches the one that begins first ends last."""
+    import torch
+    from torch import nn
+
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last, self.one, self.other = (nn.Linear(64, 64) for _ in range(4))
+
+        def forward(self, x, y):
+            outer = nn.functional.gelu(self.first(x))
+            inner = self.other(nn.functional.gelu(self.one(y)))
+            return self.last(outer), inner
+
+    torch.manual_seed(0)
+    model = torch.export.export(Branches().eval(), (torch.zeros(1, 64), torch.zeros(1, 64)))
+    made = lowc.compile(model, recipe(W4A8), output=tmp_path / "one.vmfb")
+    pairs = {"first": (1, 2), "last": (2, 2), "one": (1, 2), "other": (2, 2)}
+    assert steps(made.report) == pairs
+    apart(monkeypatch)
+    other = lowc.compile(model, recipe(W4A8), output=tmp_path / "other.vmfb")
+    given = inputs(1, width=64)
+    assert same(lowc.load(made, "cpu")(*given), lowc.load(other, "cpu")(*given))
+
+
 def test_many_rows_are_no_chain():
     assert steps(analyse(layer(16), recipe(W4A8))) == {}
 
