@@ -156,6 +156,42 @@ def add_also(source: Any, target: Any) -> None:
         target.attributes[ALSO] = ir.ArrayAttr.get([*before, ir.DictAttr.get(known)])
 
 
+def add_lowering(op: Any, value: str) -> None:
+    """Add `value` to what is said of the lowering of every matmul that a dispatch does."""
+    add_text(op, LOWERING, value)
+    if ALSO not in op.attributes:
+        return
+    with op.context:
+        found = []
+        for one in ir.ArrayAttr(op.attributes[ALSO]):
+            known = {named.name: named.attr for named in ir.DictAttr(one)}
+            said = ir.StringAttr(known[LOWERING]).value if LOWERING in known else ""
+            known[LOWERING] = ir.StringAttr.get(f"{said}; {value}" if said else value)
+            found.append(ir.DictAttr.get(known))
+        op.attributes[ALSO] = ir.ArrayAttr.get(found)
+
+
+def carry_all(sources: list[Any], target: Any) -> None:
+    """Note on `target` all matmuls of the dispatches that it replaces."""
+    copy_annotations(sources[0], target)
+    also: list[ir.Attribute] = []
+    for number, source in enumerate(sources):
+        if ALSO in source.attributes:
+            also += list(ir.ArrayAttr(source.attributes[ALSO]))
+        if number:
+            known = {n: source.attributes[n] for n in MATMUL_ATTRIBUTES if n in source.attributes}
+            also.append(ir.DictAttr.get(known, source.context))
+    if also:
+        target.attributes[ALSO] = ir.ArrayAttr.get(also, target.context)
+
+
+def names(op: Any) -> list[str]:
+    """Return the names of all matmuls that an operation does."""
+    also = list(ir.ArrayAttr(op.attributes[ALSO])) if ALSO in op.attributes else []
+    found = [ir.StringAttr(ir.DictAttr(one)[MATMUL]).value for one in also]
+    return [text(op, MATMUL), *found]
+
+
 def move_annotations(source: Any, target: Any) -> None:
     """Carry what is known of a matmul over to another operation, and leave nothing of it behind."""
     copy_annotations(source, target)

@@ -13,6 +13,7 @@ from iree.compiler import ir
 
 from . import (
     annotations,
+    chain_products,
     digit_products,
     joint_products,
     outline_additive,
@@ -81,6 +82,10 @@ class OutlineKernels(Pass):
     dispatch, queries, keys and values or gate and up; an RMSNorm that makes these rows for nobody
     else goes into it (``passes/joint_products.py``).
 
+    Such dispatches, also of single products, become steps of one dispatch where the activation of
+    each is what the one before makes, as output, gate and up, down, and the next layer's queries,
+    keys and values (``passes/chain_products.py``).
+
     A kernel is generated for the tile that ``lowc.tile`` says on the product
     (``lowc-select-tiles``), else for a default one.  A product that stays with IREE's code
     generation gets it as ``#iree_cpu.lowering_config``.
@@ -107,11 +112,14 @@ class OutlineKernels(Pass):
         Whether the Vulkan device multiplies four bytes in one instruction.
     kernels : bool
         Without them products only get their tile, for code generation.
+    chains : bool
+        Whether dispatches become one of which each reads what the one before makes.
     """
 
     unit: tiles.Unit = "none"
     dot4: bool = False
     kernels: bool = True
+    chains: bool = True
     name: ClassVar[str] = "lowc-outline-kernels"
 
     def run(self, module: ir.Module, remark: Callable[..., None]) -> None:
@@ -120,6 +128,7 @@ class OutlineKernels(Pass):
             shared_panels.settle(module, self.unit, family_of, attribute.columns_asked)
         ops = annotations.matmuls(module)
         names = [annotations.text(op, annotations.MATMUL) for op in ops]
+        steps: dict[str, Any] = {}  # kernels that may be steps of chains
         done: set[int] = set()  # what was joined with a product in front of it
         for place, (op, name) in enumerate(zip(ops, names, strict=True)):
             if place in done or op.name == "flow.dispatch":
@@ -138,6 +147,8 @@ class OutlineKernels(Pass):
             joint = joint_products.match(
                 plan, (ops[i] for i in later.values()), self._plan_of_same(family)
             )
+            kernel = plan.kernel if joint is None else joint.kernel
+            steps[kernel.name] = chain_products.as_joint(kernel)
             if joint is None:
                 _tell(op, plan, remark)
                 family.rewrite(module, plan)
@@ -149,6 +160,9 @@ class OutlineKernels(Pass):
             done |= {later[found] for found in joint.names if found in later}
             joint_products.rewrite(module, joint, functools.partial(family.load_weight, module))
         erase_unread(module)
+        if self.chains:
+            known = {name: step for name, step in steps.items() if step is not None}
+            chain_products.chain(module, known, self.unit, remark)
 
     def _plan(self, family: Any, op: Any) -> Any:
         """Describe the kernel for `op`, with the tile that is on it, or say why there is none."""

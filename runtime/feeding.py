@@ -17,6 +17,7 @@ from ..errors import UserError
 from . import tree as trees
 from .dtypes import data_type
 from .module import Module
+from .token_steps import TokenSteps
 
 PIECE = 128  # tokens
 
@@ -42,6 +43,8 @@ class Feeder:
         tokens, positions = (leaf.shape[0] for leaf in prefill.signature.inputs[:2])
         ranges = dict(prefill.signature.ranges)
         self._caches: list[Any] = []
+        suits = TokenSteps.suit(decode, context)
+        self._steps = TokenSteps(decode, context) if suits else None
         if isinstance(tokens, int):
             ranges[str(tokens)] = tokens, tokens
         is_known = str(tokens) in ranges  # and no sum or product of other sizes
@@ -65,7 +68,12 @@ class Feeder:
         return [most] * whole + ([rest] if rest >= least else [1] * rest)
 
     def call(self, tokens: NDArray[np.int64], held: int) -> NDArray[Any]:
-        """Return the logits ``[vocabulary]`` after a piece, with which there are `held` tokens."""
+        """Return the logits ``[vocabulary]`` after a piece, with which there are `held` tokens.
+
+        They may be memory of the model's, good until its next call.
+        """
+        if tokens.size == 1 and self._steps is not None and self._steps.takes(tokens[0], held):
+            return self._steps.step(tokens[0], held)
         entry = self._decode if tokens.size == 1 else self._prefill
         if held == tokens.size and self.carries_caches:
             self._caches = [
@@ -97,7 +105,10 @@ class Feeder:
         return len(self._decode.signature.inputs) > len(("tokens", "positions"))
 
     def feed(self, tokens: NDArray[np.int64], start: int) -> NDArray[Any]:
-        """Return the logits ``[vocabulary]`` after `tokens`, the first of which is at `start`."""
+        """Return the logits ``[vocabulary]`` after `tokens`, the first of which is at `start`.
+
+        They may be memory of the model's, good until its next call.
+        """
         done = 0
         for size in self.pieces(tokens.size):
             done += size

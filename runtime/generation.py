@@ -185,8 +185,9 @@ def _generate(
                         hint="load it again for a second one",
                     )
                 logits = feeder.call(given[:size], held + size)
-            given, held = given[size:], held + size
-        token = sampler.choose(logits)
+                given, held = given[size:], held + size
+                if not given.size:  # before another text's call may change the logits
+                    token = sampler.choose(logits)
         if token in stop:
             return
         yield token

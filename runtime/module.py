@@ -246,16 +246,28 @@ class Module:
             views = self._views(values)
         if self.device.is_gpu:
             return _OnGpu(views, _pending(values), self)
-        arguments = _arguments(views)
-
-        # Of the shortest calls all this takes a quarter, since weights drive it out of the caches.
-        invoke, function, lock, guard = self._invoke, self._entry, self._lock, self._guard
-        process = os.getpid()
+        arguments, run = _arguments(views), self.runner()
         device, dtypes = self.device, [leaf.dtype for leaf in self._tensors_out]
         taken = list(enumerate(dtypes))
-        count = len(dtypes)
 
-        def run() -> list[DeviceArray]:
+        def call() -> list[DeviceArray]:
+            results = run(arguments)
+            return [
+                DeviceArray(results.get_as_object(i, _VIEW), dtype, device) for i, dtype in taken
+            ]
+
+        return call
+
+    def runner(self) -> Callable[[Any], Any]:
+        """Return what runs the model on a CPU, and no more: lists of IREE's, of buffer views.
+
+        It takes arguments that were checked, and gives the results.
+        """
+        # Of the shortest calls all this takes a quarter, since weights drive it out of the caches.
+        invoke, function, lock, guard = self._invoke, self._entry, self._lock, self._guard
+        process, count = os.getpid(), len(self._tensors_out)
+
+        def run(arguments: Any) -> Any:
             if os.getpid() != process:
                 guard.refuse_fork()
             results = rt.VmVariantList(count)
@@ -266,9 +278,7 @@ class Module:
                 raise guard.failure(error) from error
             if results.size != count:
                 raise self._miscounted(results)
-            return [
-                DeviceArray(results.get_as_object(i, _VIEW), dtype, device) for i, dtype in taken
-            ]
+            return results
 
         return run
 

@@ -65,6 +65,40 @@ def each(start: ir.Value, stop: ir.Value, step: int, body: Callable[[ir.Value], 
     loop(start, stop, index(step), run)
 
 
+def repeat(first: ir.Value, step: Callable[[ir.Value], tuple[ir.Value, ir.Value]]) -> ir.Value:
+    """Build ``scf.while``: ``step(value)`` returns whether to go on, and the next value.
+
+    Returns the value that the last round returned.
+    """
+    op = scf.WhileOp([first.type], [first])
+    before = op.before.blocks.append(first.type)
+    with ir.InsertionPoint(before):
+        goes_on, value = step(before.arguments[0])
+        scf.ConditionOp(goes_on, [value])
+    after = op.after.blocks.append(first.type)
+    with ir.InsertionPoint(after):
+        scf.YieldOp([after.arguments[0]])
+    found: ir.Value = op.results[0]
+    return found
+
+
+def only_if(condition: ir.Value, body: Callable[[], object]) -> None:
+    """Build ``scf.if`` that gives nothing."""
+    op = scf.IfOp(condition)
+    with ir.InsertionPoint(op.then_block):
+        body()
+        scf.YieldOp([])
+
+
+def add_atomically(value: ir.Value, target: ir.Value, at: Sequence[ir.Value]) -> ir.Value:
+    """Add to an integer that other threads add to; return what it was before.
+
+    What a thread stored before is seen by those that find its addition there.
+    """
+    found: ir.Value = memref.AtomicRMWOp(arith.AtomicRMWKind.addi, value, target, list(at)).result
+    return found
+
+
 def buffer_type(shape: Sequence[int], element: ir.Type) -> ir.MemRefType:
     """Return ``memref<shape x element>``."""
     return ir.MemRefType.get(list(shape), element)
@@ -150,16 +184,20 @@ def multiply_add(a: ir.Value, b: ir.Value, total: ir.Value) -> ir.Value:
     return arith.addf(arith.mulf(a, b, fastmath=may_fuse), total, fastmath=may_fuse)
 
 
-def intrinsic(name: str, operands: Sequence[ir.Value], result: ir.Type) -> Any:
-    """Call an instruction of one processor by LLVM's name for it."""
+def intrinsic(name: str, operands: Sequence[ir.Value], result: ir.Type | None) -> Any:
+    """Call an instruction of one processor by LLVM's name for it; without `result`, for nothing."""
     attributes = {
         "intrin": ir.StringAttr.get(name),
         "op_bundle_sizes": ir.DenseI32ArrayAttr.get([]),
         "operandSegmentSizes": ir.DenseI32ArrayAttr.get([len(operands), 0]),
     }
-    return ir.Operation.create(
-        "llvm.call_intrinsic", results=[result], operands=list(operands), attributes=attributes
-    ).result
+    op = ir.Operation.create(
+        "llvm.call_intrinsic",
+        results=[] if result is None else [result],
+        operands=list(operands),
+        attributes=attributes,
+    )
+    return None if result is None else op.result
 
 
 def transposed(rows: Sequence[ir.Value]) -> list[ir.Value]:

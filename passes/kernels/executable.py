@@ -171,16 +171,18 @@ def dispatch(
     """Build ``flow.dispatch`` to the executable `name`; `constants` are indices.
 
     `result` may be the types of several results.  With `into` the result is written in the place of
-    that tensor.
+    that tensor, the last one if there are several.
     """
     i32 = ir.IntegerType.get_signless(32)
     scalars = [arith.index_cast(i32, value) for value in constants]
-    sizes = [size for tensor in tensors for size in build.dynamic_sizes(tensor)]
     entry = ir.Attribute.parse(f"[@{name}::@{name}]")
     tied = {}
     if into is not None:
-        number = ir.IntegerAttr.get(ir.IndexType.get(), len(scalars) + len(tensors))
-        tied, tensors = {"tied_operands": ir.ArrayAttr.get([number])}, [*tensors, into]
+        others = 0 if isinstance(result, ir.Type) else len(result) - 1
+        numbers = [*[-1] * others, len(scalars) + len(tensors)]
+        places = [ir.IntegerAttr.get(ir.IndexType.get(), number) for number in numbers]
+        tied, tensors = {"tied_operands": ir.ArrayAttr.get(places)}, [*tensors, into]
+    sizes = [size for tensor in tensors for size in build.dynamic_sizes(tensor)]
     segments = [len(grid), len(scalars) + len(tensors), len(sizes), len(result_sizes)]
     return ir.Operation.create(
         "flow.dispatch",

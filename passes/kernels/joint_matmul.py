@@ -12,6 +12,7 @@ panels of all products in a row, which is the more even cut.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,22 +73,22 @@ class JointMatmul:
     @property
     def inputs(self) -> int:
         """How many bindings are only read."""
-        return self._places()[-1][-1] - len(self.parts) + 1
+        return self.places()[-1][-1] - len(self.parts) + 1
 
     def grid(self) -> list[ir.Value]:
         """Return the workgroups along x, y and z."""
         count = threads(THREADS)
         wanted = arith.muli(arith.maxui(count, emit.index(1)), emit.index(self.parts[0].shares))
-        groups = arith.minui(emit.index(self._units), wanted)
+        groups = arith.minui(emit.index(self.units), wanted)
         return [groups, emit.index(1), emit.index(1)]
 
     @property
-    def _units(self) -> int:
+    def units(self) -> int:
         """What workgroups share out: panels of each product, or of all in a row."""
         panels = [part.panels for part in self.parts]
         return panels[0] if self.is_even else sum(panels)
 
-    def _places(self) -> list[list[int]]:
+    def places(self) -> list[list[int]]:
         """Return the bindings of each product, in its own order."""
         at = 1 if self.norm is None else 2
         found: list[list[int]] = []
@@ -103,51 +104,103 @@ class JointMatmul:
             for own, result in zip(found, results, strict=True)
         ]
 
+    def body(self, interface: Interface, stack: Stack | None = None) -> JointBody:
+        """Return what builds the kernel's function, its buffers bound at the current place."""
+        return JointBody(self, interface, stack)
+
     def emit(self, interface: Interface) -> None:
         """Build the kernel's function at the current place."""
-        first = self.parts[0]
-        m, rows = first.m or 0, first.rows
-        source = interface.buffer(
-            0, emit.buffer_type([m, rows.k], ir.F32Type.get()), [], is_input=True
+        body = self.body(interface)
+        body.prepare()
+        group, groups = interface.workgroup(0), interface.workgroups(0)
+        after = arith.addi(group, emit.index(1))
+        body.multiply(self.first_unit(group, groups), self.first_unit(after, groups))
+
+    def first_unit(self, group: ir.Value, groups: ir.Value) -> ir.Value:
+        """Return where the units of workgroup `group` begin, of `groups`."""
+        units = emit.index(self.units)
+        each, over = arith.divui(units, groups), arith.remui(units, groups)
+        return arith.addi(arith.muli(group, each), arith.minui(group, over))
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Buffers on the stack, ``[m, at least as much as is needed]``: normed rows, and records."""
+
+    normed: ir.Value
+    records: ir.Value
+
+    @staticmethod
+    def of(kernels: Sequence[JointMatmul]) -> Stack:
+        """Allocate what is enough for each of several kernels of as many rows."""
+        m, rows = kernels[0].parts[0].m or 0, [kernel.parts[0].rows for kernel in kernels]
+        normed = [kernel.parts[0].rows.k for kernel in kernels if kernel.norm is not None]
+        return Stack(
+            emit.scratch([m, max(normed, default=1)], ir.F32Type.get()),
+            emit.scratch([m, max(one.words for one in rows)], emit.integer(32)),
         )
-        normed = source
-        if self.norm is not None:
-            type_ = emit.buffer_type([rows.k], ir.F32Type.get())
-            weight = interface.buffer(1, type_, [], is_input=True)
-            normed = emit.scratch([m, rows.k], ir.F32Type.get())
-        records = emit.scratch([m, rows.words], emit.integer(32))
-        maker = rows.maker(normed, records)
-        places = self._places()
+
+
+class JointBody:
+    """The function of one kernel while it is being built."""
+
+    def __init__(self, kernel: JointMatmul, interface: Interface, stack: Stack | None) -> None:
+        self.kernel = kernel
+        first = kernel.parts[0]
+        m, self.rows = first.m or 0, first.rows
+        self.source = interface.buffer(
+            0, emit.buffer_type([m, self.rows.k], ir.F32Type.get()), [], is_input=True
+        )
+        stack = stack or Stack.of([kernel])
+        self.normed = self.source
+        if kernel.norm is not None:
+            type_ = emit.buffer_type([self.rows.k], ir.F32Type.get())
+            self.weight = interface.buffer(1, type_, [], is_input=True)
+            self.normed = stack.normed
+        self.maker = self.rows.maker(self.normed, stack.records)
+        self.start, self.stop = emit.index(0), emit.index(m)
+        places = kernel.places()
         results = {own[-1] for own in places}
-        bodies = [
-            part.body(_PartInterface(interface, own, results, records))
-            for part, own in zip(self.parts, places, strict=True)
+        self.bodies = [
+            part.body(_PartInterface(interface, own, results, stack.records))
+            for part, own in zip(kernel.parts, places, strict=True)
         ]
 
+    def prepare(self) -> None:
+        """Build what makes the records of the rows."""
+
         def row(number: ir.Value) -> None:
-            if self.norm is not None:
-                self.norm.row(source, weight, normed, number)
-            maker.row(number, number)
+            if self.kernel.norm is not None:
+                self.kernel.norm.row(self.source, self.weight, self.normed, number)
+            self.maker.row(number, number)
 
-        start, stop = emit.index(0), emit.index(m)
-        emit.each(start, stop, 1, row)
-        for body, (one, last) in zip(bodies, self._shares(interface), strict=True):
-            body.multiply(one, last, start, stop)
+        emit.each(self.start, self.stop, 1, row)
 
-    def _shares(self, interface: Interface) -> list[tuple[ir.Value, ir.Value]]:
-        """Return of each product this workgroup's first panel, and the one behind its last."""
-        group, groups = interface.workgroup(0), interface.workgroups(0)
-        units = emit.index(self._units)
-        each, over = arith.divui(units, groups), arith.remui(units, groups)
+    def ask(self, first: ir.Value, most: int) -> None:
+        """Ask for the weight of the unit `first`, at most so many bytes of each tensor of it."""
+        if self.kernel.is_even:
+            for body in self.bodies:
+                body.ask(first, most // len(self.bodies))
+            return
+        before = 0
+        for body, part in zip(self.bodies, self.kernel.parts, strict=True):
+            own = arith.subi(first, emit.index(before))
+            is_own = arith.cmpi(arith.CmpIPredicate.ult, own, emit.index(part.panels))
+            emit.only_if(is_own, functools.partial(body.ask, own, most))
+            before += part.panels
 
-        def begin(number: ir.Value) -> ir.Value:
-            return arith.addi(arith.muli(number, each), arith.minui(number, over))
+    def multiply(self, first: ir.Value, last: ir.Value) -> None:
+        """Build the products of the units `first` to `last`."""
+        for body, (one, end) in zip(self.bodies, self._ranges(first, last), strict=True):
+            body.multiply(one, end, self.start, self.stop)
 
-        first, last = begin(group), begin(arith.addi(group, emit.index(1)))
-        if self.is_even:
-            return [(first, last)] * len(self.parts)
+    def _ranges(self, first: ir.Value, last: ir.Value) -> list[tuple[ir.Value, ir.Value]]:
+        """Return of each product the first panel, and the one behind the last."""
+        parts = self.kernel.parts
+        if self.kernel.is_even:
+            return [(first, last)] * len(parts)
         found, before = [], 0
-        for part in self.parts:
+        for part in parts:
             ends = [
                 arith.subi(
                     arith.minui(
@@ -169,11 +222,13 @@ class _PartInterface(Interface):
         self, whole: Interface, places: Sequence[int], results: set[int], records: ir.Value
     ) -> None:
         super().__init__(whole.layout)
-        self.places, self.results, self.records = places, results, records
+        self.whole, self.places = whole, places
+        self.results, self.records = results, records
 
     def constant(self, ordinal: int) -> ir.Value:
         raise ValueError("all sizes of a joint kernel are known")
 
     def buffer(self, ordinal: int, type_: ir.Type, sizes: Any, *, is_input: bool) -> ir.Value:
         place = self.places[ordinal]
-        return super().buffer(place, type_, sizes, is_input=is_input and place not in self.results)
+        is_input = is_input and place not in self.results
+        return self.whole.buffer(place, type_, sizes, is_input=is_input)

@@ -9,10 +9,12 @@ some side by side.  What happens for a block of rows and some panels is a kernel
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 from iree.compiler import ir
 from iree.compiler.dialects import arith
 
@@ -21,6 +23,7 @@ from .epilogue import Epilogue, finish_rows
 from .executable import Interface, threads
 from .tiles import AHEAD_BYTES, STREAMED_ROWS, Tile
 
+LINE_BYTES = 64
 THREADS = 8  # of a device that does not say how many it has
 
 
@@ -364,6 +367,23 @@ class RecordBody(ABC):
             place = list(at)
             place[axis] = arith.addi(place[axis], emit.index(ahead))
             emit.prefetch(source, place)
+
+    def ask(self, panel: ir.Value, most: int) -> None:
+        """Ask for the first bytes of a panel, at `most` so many of each tensor of the weight."""
+        for source in self.weights:
+            type_ = ir.MemRefType(source.type)
+            _, _, rows, *inner = type_.shape
+            width, size = type_.element_type.width // 8, math.prod(inner)
+            step = max(1, LINE_BYTES // (size * width))
+            starts = [at // width for at in range(0, size * width, LINE_BYTES)]
+            places = [[emit.index(int(at)) for at in np.unravel_index(i, inner)] for i in starts]
+
+            def lines(row: ir.Value, source: ir.Value = source, places: Any = places) -> None:
+                for place in places:
+                    emit.prefetch(source, [emit.index(0), panel, row, *place])
+
+            wanted = min(rows, most // (size * width))
+            emit.each(emit.index(0), emit.index(wanted), step, lines)
 
     def panel(self, v: int) -> tuple[ir.Value, int]:
         """Return the panel of the tile's `v`-th vector of columns, and which one of it that is."""

@@ -18,7 +18,7 @@ SUPPORT = {
     "__init__", "add_elementwise", "add_operands", "add_products", "additive", "annotations", "attention_heads",
     "base", "binary_weights", "bipolar_products", "build", "code_values", "contraction",
     "cache_blocks", "cache_rows", "cache_scatters", "digit_products", "dispatch_matmul", "dispatch_records", "epilogues", "forms", "gpus",
-    "instruments", "integer_products", "integer_tables", "joint_products", "look_ups", "matrices", "more_results", "options",
+    "instruments", "integer_products", "integer_tables", "chain_products", "joint_products", "look_ups", "matrices", "more_results", "options",
     "outline_dequant_gpu", "outline_integer_gpu", "outline_planes", "outline_threads", "parameters",
     "registry", "row_norms",
     "runner", "shared_panels", "shift_add", "shift_add_weights", "shift_products", "signed_sums", "state",
