@@ -112,7 +112,7 @@ def choose(
     found, order = None, [0]
     if ranker is not None:
         found = ranker.predict(problem, tilings)
-        order = [int(place) for place in np.argsort(found.seconds, kind="stable")]
+        order = np.argsort(found.seconds, kind="stable").tolist()
     if failed:
         order = [i for i in order if tilings[i] not in failed]
     best = _best(tilings, order, top)
