@@ -44,7 +44,7 @@ from .modules import function_name, operands
 from .others import Others
 
 DISTURBED = 0.15  # of the cores' time that others had: such turns do not count
-_DTYPES = {"f32": "float32", "i32": "int32", "i8": "int8"}
+_DTYPES = {"f32": "float32", "i32": "int32", "i16": "int16", "i8": "int8"}
 
 
 @dataclass(frozen=True)

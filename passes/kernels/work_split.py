@@ -60,10 +60,26 @@ def _portion(count: int, threads: int) -> int:
     return 1 if count < PORTION * threads else PORTION
 
 
-def _together(items: Sequence[float], size: int) -> Sequence[float]:
+def _together(items: Sequence[float], size: int) -> list[float]:
     rest = items[len(items) // size * size :]
     whole = map(sum, zip(*[iter(items)] * size, strict=False))  # leaves out the rest
     return [*whole, sum(rest)] if rest else [*whole]
+
+
+def _of_lines(
+    full: list[float], last: list[float], down: int, batch: int, size: int
+) -> Sequence[float]:
+    """Return portions of `size` workgroups of ``batch`` times ``down - 1`` lines and a last one."""
+    if size == 1 or batch > 1:
+        items = (full * (down - 1) + last) * batch
+        return items if size == 1 else _together(items, size)
+    # Those of equal lines come again when a portion begins with a line.
+    alike, rest = divmod(len(full) * (down - 1), size)
+    once = min(alike, len(full) // math.gcd(len(full), size))
+    pattern = _together((full * -(-once * size // len(full)))[: once * size], size)
+    whole, more = divmod(alike, max(once, 1))
+    begun = (full * -(-rest // len(full)))[-rest:] if rest else []
+    return [*pattern * whole, *pattern[:more], *_together(begun + last, size)]
 
 
 def _last(portions: Sequence[float], threads: int) -> float:
@@ -227,13 +243,13 @@ def _score_of(
     full, last = (
         [costs.of(rows, wide)] * (across - 1) + [costs.of(rows, narrow)] for rows in heights
     )
-    items = (full * (down - 1) + last) * batch
+    count = across * down * batch
     score = 0.0
     portions: dict[int, tuple[Sequence[float], float]] = {}
     for (threads, weight), rest in zip(THREADS.items(), others, strict=True):
-        size = _portion(len(items), threads)
+        size = _portion(count, threads)
         if size not in portions:
-            taken = _together(items, size) if size > 1 else items
+            taken = _of_lines(full, last, down, batch, size)
             portions[size] = taken, WAITING * max(taken)
         taken, waiting = portions[size]
         score += weight * threads * (_last(taken, threads) + waiting)

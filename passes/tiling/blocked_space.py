@@ -8,8 +8,6 @@ columns end within it, is no candidate.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from ..formats.stored import STORED
 from ..kernels import float_tiles, tiles
 from ..kernels.float_matmul import ROW_PADDING
@@ -18,7 +16,7 @@ from . import families
 from .cuts import cuts
 from .legality import fault
 from .problem import Problem
-from .tilings import KernelTiling
+from .tilings import KernelTiling, KernelTilings, numbers_of
 
 STACK_BYTES = 60 << 10  # targets.toml allows 64 KiB
 ROOM_BYTES = 1 << 20  # of a block of panels: the second cache, and not more
@@ -44,10 +42,11 @@ def default(problem: Problem) -> KernelTiling:
     return KernelTiling(tiles.choose(isa, batch, m, n, k, 32 // STORED[problem.weight].width))
 
 
-def candidates(problem: Problem) -> Iterator[KernelTiling]:
-    """Yield legal tiles that are no obvious waste, each once."""
+def candidates(problem: Problem) -> KernelTilings:
+    """Return legal tiles that are no obvious waste, each once, the default first."""
     isa, (batch, m, n, _) = tiles.ISAS[problem.unit], problem.sizes
     usual, free = default(problem), _room(problem)
+    found = []
     for rows, vectors in _register_tiles(problem, isa, usual.tile):
         columns = vectors * isa.lanes
         panels = -(-(n or 1024) // columns)
@@ -57,12 +56,15 @@ def candidates(problem: Problem) -> Iterator[KernelTiling]:
             least = Tile(isa.lanes, rows, vectors, k_block, 1, rows)
             ways = [KernelTiling(least, way) for way in _copying(problem, k_block, usual.copies)]
             ways = [one for one in ways if not illegal(problem, one)]
-            most = {one.copies: _most_panels(problem, least, one.copies) for one in ways}
-            for group, chunk in cuts(batch, m, panels, rows, min(panels, room)):
-                tile = Tile(isa.lanes, rows, vectors, k_block, group, chunk)
-                for copies, fitting in most.items():
-                    if group <= fitting:
-                        yield KernelTiling(tile, copies)
+            most = [(one.copies, _most_panels(problem, least, one.copies)) for one in ways]
+            found += [
+                (rows, vectors, k_block, group, chunk, copies)
+                for group, chunk in cuts(batch, m, panels, rows, min(panels, room))
+                for copies, fitting in most
+                if group <= fitting
+            ]
+    first = numbers_of(usual)
+    return KernelTilings(isa.lanes, (first, *(one for one in found if one != first)))
 
 
 def illegal(problem: Problem, tiling: KernelTiling) -> str:

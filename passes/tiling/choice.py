@@ -95,7 +95,8 @@ def choose(
         The default where the weight is stored in panels for another product: only tiles with as
         many columns can be taken.
     """
-    tilings, known = space.candidates(problem), dict(measured or {})
+    tilings: Sequence[Tiling] = space.candidates(problem)
+    known = dict(measured or {})
     if stored is not None:
         fitting = [one for one in tilings if _has_columns(one, stored)]
         tilings = tuple(dict.fromkeys((stored, *fitting)))
@@ -111,8 +112,9 @@ def choose(
     found, order = None, [0]
     if ranker is not None:
         found = ranker.predict(problem, tilings)
-        order = [int(place) for place in np.argsort(found.seconds, kind="stable")]
-    order = [i for i in order if tilings[i] not in failed]
+        order = np.argsort(found.seconds, kind="stable").tolist()
+    if failed:
+        order = [i for i in order if tilings[i] not in failed]
     best = _best(tilings, order, top)
     is_tried = usual in known or usual in failed
     if is_tried and known and len(known) + len(failed) > 1:

@@ -30,13 +30,21 @@ def cuts(
         return tuple(sorted(found))
     blocks, least = -(-m // rows), -(-panels // most_panels)
     found = {
-        (-(-panels // groups), -(-blocks // chunks) * rows)
-        for chunks, across in _aims(batch or 1)
-        if chunks <= blocks and (groups := max(across, least)) <= panels
+        (-(-panels // groups), height * rows)
+        for height, across in _heights(batch or 1, blocks)
+        if (groups := max(across, least)) <= panels
     }
     if not found:
         found.add((-(-panels // least), blocks * rows))
     return tuple(sorted(found))
+
+
+@functools.lru_cache(maxsize=1024)
+def _heights(batch: int, blocks: int) -> frozenset[tuple[int, int]]:
+    """Return how many blocks of rows a workgroup has, and how many workgroups are side by side."""
+    return frozenset(
+        (-(-blocks // chunks), across) for chunks, across in _aims(batch) if chunks <= blocks
+    )
 
 
 @functools.cache

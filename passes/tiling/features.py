@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,14 @@ from ..kernels.table_matmul import makes_tables
 from . import families, work
 from .problem import Problem
 from .record import Machine
-from .tilings import KernelTiling, LinalgTiling, ThreadTiling, Tiling
+from .tilings import (
+    KernelTiling,
+    KernelTilings,
+    LinalgTiling,
+    ThreadTiling,
+    Tiling,
+    numbers_of,
+)
 
 Floats = NDArray[np.float64]
 
@@ -59,23 +67,6 @@ ESTIMATE = NAMES.index("log_estimate")
 # Logarithms (base 2) of seconds that the formula of a form adds up, each times a number of its own.
 PARTS = tuple(NAMES.index(f"part_{name}") for name in work.NAMES)
 COMPONENTS = len(PARTS)
-# What tiles of one product have few different values of together, because the same parts of a tile
-# decide it; found by putting together what made the trees of 12 products fastest.
-ALIKE = (
-    ("rows", "vectors", "height_share", "log_reads_of_right", "sums", "pressure", "in_flight",
-     "loads_per_product", "column_waste", "column_tail", "row_tail", "conflicts", "copies", "bound",
-     "log_estimate", "part_load", "part_step", "part_panels_near", "part_broadcast", "part_store",
-     "part_spills", "part_conflicts"),
-    ("log_k_block", "k_blocks", "log_reads_of_result", "column_groups", "log_reads_of_left",
-     "group_in_l1", "group_in_l2", "group_in_l3", "part_again", "part_again_far", "part_rows_far",
-     "part_rows_all"),
-    ("panels", "log_panels", "panel_in_l1", "rows_in_l1", "part_rows_near", "part_start"),
-    ("row_blocks_of_chunk", "log_row_chunk", "row_chunks", "chunk_in_l2"),
-    ("log_workgroups", "log_item_products", "waves", "part_workgroups", "result_in_l1",
-     "result_in_l2"),
-    ("share", "part_panels_far", "part_pack", "part_shared_rows", "part_prepare",
-     "part_shared_lines"),
-)  # fmt: skip
 LEAST_PART = 1e-12  # seconds: a part that there is not
 
 
@@ -99,10 +90,14 @@ def _numbers(problem: Problem, tilings: Sequence[Tiling]) -> Floats:
     """Return rows, vectors, block of K, panels, row chunk, copies and stock of each tile."""
     k = problem.k or 1024
     lanes = _lanes(problem)
-    flat: list[float] = []  # NumPy takes long with rows
-    for one in tilings:
-        flat += _number(one, lanes, k)
-    found = np.array(flat, float).reshape(-1, 7)
+    found = np.zeros((len(tilings), 7))
+    # NumPy takes long with rows, and Python with names.
+    if isinstance(tilings, KernelTilings):
+        found[:, :6] = np.array([*chain.from_iterable(tilings.numbers)], float).reshape(-1, 6)
+        np.minimum(found[:, 2], k, out=found[:, 2])
+    else:
+        flat = chain.from_iterable(_number(one, lanes, k) for one in tilings)
+        found[:] = np.array([*flat], float).reshape(-1, 7)
     if is_record(problem):
         found[:, 2] = k  # their tiles have the words of a column there
     return found
@@ -110,9 +105,8 @@ def _numbers(problem: Problem, tilings: Sequence[Tiling]) -> Floats:
 
 def _number(one: Tiling, lanes: int, k: int) -> tuple[float, ...]:
     if isinstance(one, KernelTiling):
-        tile = one.tile
-        cut = (tile.rows, tile.vectors, min(tile.k_block, k), tile.panels, tile.row_chunk)
-        return (*cut, one.copies, 0)
+        rows, vectors, k_block, *others = numbers_of(one)
+        return (rows, vectors, min(k_block, k), *others, 0)
     return _of_threads(one.tile, k) if isinstance(one, ThreadTiling) else _of_linalg(one, lanes, k)
 
 

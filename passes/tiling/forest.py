@@ -7,48 +7,29 @@ sets of all trees are there already, and a row takes one line of each feature's 
 
     leaves[row] = AND over features of table[feature][number of thresholds below the row's value]
 
-Features that all rows share are put together once, which is most of them for tiles of one product.
-Of features that are known to be alike, such as all that a tile's rows and vectors decide, each set
-of places that comes is put together once too.  A single row's sets are whole numbers of Python's,
-of any size: NumPy would take longer to begin.
+Features that all rows share are put together once.  A single row's sets are whole numbers of
+Python's, of any size: NumPy would take longer to begin.  Many rows walk (:mod:`.tree_walks`).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Whole = NDArray[np.intp]
+from . import tree_nodes
+from .tree_nodes import Floats, Tree, Whole
+from .tree_walks import Walks
+
 _Sets = NDArray[np.unsignedinteger]
-_Places = tuple[_Sets, list[tuple[_Sets, Whole]]]
 
 MOST_LEAVES = 64
 _MOST_BYTES = 64 << 20  # of tables
-_TOGETHER = 4096  # rows whose places are looked up at once
-_FEWEST = 64  # rows that alike features are put together for
+_WALKED, _ASKED = 64, 16  # so many rows walk, where trees ask for so many features
 _ROWS = 64  # whose sets stay in the caches of a core
-_MISSING = 12  # bits of a decision: what counts as missing, which rows of ours have none of
-# Objectives whose trees' sum is the answer.
-_PLAIN = (
-    "regression", "regression_l1", "huber", "fair", "quantile", "mape", "lambdarank", "rank_xendcg",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Tree:
-    """Nodes in LightGBM's order; a child of -1 - i is leaf i."""
-
-    features: Whole
-    thresholds: Floats
-    left: Whole
-    right: Whole
-    values: Floats
 
 
 class Forest:
@@ -58,9 +39,6 @@ class Forest:
     ----------
     texts : sequence of str
         LightGBM's texts of the models, as :func:`.tree_text.checked` wrote them.
-    alike : sequence of sequence of int
-        Features that have few different values together, each in one group at most: it changes how
-        fast rows are answered, and nothing else.
 
     Raises
     ------
@@ -69,8 +47,8 @@ class Forest:
         values, an objective that changes the sum, or tables that would be too large.
     """
 
-    def __init__(self, texts: Sequence[str], alike: Sequence[Sequence[int]] = ()) -> None:
-        models = [[*_trees(text)] for text in texts]
+    def __init__(self, texts: Sequence[str]) -> None:
+        models = [[*tree_nodes.read(text)] for text in texts]
         trees = [tree for model in models for tree in model]
         leaves = max(len(tree.values) for tree in trees)
         if leaves > MOST_LEAVES:
@@ -80,7 +58,7 @@ class Forest:
         nodes = sum(len(tree.left) for tree in trees)
         size = max(1, _MOST_BYTES // (max(nodes, 1) * bits // 8))
         self._blocks = [
-            _Block(trees[start : start + size], np.dtype(f"u{bits // 8}"), alike)
+            _Block(trees[start : start + size], np.dtype(f"u{bits // 8}"))
             for start in range(0, len(trees), size)
         ]
 
@@ -94,12 +72,11 @@ class Forest:
         if len(rows) == 1:
             return self._one(rows[0].tolist())
         found = np.empty((len(self._ends), len(rows)))
-        for start in range(0, len(rows), _TOGETHER):
-            part = rows[start : start + _TOGETHER]
-            walks = [block.values(block.places(part), len(part)) for block in self._blocks]
-            for begin, *values in zip(range(start, len(rows), _ROWS), *walks, strict=False):
-                both = values[0] if len(values) == 1 else np.concatenate(values)
-                found[:, begin : begin + _ROWS] = self._sums(both)
+        place = 0
+        for values in zip(*(block.values(rows) for block in self._blocks), strict=True):
+            both = values[0] if len(values) == 1 else np.concatenate(values)
+            found[:, place : place + both.shape[1]] = self._sums(both)
+            place += both.shape[1]
         return found
 
     def _one(self, row: list[float]) -> Floats:
@@ -122,25 +99,21 @@ def _sum(values: Floats) -> Floats:
 class _Block:
     """Trees whose tables are together."""
 
-    def __init__(
-        self, trees: Sequence[_Tree], dtype: np.dtype, alike: Sequence[Sequence[int]]
-    ) -> None:
+    def __init__(self, trees: Sequence[Tree], dtype: np.dtype) -> None:
         width = max(len(tree.values) for tree in trees)
         leaves = np.zeros((len(trees), width))
         # :func:`_lowest` is 1 or more.
         self._starts = np.arange(len(trees), dtype=np.intp) * width - 1
         nodes: dict[int, list[tuple[float, int, int]]] = {}
         for number, tree in enumerate(trees):
-            order, sets = _sets(tree)
+            order, sets, _ = tree.sides()
             leaves[number, : len(order)] = tree.values[order]
             for feature, threshold, gone in zip(tree.features, tree.thresholds, sets, strict=True):
                 nodes.setdefault(int(feature), []).append((float(threshold), number, gone))
         self._flat = leaves.reshape(-1)
         every = np.array(np.iinfo(dtype).max, dtype)
         self._features = sorted(nodes)
-        group_of = {feature: number for number, group in enumerate(alike) for feature in group}
-        # Those in none are alone.
-        self._groups = [group_of.get(feature, -1 - feature) for feature in self._features]
+        self._walks = Walks(trees, dtype) if len(nodes) >= _ASKED else None
         self._thresholds: list[Floats] = []
         self._tables: list[_Sets] = []
         for feature in self._features:
@@ -158,38 +131,19 @@ class _Block:
         self._for_one = [*zip(self._features, lists, empty, self._tables, strict=True)]
         self._all = int.from_bytes(self._every.tobytes(), "little")
 
-    def places(self, rows: Floats) -> _Places:
-        """Return the set that all `rows` share, and where they are in tables that differ."""
-        used = np.ascontiguousarray(rows[:, self._features].T)
-        same = (used == used[:, :1]).all(axis=1).tolist()
-        shared = self._every.copy()
-        differing = []
-        for column, is_same, thresholds, table, group in zip(
-            used, same, self._thresholds, self._tables, self._groups, strict=True
-        ):
-            if is_same:
-                shared &= table[thresholds.searchsorted(column[0])]
-            else:
-                differing.append((group, table, thresholds.searchsorted(column)))
-        groups: dict[int, list[tuple[_Sets, Whole]]] = {}
-        if differing:
-            every = np.array([at for _, _, at in differing])
-            same = (every == every[:, :1]).all(axis=1).tolist()
-            for (group, table, at), is_same in zip(differing, same, strict=True):
-                if is_same:
-                    shared &= table[at[0]]
-                else:
-                    groups.setdefault(group, []).append((table, at))
-        return shared, [pair for group in groups.values() for pair in _together(group)]
+    def values(self, rows: Floats) -> Iterator[Floats]:
+        """Return iterator over ``[trees, rows]``, the values of leaves, for some rows each."""
+        if self._walks is not None and len(rows) >= _WALKED:
+            return self._walks.values(rows)
+        return self._looked_up(rows)
 
-    def values(self, places: _Places, count: int) -> Iterator[Floats]:
-        """Yield ``[trees, rows]``, the values of leaves, for each :data:`_ROWS` of so many rows."""
-        shared, varying = places
+    def _looked_up(self, rows: Floats) -> Iterator[Floats]:
+        shared, varying = self._places(rows)
         # New ones for each would be pages that the system has to clear.
-        sets = np.empty((min(count, _ROWS), len(shared)), shared.dtype)
+        sets = np.empty((min(len(rows), _ROWS), len(shared)), shared.dtype)
         other = np.empty_like(sets)
-        for begin in range(0, count, _ROWS):
-            left, lines = (kept[: min(_ROWS, count - begin)] for kept in (sets, other))
+        for begin in range(0, len(rows), _ROWS):
+            left, lines = (kept[: min(_ROWS, len(rows) - begin)] for kept in (sets, other))
             left[:] = shared
             for table, at in varying:
                 table.take(at[begin : begin + _ROWS], axis=0, out=lines, mode="clip")
@@ -197,6 +151,21 @@ class _Block:
             # Bytes are sooner turned round than what they become.
             leaf = np.ascontiguousarray(_lowest(left, lines).T)
             yield self._flat.take(leaf + self._starts[:, None])
+
+    def _places(self, rows: Floats) -> tuple[_Sets, list[tuple[_Sets, Whole]]]:
+        """Return the set that all `rows` share, and where they are in tables that differ."""
+        used = np.ascontiguousarray(rows[:, self._features].T)
+        same = (used == used[:, :1]).all(axis=1).tolist()
+        shared = self._every.copy()
+        differing = []
+        for column, is_same, thresholds, table in zip(
+            used, same, self._thresholds, self._tables, strict=True
+        ):
+            if is_same:
+                shared &= table[thresholds.searchsorted(column[0])]
+            else:
+                differing.append((table, thresholds.searchsorted(column)))
+        return shared, differing
 
     def values_of(self, row: Sequence[float]) -> Floats:
         """Return ``[trees]``, the values of one row."""
@@ -216,67 +185,3 @@ def _lowest(sets: _Sets, room: _Sets) -> NDArray[np.uint8]:
     np.subtract(sets, sets.dtype.type(1), out=room)
     found: NDArray[np.uint8] = np.bitwise_count(np.bitwise_xor(sets, room, out=room))
     return found
-
-
-def _together(group: list[tuple[_Sets, Whole]]) -> list[tuple[_Sets, Whole]]:
-    """Return a group's tables as one of what rows have, or the group itself if that is much."""
-    count = len(group[0][1])
-    if len(group) == 1 or count < _FEWEST:
-        return group
-    places = np.stack([at for _, at in group], axis=1)
-    numbers: dict[bytes, int] = {}
-    keys = places.view(f"V{places.itemsize * len(group)}").ravel().tolist()
-    of_row = [numbers.setdefault(key, len(numbers)) for key in keys]
-    if len(numbers) > count // 2:
-        return group
-    different = np.frombuffer(b"".join(numbers), np.intp).reshape(len(numbers), len(group)).T
-    found = group[0][0].take(different[0], axis=0)
-    lines = np.empty_like(found)  # new ones for each would be pages that the system has to clear
-    for (table, _), at in zip(group[1:], different[1:], strict=True):
-        table.take(at, axis=0, out=lines, mode="clip")
-        np.bitwise_and(found, lines, out=found)
-    return [(found, np.array(of_row, np.intp))]
-
-
-def _trees(text: str) -> Iterator[_Tree]:
-    head, *trees = text.partition("\nend of trees")[0].split("\nTree=")
-    objective = _line(head, "objective")
-    if objective not in _PLAIN:
-        raise ValueError(f"what trees add up to is not yet the answer of '{objective}'")
-    for tree in trees:
-        values = _floats(_line(tree, "leaf_value"))
-        if len(values) == 1:
-            none = np.empty(0, np.intp)
-            yield _Tree(none, np.empty(0), none, none, values)
-            continue
-        if any(int(kind) & _MISSING for kind in _line(tree, "decision_type").split()):
-            raise ValueError("a tree asks for missing values")
-        features, left, right = (
-            np.array(_line(tree, name).split(), np.intp)
-            for name in ("split_feature", "left_child", "right_child")
-        )
-        yield _Tree(features, _floats(_line(tree, "threshold")), left, right, values)
-
-
-def _line(text: str, name: str) -> str:
-    return text.partition(f"\n{name}=")[2].partition("\n")[0]
-
-
-def _floats(text: str) -> Floats:
-    return np.array([float(word) for word in text.split()])
-
-
-def _sets(tree: _Tree) -> tuple[list[int], list[int]]:
-    """Return the leaves from left to right, and the set of those on each node's left."""
-    order: list[int] = []
-    sets = [0] * len(tree.left)
-
-    def walk(node: int) -> int:
-        if node < 0:
-            order.append(-1 - node)
-            return 1 << (len(order) - 1)
-        sets[node] = walk(int(tree.left[node]))
-        return sets[node] | walk(int(tree.right[node]))
-
-    walk(0 if len(tree.left) else -1)
-    return order, sets

@@ -10,7 +10,7 @@ is what measurements are drawn from.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from . import (
@@ -42,9 +42,11 @@ def _family(problem: Problem) -> Any:
 
 
 @functools.lru_cache(maxsize=1024)
-def candidates(problem: Problem) -> tuple[Tiling, ...]:
+def candidates(problem: Problem) -> Sequence[Tiling]:
     """Return every tile that `problem` can have, each once: the default, then the others."""
     family = _family(problem)
+    if family is blocked_space:  # Some hundreds, the default among them.
+        return blocked_space.candidates(problem)
     return _different(problem, (family.default(problem), *family.candidates(problem)))
 
 

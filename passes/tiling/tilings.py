@@ -18,7 +18,9 @@ text                                meaning
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, overload
 
 from ..kernels.additive_matmul_gpu import LANES, ThreadTile
 from ..kernels.additive_tiles_gpu import SharedTile
@@ -85,6 +87,68 @@ class LinalgTiling:
         if not any(parts):
             return STOCK_TEXT
         return "l" + "/".join("x".join(map(str, part)) for part in parts)
+
+
+class KernelTilings(Sequence[KernelTiling]):
+    """Different tiles of CPU kernels, each made when it is asked for: most never are.
+
+    Attributes
+    ----------
+    numbers : list of tuple
+        Of each rows, vectors, block of K, panels, rows of a workgroup, and whether it copies rows.
+    """
+
+    def __init__(self, lanes: int, numbers: Iterable[tuple[int, int, int, int, int, bool]]) -> None:
+        self._lanes, self.numbers = lanes, list(numbers)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, place: int) -> KernelTiling: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> KernelTilings: ...
+
+    def __getitem__(self, place: int | slice) -> KernelTiling | KernelTilings:
+        if isinstance(place, slice):
+            return KernelTilings(self._lanes, self.numbers[place])
+        *cut, copies = self.numbers[place]
+        return KernelTiling(Tile(self._lanes, *cut), copies)
+
+    def __iter__(self) -> Iterator[KernelTiling]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, KernelTilings):
+            return NotImplemented
+        return (self._lanes, self.numbers) == (other._lanes, other.numbers)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def index(self, value: Any, start: int = 0, stop: int | None = None) -> int:
+        """Return the place of a tile.
+
+        Raises
+        ------
+        ValueError
+            When it is not there.
+        """
+        if not isinstance(value, KernelTiling) or value.tile.lanes != self._lanes:
+            raise ValueError(f"{value} is not among them")
+        return self.numbers.index(numbers_of(value), start, len(self) if stop is None else stop)
+
+    def __contains__(self, value: object) -> bool:
+        if not isinstance(value, KernelTiling) or value.tile.lanes != self._lanes:
+            return False
+        return numbers_of(value) in self.numbers
+
+
+def numbers_of(tiling: KernelTiling) -> tuple[int, int, int, int, int, bool]:
+    """Return a tile as :class:`KernelTilings` has it."""
+    tile = tiling.tile
+    cut = (tile.rows, tile.vectors, tile.k_block, tile.panels, tile.row_chunk)
+    return (*cut, tiling.copies)
 
 
 Tiling = KernelTiling | ThreadTiling | LinalgTiling

@@ -44,7 +44,7 @@ class TreeRanker:
         self.manifest, self.machine = manifest, machine
         names = (*manifest.time, *manifest.level, *manifest.rank)
         files = [(f"{where}/{name}", loaded.files[name]) for name in names]
-        self._trees = trees.load(files, features.NAMES, features.ALIKE)
+        self._trees = trees.load(files, features.NAMES)
         self.instead_of = ""  # the model that could not be used, and why
         self.at_home = is_alike(machine, manifest.machine)
 

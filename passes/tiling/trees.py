@@ -33,14 +33,8 @@ class _Boosters:
         return np.stack([booster.predict(rows, num_threads=1) for booster in self._boosters])
 
 
-def load(
-    files: Sequence[tuple[str, bytes]],
-    features: Sequence[str],
-    alike: Sequence[Sequence[str]] = (),
-) -> Trees:
+def load(files: Sequence[tuple[str, bytes]], features: Sequence[str]) -> Trees:
     """Return the models that `files`, as (where, contents), are, of rows of such `features`.
-
-    Rows have few different values of all features of a group of `alike` together.
 
     Raises
     ------
@@ -48,9 +42,8 @@ def load(
         When one is damaged or about other features, or needs LightGBM, which is not installed.
     """
     texts = [_checked(data, features, where) for where, data in files]
-    groups = [[features.index(name) for name in group] for group in alike]
     try:
-        return Forest(texts, groups)
+        return Forest(texts)
     except ValueError:
         names = [where for where, _ in files]
         return _Boosters([*map(_booster, texts, names)])

@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import math
 import time
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import numpy as np
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
 
 from ...passes.tiling import choice, features, space
 from ...passes.tiling.choice import Prediction
@@ -100,14 +102,15 @@ def choose_routes(state: State) -> APIRouter:
 
     @router.post(
         "/v1/choose-tiles", summary="The best tiles of matmuls", responses=errors(404),
-        response_model_exclude_none=False,
+        response_model=ChooseAnswer,
     )  # fmt: skip
-    async def choose_tiles(request: ChooseRequest) -> ChooseAnswer:
+    async def choose_tiles(request: ChooseRequest) -> Response:
         if request.all and len(request.matmuls) > MOST_ALL:
             raise Fault(400, f"all tiles are told of {MOST_ALL} matmuls at most")
         until = time.monotonic() + settings.request_seconds
         answer: ChooseAnswer = await state.calculate(_answer, state.repository, request, until)
-        return answer
+        # FastAPI would make dictionaries of it first.
+        return Response(answer.model_dump_json(), media_type="application/json")
 
     return router
 
@@ -180,7 +183,7 @@ class _Known:
         return self._found
 
 
-def predicted(model: CostModel, problem: Problem, tilings: tuple[Tiling, ...]) -> Prediction:
+def predicted(model: CostModel, problem: Problem, tilings: Sequence[Tiling]) -> Prediction:
     """Return what a model says of all tiles of a problem.
 
     Raises
@@ -194,11 +197,11 @@ def predicted(model: CostModel, problem: Problem, tilings: tuple[Tiling, ...]) -
     return found
 
 
-def _all(problem: Problem, found: Prediction, tilings: tuple[Tiling, ...]) -> list[Tile]:
+def _all(problem: Problem, found: Prediction, tilings: Sequence[Tiling]) -> list[Tile]:
     return [_tile(problem, found, tilings, i) for i in range(len(tilings))]
 
 
-def _tile(problem: Problem, found: Prediction, tilings: tuple[Tiling, ...], i: int) -> Tile:
+def _tile(problem: Problem, found: Prediction, tilings: Sequence[Tiling], i: int) -> Tile:
     rows, columns, block_rows, block_columns = _blocks(problem, tilings[i])
     return Tile(
         tile=tilings[i].text, seconds=float(found.seconds[i]), spread=float(found.spread[i]),

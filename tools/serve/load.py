@@ -153,13 +153,21 @@ async def at_rate(askers: list[Ask], seconds: float, rate: float) -> dict[str, A
         finally:
             free.put_nowait(ask)
 
-    start, tasks = time.perf_counter(), set()
-    for i in range(int(seconds * rate)):
-        due = start + i / rate
-        # The loop sleeps no less than a millisecond: what is due until then is sent together.
-        if (rest := due - time.perf_counter()) > 0:
-            await asyncio.sleep(rest)
-        tasks.add(asyncio.create_task(one(i, due)))
+    loop, tasks = asyncio.get_running_loop(), []
+    start = time.perf_counter()
+
+    def begin(i: int, due: float) -> None:
+        tasks.append(loop.create_task(one(i, due)))
+
+    def pace() -> None:
+        # Timers of uvloop and asyncio count whole milliseconds, which would be the server's then.
+        for i in range(int(seconds * rate)):
+            due = start + i / rate
+            if (rest := due - time.perf_counter()) > 0:
+                time.sleep(rest)
+            loop.call_soon_threadsafe(begin, i, due)
+
+    await asyncio.to_thread(pace)
     await asyncio.gather(*tasks)
     return outcome.summary(time.perf_counter() - start)
 

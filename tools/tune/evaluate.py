@@ -36,7 +36,9 @@ FACTORS = (2.0, 2.5, 3.0, 4.0)
 ANY_FACTORS = (0.0, 0.5, 1.0, *FACTORS)
 GPPERF_SEEDS = (42, 0, 1, 2, 3)  # the first is what GPPerf has
 # Trees that are compared with GPPerf's forest: each row may have a leaf nearly of its own.
-ROW_TREES = {"min_data_in_leaf": 4, "lambda_l2": 1.0}
+ROW_TREES = {
+    "learning_rate": 0.06, "num_leaves": 31, "min_data_in_leaf": 4, "lambda_l2": 1.0,
+}  # fmt: skip
 ROW_ROUNDS = 1200
 Tell = Callable[[str], object]
 

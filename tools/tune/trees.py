@@ -26,7 +26,7 @@ LEVEL_ROUNDS, LEVEL_RATE = 60, 0.025  # few and slow: formulas leave little that
 USUAL_NOISE = 0.03  # of a time, as a fraction: tiles with much more count less
 HUBER = 0.1  # differences of logarithms beyond it are no squares any more
 SHARED: dict[str, Any] = {
-    "learning_rate": 0.06, "num_leaves": 31, "min_data_in_leaf": 12, "feature_fraction": 0.4,
+    "learning_rate": 0.07, "num_leaves": 16, "min_data_in_leaf": 12, "feature_fraction": 0.4,
     "bagging_fraction": 0.8, "bagging_freq": 1, "lambda_l2": 3.0, "max_bin": 127, "verbosity": -1,
     "deterministic": True, "force_row_wise": True, "seed": 1, "num_threads": 1,
 }  # fmt: skip

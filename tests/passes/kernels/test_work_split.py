@@ -8,9 +8,11 @@ from lowc.passes.kernels.work_split import (
     MOST,
     Costs,
     _bounds,
+    _of_lines,
     _parts,
     _score,
     _sizes,
+    _together,
     makespan,
     split,
 )  # fmt: skip
@@ -72,6 +74,19 @@ def test_a_cut_is_the_best_of_all(batch, m, panels, step, costs):
             if count[i, j] <= MOST or not scores:
                 scores[group, chunk] = score
     assert split(batch, m, panels, step, costs, panels) == min(scores, key=scores.get)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    across=st.integers(1, 40), down=st.integers(1, 30), batch=st.integers(1, 3),
+    costs=st.tuples(*[st.floats(1, 1e5)] * 4),
+)  # fmt: skip
+def test_portions_of_lines_are_those_of_all_workgroups(across, down, batch, costs):
+    """Sums that come again are not calculated again, and are the same to the last bit."""
+    full, last = ([wide] * (across - 1) + [narrow] for wide, narrow in (costs[:2], costs[2:]))
+    items = (full * (down - 1) + last) * batch
+    assert _of_lines(full, last, down, batch, 1) == items
+    assert _of_lines(full, last, down, batch, 8) == _together(items, 8)
 
 
 SIZES = [

@@ -76,7 +76,7 @@ def test_every_legal_tile_on_the_grid(shape):
     """Bad ones too, each once, behind those that are chosen from; and each is a kernel."""
     for one in every("avx512vnni", shape):
         chosen, found = space.candidates(one), space.every(one)
-        assert found[: len(chosen)] == chosen
+        assert found[: len(chosen)] == tuple(chosen)
         assert len(set(found)) == len(found)
         for tiling in found[len(chosen) :: 50]:
             assert not space.illegal(one, tiling)

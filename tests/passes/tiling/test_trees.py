@@ -41,21 +41,18 @@ def test_forests_say_what_lightgbm_says(leaves):
         np.testing.assert_array_equal(found.predict(rows), expected)
 
 
-def test_features_that_go_together_change_nothing():
-    """Whatever is said of them: `d` has as many values as there are rows."""
-    booster, x = trained(31)
-    x = np.resize(x[:90], x.shape)
-    x[:, 0], x[:, 4] = x[:, 1] ** 2, np.floor(x[:, 1] / 2)
-    expected = booster.predict(x)
-    for alike in ([], ["ab"], ["abcef"], ["bae", "fd"], ["abcdef"]):
-        found = trees.load(files(booster), NAMES, alike)
-        assert isinstance(found, forest.Forest)
-        np.testing.assert_array_equal(found.predict(x)[0], expected)
-        np.testing.assert_array_equal(found.predict(x[:50])[0], expected[:50])
-    sets, row = np.arange(20, dtype=np.uint32).reshape(4, 5), np.arange(200)
-    ((lines, places),) = forest._together([(sets, row % 4), (sets, row // 2 % 4)])
-    assert len(lines) == 8
-    np.testing.assert_array_equal(lines[places], sets[row % 4] & sets[row // 2 % 4])
+@pytest.mark.parametrize("leaves", [2, 16, 33, 64])
+def test_rows_that_have_most_in_common_walk(leaves, monkeypatch):
+    """Whatever is decided for all of them at once: all but one feature, or all, or nothing."""
+    monkeypatch.setattr(forest, "_ASKED", 1)
+    booster, x = trained(leaves)
+    found = trees.load(files(booster), NAMES)
+    assert isinstance(found, forest.Forest)
+    for differing in ([], [0], [1], [3], [0, 4], [*range(6)]):
+        rows = np.repeat(x[5:6], 300, axis=0)
+        rows[:, differing] = x[:300, differing]
+        rows[-1, differing[:1]] = np.inf
+        np.testing.assert_array_equal(found.predict(rows)[0], booster.predict(rows))
 
 
 def test_a_value_at_a_threshold_goes_left():
