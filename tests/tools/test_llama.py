@@ -197,7 +197,8 @@ def test_the_demo_counts_the_bits_that_pytorch_counts(program):
 def _rounded(weight, form):
     """What a weight ``[N, K]`` is where it is stored."""
     group = min(form.group or weight.shape[1], weight.shape[1])
-    return group, rounded(weight, form.weights, group, symmetric=form.symmetric)
+    kept = {"symmetric": form.symmetric, "scales": form.scales}
+    return group, rounded(weight, form.weights, group, **kept)
 
 
 class Rounding(torch.nn.Module):
