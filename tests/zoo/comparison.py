@@ -102,7 +102,9 @@ def form_of(recipe: str | Recipe) -> Form:
 def rounded(weight: torch.Tensor, form: Form, axis: int = -1) -> torch.Tensor:
     """Return `weight` as `form` stores it; its groups run along `axis`."""
     rows = np.moveaxis(weight.detach().float().numpy(), axis, -1)
-    values = weights.rounded(rows, form.weights, form.group, symmetric=form.symmetric)
+    values = weights.rounded(
+        rows, form.weights, form.group, symmetric=form.symmetric, scales=form.scales
+    )
     values = np.moveaxis(values, -1, axis)
     return torch.from_numpy(np.ascontiguousarray(values)).to(weight.dtype)
 
