@@ -143,3 +143,20 @@ def test_the_operator_is_named_where_torch_mlir_names_a_constant(layer, operator
 
     with pytest.raises(UserError, match=rf"module 'spectrum'.*'aten\.{operator}'"):
         lowc.compile(export(Model(), (torch.randn(2, 8),)))
+
+
+def test_two_sorts_of_a_dynamic_size_do_not_share_their_places():
+    class Routers(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(8, 4), nn.Linear(8, 4)
+
+        def forward(self, x):
+            """x is [n, 8]."""
+            return *torch.topk(self.first(x), 2), *torch.topk(self.second(x), 2)
+
+    model, rows = Routers(), torch.randn(7, 8)
+    program = export(model, (rows,), dynamic_shapes={"x": {0: Dim("n", max=99)}})
+    module = lowc.load(lowc.compile(program))
+    assert run_and_compare(module, model, rows) < TOLERANCE
+    assert run_and_compare(module, model, torch.randn(30, 8)) < TOLERANCE
