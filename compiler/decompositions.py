@@ -19,12 +19,15 @@ from torch._prims_common import (
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch_mlir.extras.fx_decomp_util import get_decomposition_table
 
+from .rare_operators import rare_operators
+
 
 def decomposition_table() -> dict[Any, Callable[..., Any]]:
     """Return operator → function that calculates it from simpler ones."""
     table = dict(get_decomposition_table())
     # As a sum of products it would not be seen to be a product with a weight.
     table.pop(torch.ops.aten.mv.default, None)
+    table.update(rare_operators())
     table[torch.ops.aten.index.Tensor] = index
     table[torch.ops.aten.roll.default] = roll
     table[torch.ops.aten.constant_pad_nd.default] = constant_pad
@@ -98,7 +101,9 @@ def variance_and_mean(
     mean = wide.mean(axes, keepdim=True)
     centred = wide - mean
     total = (centred * centred).sum(axes, keepdim=keepdim)
-    variance = total / (count - (1 if correction is None else correction))
+    # A whole number: a dynamic size less a float would be a float, which torch-mlir has not.
+    lost = 1 if correction is None else correction
+    variance = total / (count - (int(lost) if lost == int(lost) else lost))
     if not keepdim:
         mean = mean.squeeze(axes)
     return variance.to(tensor.dtype), mean.to(tensor.dtype)

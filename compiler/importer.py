@@ -88,6 +88,9 @@ def deserialise(spec: dict[str, Any], *, with_weights: bool = False) -> Any:
         _bytes_to_dataclass,
     )
 
+    from .rare_operators import grouped_product_of_transformers
+
+    grouped_product_of_transformers()
     _check_operators(spec["exported"]["graph_module"]["graph"])
     state: dict[str, Any] = {}
     constants: dict[str, Any] = {}
@@ -350,7 +353,7 @@ def _lower(program: Any) -> Any:
         PassManager.parse(pipeline, context).run(importer.module.operation)
         return lower_mlir_module(False, OutputType.LINALG_ON_TENSORS, importer.module)
     except Exception as error:
-        raise _refusal_of_lowering(error, messages) from error
+        raise _refusal_of_lowering(error, messages, _left(importer.module)) from error
 
 
 def _refusal_of_node(error: Exception, node: Any) -> ImportRefusal:
@@ -367,8 +370,32 @@ def _refusal_of_node(error: Exception, node: Any) -> ImportRefusal:
     )
 
 
-def _refusal_of_lowering(error: Exception, messages: list[tuple[str, str]]) -> ImportRefusal:
-    """Name the operator, the module path and the source line that torch-mlir stopped at."""
+def _left(module: Any) -> list[tuple[str, str]]:
+    """Return name and location of the operators that a failed lowering has left as they were."""
+    found = []
+
+    def look(operation: Any) -> Any:
+        name = operation.name
+        if name == "torch.operator":
+            name = operation.attributes["name"].value
+        if name.startswith(("torch.aten.", "torch.prims.", "torch.torchvision.")):
+            found.append((name.removeprefix("torch."), str(operation.location)))
+        return ir.WalkResult.ADVANCE
+
+    from torch_mlir import ir
+
+    module.operation.walk(look)
+    return found
+
+
+def _refusal_of_lowering(
+    error: Exception, messages: list[tuple[str, str]], left: list[tuple[str, str]]
+) -> ImportRefusal:
+    """Name the operator, the module path and the source line that torch-mlir stopped at.
+
+    Where it stops at a constant, or at an operation that it made, the operator that it could not
+    do anything with is the first one that is `left`.
+    """
     text, location = next(
         ((message, place) for message, place in messages if "torch." in message),
         messages[0] if messages else (_first_line(error), ""),
@@ -381,6 +408,8 @@ def _refusal_of_lowering(error: Exception, messages: list[tuple[str, str]]) -> I
     named = re.search(r'"torch\.(aten|prims|[a-z_]+)\.[\w.]+"', text)
     if name in ("", "torch.operator") and named:
         name = named[0].strip('"')
+    if left and (not name or name.startswith("torch.constant.")):
+        name, location = left[0]
     what = f"the operator '{name.removeprefix('torch.')}' cannot be lowered by torch-mlir"
     if not name:
         what = f"torch-mlir cannot lower the program ({text.splitlines()[0][:300]})"

@@ -29,6 +29,7 @@ from ..passes.quantize_embeddings import QuantizeEmbeddings
 from ..passes.quantize_weights import QuantizeWeights
 from ..passes.reorder_joins import ReorderJoins
 from ..passes.select_tiles import SelectTiles
+from ..passes.separate_sorts import SeparateSorts
 from ..passes.share_embeddings import ShareEmbeddings
 from ..passes.share_gathers import ShareGathers
 from ..passes.verify_no_multiplication import VerifyNoMultiplication
@@ -59,6 +60,8 @@ def passes_for(
     return [
         # Names come from locations, which native passes may drop: first of all.
         NameMatmuls(),
+        # Before anything makes equal values one.
+        SeparateSorts(),
         AssignForms(rules=rules_to_text(recipe.rules)),
         # By the names of the products that read them.
         QuantizeCaches(keys=recipe.cache.keys, values=recipe.cache.values),

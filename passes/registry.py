@@ -33,6 +33,7 @@ PASSES = {
     "lowc-fuse-rotations": "fuse_rotations:FuseRotations",
     "lowc-clamp-indices": "clamp_indices:ClampIndices",
     "lowc-share-embeddings": "share_embeddings:ShareEmbeddings",
+    "lowc-separate-sorts": "separate_sorts:SeparateSorts",
     "lowc-share-gathers": "share_gathers:ShareGathers",
     "lowc-reorder-joins": "reorder_joins:ReorderJoins",
     "lowc-strip-annotations": "strip_annotations:StripAnnotations",

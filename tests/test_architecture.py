@@ -60,7 +60,11 @@ HEAVY = {
     "transformers",
 }
 # Written against PyTorch throughout, and loaded by the importer's process alone.
-TORCH_FILES = {Path("compiler/decompositions.py"), Path("compiler/views.py")}
+TORCH_FILES = {
+    Path("compiler/decompositions.py"),
+    Path("compiler/rare_operators.py"),
+    Path("compiler/views.py"),
+}
 TORCH_MODULES = {f"lowc.{'.'.join(path.with_suffix('').parts)}" for path in TORCH_FILES}
 
 PYTHON_FILES = package_files(".py")

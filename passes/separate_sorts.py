@@ -1,0 +1,77 @@
+"""``lowc-separate-sorts``: every sort counts the places of its elements itself."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from iree.compiler import ir
+from iree.compiler.dialects import arith
+
+from . import annotations, build
+from .base import Pass, RemarkKind
+from .contraction import defining, module_path
+
+
+@dataclass(frozen=True)
+class SeparateSorts(Pass):
+    """Add a zero that nobody sees through: no two sorts share the places that they begin with.
+
+    A sort writes its results where its operands are.  Two sorts of one shape, as of the routers of
+    two layers, begin with the same places, 0, 1, 2 …; once these are one value, IREE 3.13 lets both
+    write to it if a size is known at run time only, and the second gets what the first left.
+
+    Before::
+
+        %places = linalg.generic outs(%e : tensor<?x4xi64>) { yield index 1 }
+        %sorted:2 = tm_tensor.sort dimension(1) outs(%x, %places : …)
+
+    After::
+
+        %zero = util.optimization_barrier %c0 : i64
+        %places = linalg.generic outs(%e : tensor<?x4xi64>) { yield index 1 + %zero }
+        %sorted:2 = tm_tensor.sort dimension(1) outs(%x, %places : …)
+    """
+
+    name: ClassVar[str] = "lowc-separate-sorts"
+
+    def run(self, module: ir.Module, remark: Callable[..., None]) -> None:
+        """Give each sort with values of a dynamic size its own places."""
+        for op in annotations.operations(module.operation):
+            if op.name != "tm_tensor.sort" or len(op.operands) != 2:
+                continue
+            values, places = op.operands
+            if build.DYNAMIC not in build.shape_of(values) or not _is_count(places, op):
+                continue
+            with ir.InsertionPoint(op), op.location:
+                op.operands[1] = _count(values, build.element_of(places), _axis(op))
+            remark(
+                RemarkKind.NOTE, op, module_path(op.location) or op.name, "counts its own places"
+            )
+
+
+def _axis(op: Any) -> int:
+    return int(ir.IntegerAttr(op.attributes["dimension"]).value)
+
+
+def _is_count(places: ir.Value, sort: Any) -> bool:
+    """Whether `places` holds each element's index along the sorted axis, from nothing else."""
+    op = defining(places)
+    if op is None or op.name != "linalg.generic" or len(op.operands) != 1:
+        return False
+    body = [inner.operation for inner in op.regions[0].blocks[0]]
+    names = [inner.name for inner in body]
+    if names != ["linalg.index", "arith.index_cast", "linalg.yield"]:
+        return False
+    return bool(ir.IntegerAttr(body[0].attributes["dim"]).value == _axis(sort))
+
+
+def _count(values: ir.Value, element: ir.Type, axis: int) -> ir.Value:
+    zero = build.barrier(arith.constant(element, ir.IntegerAttr.get(element, 0)))
+    shape = build.shape_of(values)
+    init = build.empty(shape, element, build.dynamic_sizes(values))
+
+    def body(_: ir.Value) -> ir.Value:
+        return arith.addi(arith.index_cast(element, build.loop_index(axis)), zero)
+
+    maps = [build.identity_map(len(shape))]
+    return build.generic([], init, maps, ["parallel"] * len(shape), body).result
