@@ -30,6 +30,7 @@ def decomposition_table() -> dict[Any, Callable[..., Any]]:
     table.update(rare_operators())
     table[torch.ops.aten.index.Tensor] = index
     table[torch.ops.aten.roll.default] = roll
+    table[torch.ops.aten.gelu.default] = gelu
     table[torch.ops.aten.constant_pad_nd.default] = constant_pad
     table[torch.ops.aten.avg_pool2d.default] = average_pool
     table[torch.ops.aten.var_mean.correction] = variance_and_mean
@@ -37,6 +38,18 @@ def decomposition_table() -> dict[Any, Callable[..., Any]]:
     table[torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default] = attention
     table[torch.ops.aten._safe_softmax.default] = safe_softmax
     return table
+
+
+def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
+    """GELU by a hyperbolic tangent, as Gemma and SigLIP have it; that by erf is left to torch-mlir.
+
+    torch-mlir has 0.797724 for the root of 2 / pi, so that results are off by 5e-5.
+    """
+    if approximate != "tanh":
+        return NotImplemented
+    wide = x.to(get_computation_dtype(x.dtype))
+    inner = math.sqrt(2 / math.pi) * (wide + 0.044715 * (wide * wide * wide))
+    return (0.5 * wide * (1 + torch.tanh(inner))).to(x.dtype)
 
 
 def attention(

@@ -27,6 +27,7 @@ from ..passes.quantize_activations import QuantizeActivations
 from ..passes.quantize_caches import QuantizeCaches
 from ..passes.quantize_embeddings import QuantizeEmbeddings
 from ..passes.quantize_weights import QuantizeWeights
+from ..passes.reduce_angles import ReduceAngles
 from ..passes.reorder_joins import ReorderJoins
 from ..passes.select_tiles import SelectTiles
 from ..passes.separate_sorts import SeparateSorts
@@ -102,6 +103,8 @@ def passes_for(
         "canonicalize",
         "cse",
         "symbol-dce",
+        # Their cost is no part of what the model calculates.
+        ReduceAngles(),
         # As IREE will see them.
         ReorderJoins(),
     ]

@@ -35,6 +35,7 @@ PASSES = {
     "lowc-share-embeddings": "share_embeddings:ShareEmbeddings",
     "lowc-separate-sorts": "separate_sorts:SeparateSorts",
     "lowc-share-gathers": "share_gathers:ShareGathers",
+    "lowc-reduce-angles": "reduce_angles:ReduceAngles",
     "lowc-reorder-joins": "reorder_joins:ReorderJoins",
     "lowc-strip-annotations": "strip_annotations:StripAnnotations",
 }
