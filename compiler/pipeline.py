@@ -33,6 +33,7 @@ from ..passes.select_tiles import SelectTiles
 from ..passes.separate_sorts import SeparateSorts
 from ..passes.share_embeddings import ShareEmbeddings
 from ..passes.share_gathers import ShareGathers
+from ..passes.stabilize_sorts import StabilizeSorts
 from ..passes.verify_no_multiplication import VerifyNoMultiplication
 from .backend import vector_unit
 from .recipe import Recipe
@@ -61,6 +62,7 @@ def passes_for(
     return [
         # Names come from locations, which native passes may drop: first of all.
         NameMatmuls(),
+        StabilizeSorts(),
         # Before anything makes equal values one.
         SeparateSorts(),
         AssignForms(rules=rules_to_text(recipe.rules)),

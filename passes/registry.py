@@ -33,6 +33,7 @@ PASSES = {
     "lowc-fuse-rotations": "fuse_rotations:FuseRotations",
     "lowc-clamp-indices": "clamp_indices:ClampIndices",
     "lowc-share-embeddings": "share_embeddings:ShareEmbeddings",
+    "lowc-stabilize-sorts": "stabilize_sorts:StabilizeSorts",
     "lowc-separate-sorts": "separate_sorts:SeparateSorts",
     "lowc-share-gathers": "share_gathers:ShareGathers",
     "lowc-reduce-angles": "reduce_angles:ReduceAngles",

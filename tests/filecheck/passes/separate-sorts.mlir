@@ -12,11 +12,14 @@ func.func @dynamic(%x: tensor<?x4xf32>, %e: tensor<?x4xi64>) -> (tensor<?x4xf32>
     %j = arith.index_cast %i : index to i64
     linalg.yield %j : i64
   } -> tensor<?x4xi64>
+  // CHECK: %[[BITS:.*]] = util.optimization_barrier %{{.*}} : i32
+  // CHECK: %[[COPY:.*]] = linalg.generic {{.*}} ins(%{{.*}} : tensor<?x4xf32>)
+  // CHECK: arith.addi %{{.*}}, %[[BITS]] : i32
   // CHECK: %[[ZERO:.*]] = util.optimization_barrier %{{.*}} : i64
   // CHECK: %[[OWN:.*]] = linalg.generic
   // CHECK: arith.addi %{{.*}}, %[[ZERO]] : i64
-  // CHECK: tm_tensor.sort dimension(1) outs(%{{.*}}, %[[OWN]] : tensor<?x4xf32>, tensor<?x4xi64>)
-  // expected-remark@+1 {{counts its own places}}
+  // CHECK: tm_tensor.sort dimension(1) outs(%[[COPY]], %[[OWN]] : tensor<?x4xf32>, tensor<?x4xi64>)
+  // expected-remark@+1 {{has values and places of its own}}
   %s:2 = tm_tensor.sort dimension(1) outs(%x, %places : tensor<?x4xf32>, tensor<?x4xi64>) {
   ^bb0(%a: f32, %b: f32, %c: i64, %d: i64):
     %p = arith.cmpf oge, %a, %b : f32
