@@ -49,7 +49,10 @@ class SeparateSorts(Pass):
                 op.operands[0] = _copy(values)
                 op.operands[1] = _count(values, build.element_of(places), _axis(op))
             remark(
-                RemarkKind.NOTE, op, module_path(op.location) or op.name, "has values and places of its own"
+                RemarkKind.NOTE,
+                op,
+                module_path(op.location) or op.name,
+                "has values and places of its own",
             )
 
 
