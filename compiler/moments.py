@@ -100,7 +100,7 @@ def collect(model: Model, recipe: Recipe, calibration: api.Limited, folder: Path
         parts[name] = _collect(of_one, recipe, api.Limited(given, calibration.memory), own)
     if not model.others:
         return parts[next(iter(parts))]
-    return _spread(model, recipe, parts)
+    return _spread(model, recipe, parts, folder)
 
 
 def _by_entry(model: Model, given: api.Calibration) -> dict[str, api.Inputs]:
@@ -125,10 +125,11 @@ def _by_entry(model: Model, given: api.Calibration) -> dict[str, api.Inputs]:
     return dict(given)
 
 
-def _spread(model: Model, recipe: Recipe, parts: Mapping[str, Moments]) -> Moments:
+def _spread(model: Model, recipe: Recipe, parts: Mapping[str, Moments], folder: Path) -> Moments:
     """Return the moments of the matmuls of all entries: those of one weight are added up.
 
-    A weight that only entries without inputs read has none.
+    A weight that only entries without inputs read has none.  Sums of several entries lie on disk
+    where those of one did.
     """
     names: dict[str, list[str]] = defaultdict(list)  # by their weight
     refused: dict[str, str] = {}
@@ -149,10 +150,19 @@ def _spread(model: Model, recipe: Recipe, parts: Mapping[str, Moments]) -> Momen
         key = tuple(different)
         if key not in sums:
             first, *rest = different.values()
-            sums[key] = sum(rest, start=first) if rest else first
+            sums[key] = _added(first, rest, folder / f"moments-of-all-{len(sums)}.npy")
         found |= dict.fromkeys(users, sums[key])
     calls = sum(part.calls for part in parts.values())
     return Moments(found, refused, calls, max(part.rounds for part in parts.values()))
+
+
+def _added(first: Matrix, rest: Sequence[Matrix], path: Path) -> Matrix:
+    """Return the sum of matrices, written to `path` if one of them is mapped from a file."""
+    if not rest:
+        return first
+    added: Matrix = sum(rest, start=np.array(first))
+    is_mapped = any(isinstance(matrix, np.memmap) for matrix in (first, *rest))
+    return _spilled(added, path) if is_mapped else added
 
 
 def _collect(model: Model, recipe: Recipe, calibration: api.Limited, folder: Path) -> Moments:

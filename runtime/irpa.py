@@ -24,6 +24,7 @@ _ENTRY = Struct("<QIQ 2Q 2Q Q")
 _DATA = Struct("<2Q")  # offset in the storage and length
 _SPLAT = Struct("<Q16sB")  # length, pattern and length of the pattern
 _SKIPPED, _REPEATED, _STORED = 0, 1, 2
+MOST_BYTES = 64 << 20  # of a table and of its text: half a million parameters
 _TABLE_STEP = 16  # bytes that entries begin at multiples of
 
 
@@ -42,6 +43,11 @@ def check_tables(path: Path) -> None:
         if size < _HEADER.size:
             raise ValueError("it is shorter than its header")
         table, names, storage, count = _header(_read(file, slice(0, _HEADER.size)), size)
+        for part, what in ((table, "table"), (names, "text")):
+            if part.stop - part.start > MOST_BYTES:
+                raise ValueError(f"its {what} has more than {MOST_BYTES >> 20} MiB")
+        if count > (table.stop - table.start) // _ENTRY.size:
+            raise ValueError(f"its table is too short for {count} entries")
         entries, text = _read(file, table), _read(file, names)
     known = set()
     for number, at, length in _entries(entries, count):

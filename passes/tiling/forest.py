@@ -28,6 +28,7 @@ _Sets = NDArray[np.unsignedinteger]
 
 MOST_LEAVES = 64
 _MOST_BYTES = 64 << 20  # of tables
+_ZERO = float(np.float32(1e-35))  # LightGBM's: what is no larger counts as 0
 _WALKED, _ASKED = 64, 16  # so many rows walk, where trees ask for so many features
 _ROWS = 64  # whose sets stay in the caches of a core
 
@@ -63,12 +64,14 @@ class Forest:
         ]
 
     def predict(self, rows: Floats) -> Floats:
-        """Return ``[models, rows]``, what each model says of ``[rows, features]``; NaN counts as 0.
+        """Return ``[models, rows]``, what each model says of ``[rows, features]``.
 
-        That is how LightGBM has it for trees that do not ask for missing values.
+        NaN counts as 0, and so does what is as small as LightGBM's zero: that is how it has it for
+        trees that do not ask for missing values.
         """
-        if np.isnan(rows).any():
-            rows = np.where(np.isnan(rows), 0.0, rows)
+        is_number = np.abs(rows) > _ZERO
+        if not (is_number | (rows == 0)).all():
+            rows = np.where(is_number, rows, 0.0)
         if len(rows) == 1:
             return self._one(rows[0].tolist())
         found = np.empty((len(self._ends), len(rows)))

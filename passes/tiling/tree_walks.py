@@ -1,7 +1,7 @@
 """Boosted trees for many rows that have most in common, such as tiles of one product.
 
 What the least and the greatest value of each feature say alike is decided for all rows at once;
-four or five of a tree's thirty nodes stay.  Rows walk down all trees together, a node at a time::
+some of a tree's nodes stay.  Rows walk down all trees together, a node at a time::
 
     leaf = the first leaf that can be reached
     for each node, parents first:

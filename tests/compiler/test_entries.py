@@ -6,8 +6,9 @@ import iree.runtime as rt
 import lowc
 import numpy as np
 import pytest
+from lowc.compiler import moments
 from lowc.compiler.accuracy import shadow
-from lowc.compiler.entries import check_names
+from lowc.compiler.entries import check_names, open_entries
 from lowc.compiler.recipe import Recipe
 from lowc.errors import UserError
 from lowc.passes.forms import Form, Rule
@@ -201,6 +202,23 @@ def test_a_calibration_of_one_entry_is_that_of_the_weights_of_all(tmp_path):
     codes = next(key for key in alone if key.endswith("codes"))
     pairs = [np.unpackbits(np.frombuffer(part[codes], np.uint8)) for part in (found, alone)]
     assert (pairs[0] == pairs[1]).mean() > 0.99  # sums in f32 may be rounded otherwise
+
+
+def test_sums_of_several_entries_lie_on_disk_where_those_of_one_do(tmp_path):
+    _, many, one = _pair(width=64)
+    recipe = Recipe("test", (Rule("*", Form("dequant", "i3", 32, method="gptq")),))
+    rows = np.random.default_rng(0).standard_normal((6, 64)).astype(np.float32)
+    parts = {}
+    for name, given in (("many", rows), ("one", rows[:1])):
+        path = tmp_path / f"{name}.npy"
+        np.save(path, (given.T @ given).astype(np.float64))
+        mapped = np.load(path, mmap_mode="r")
+        parts[name] = moments.Moments({f"fc@{name}": mapped}, {}, 1, 2)
+    with open_entries({"many": many, "one": one}) as model:
+        found = moments._spread(model, recipe, parts, tmp_path)
+    matrix = found.of["fc@one"]
+    assert matrix is found.of["fc@many"] and isinstance(matrix, np.memmap)
+    np.testing.assert_allclose(matrix, rows.T @ rows + rows[:1].T @ rows[:1], rtol=1e-5)
 
 
 def test_a_calibration_says_which_entry_it_is_of(tmp_path):

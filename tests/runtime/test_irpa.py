@@ -81,6 +81,17 @@ def test_no_damage_ends_the_process(written: Path) -> None:
     assert count > errors > count // 2
 
 
+def test_a_table_takes_no_more_memory_than_one_may_have(written: Path) -> None:
+    data = bytearray(written.read_bytes())
+    end = 88 + (1 << 35)
+    data[40:88] = struct.pack("<6Q", 88, 1 << 35, end, 8, end + 8, 64)
+    written.write_bytes(data)
+    os.truncate(written, 1 << 36)  # nearly all of it takes no room
+    with pytest.raises(UserError, match="damaged one") as caught:
+        parameters_module(written, rt.VmInstance())
+    assert "its table has more than 64 MiB" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("at", "value", "expected"),
     [
@@ -88,7 +99,7 @@ def test_no_damage_ends_the_process(written: Path) -> None:
         (4, b"\1", "version 1.0"),
         (8, b"\x57", "87 bytes"),
         (16, b"\x60", "goes on in another header"),
-        (32, b"\xff", "its table ends before entry 3 of 255"),
+        (32, b"\xff", "its table is too short for 255 entries"),
         (40, b"\xff" * 8, "its table ends behind the file"),
         (56, b"\xff" * 8, "its text ends behind the file"),
         (72, b"\xff" * 8, "its storage ends behind the file"),

@@ -12,6 +12,7 @@ import gc
 import itertools
 import json
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -153,7 +154,7 @@ async def at_rate(askers: list[Ask], seconds: float, rate: float) -> dict[str, A
         finally:
             free.put_nowait(ask)
 
-    loop, tasks = asyncio.get_running_loop(), []
+    loop, tasks, ended = asyncio.get_running_loop(), [], threading.Event()
     start = time.perf_counter()
 
     def begin(i: int, due: float) -> None:
@@ -165,9 +166,14 @@ async def at_rate(askers: list[Ask], seconds: float, rate: float) -> dict[str, A
             due = start + i / rate
             if (rest := due - time.perf_counter()) > 0:
                 time.sleep(rest)
+            if ended.is_set():
+                return
             loop.call_soon_threadsafe(begin, i, due)
 
-    await asyncio.to_thread(pace)
+    try:
+        await asyncio.to_thread(pace)
+    finally:
+        ended.set()  # or Ctrl-C would wait until all seconds are over
     await asyncio.gather(*tasks)
     return outcome.summary(time.perf_counter() - start)
 

@@ -10,6 +10,7 @@ of room or of the folder, is kept and tried again later: no request fails becaus
 from __future__ import annotations
 
 import os
+import struct
 import time
 from bisect import bisect_left
 from collections import Counter as Counts
@@ -185,7 +186,8 @@ class Metrics:
         try:
             MultiProcessCollector(together)  # type: ignore[no-untyped-call]
             return generate_latest(together)
-        except (OSError, ValueError) as error:
+        # The last two are prometheus-client's of a file that is cut off.
+        except (OSError, ValueError, struct.error, RuntimeError) as error:
             raise Fault(503, f"the figures cannot be read: {error}") from error
 
 

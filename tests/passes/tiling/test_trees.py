@@ -73,6 +73,7 @@ def test_what_is_missing_counts_as_lightgbm_has_it():
     assert isinstance(found, forest.Forest)
     x = np.where(np.random.default_rng(3).random(x.shape) < 0.3, np.nan, x)
     x[7], x[8, 0], x[9, 3] = np.nan, np.inf, -np.inf
+    x[10], x[11], x[12] = 1e-36, -1.0000000180025095e-35, 1.1e-35  # the first two are its zero
     expected = booster.predict(x)
     np.testing.assert_array_equal(found.predict(x)[0], expected)
     alone = [found.predict(row[None])[0, 0] for row in x[:60]]

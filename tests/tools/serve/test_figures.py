@@ -65,6 +65,27 @@ def test_what_has_no_place_is_kept(kind: str, tmp_path: Path) -> None:
     assert kind == "gone" or total in lines
 
 
+def test_a_file_that_is_cut_off_is_no_fault_of_the_server(tmp_path: Path) -> None:
+    script = (
+        "import os, sys\n"
+        "from lowc.tools.serve import metrics\n"
+        "from lowc.tools.serve.faults import Fault\n"
+        "of = metrics.Metrics()\n"
+        "of.request('http', '/v2/models', 200, 0.01)\n"
+        "of.flush()\n"
+        "for size in (0, 3, 4096):\n"
+        "    open(sys.argv[1] + '/counter_77.db', 'wb').write(b'\\1' * size)\n"
+        "    try: of.text()\n"
+        "    except Fault as fault: print(fault.status)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script, str(tmp_path)], capture_output=True, text=True,
+        timeout=120, env=os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == ["503", "503", "503"]
+
+
 def test_no_room_at_the_start_is_an_error(tmp_path: Path) -> None:
     room.check(tmp_path, 2)
     assert list(tmp_path.iterdir()) == []
