@@ -160,3 +160,23 @@ def test_two_sorts_of_a_dynamic_size_do_not_share_their_places():
     module = lowc.load(lowc.compile(program))
     assert run_and_compare(module, model, rows) < TOLERANCE
     assert run_and_compare(module, model, torch.randn(30, 8)) < TOLERANCE
+
+
+def test_scatters_of_a_dynamic_size_do_not_share_what_they_write_into():
+    class Scatters(nn.Module):
+        def forward(self, x, i, j):
+            """x is [n, 5], i and j are [n, 2]."""
+            row = torch.arange(x.shape[0])
+            first, second, counts = (torch.zeros_like(x) for _ in range(3))
+            first[row, i[:, 0]], second[row, j[:, 0]] = 1.0, 2.0
+            return (
+                torch.zeros_like(x).scatter(1, i, x), torch.zeros_like(x).scatter(1, j, x),
+                torch.ones_like(x).scatter_add(1, i, x), torch.ones_like(x).scatter_add(1, j, x),
+                first, second, counts, torch.arange(5.0).expand_as(x).scatter(1, j, x),
+            )  # fmt: skip
+
+    model, n = Scatters(), {0: Dim("n", max=99)}
+    places = [torch.stack([torch.randperm(5)[:2] for _ in range(7)]) for _ in range(2)]
+    inputs = torch.randn(7, 5), *places
+    program = export(model, inputs, dynamic_shapes={"x": n, "i": n, "j": n})
+    assert run_and_compare(lowc.load(lowc.compile(program)), model, *inputs) < TOLERANCE
