@@ -116,10 +116,19 @@ def variance_and_mean(
     total = (centred * centred).sum(axes, keepdim=keepdim)
     # A whole number: a dynamic size less a float would be a float, which torch-mlir has not.
     lost = 1 if correction is None else correction
-    variance = total / (count - (int(lost) if lost == int(lost) else lost))
+    variance = total / _not_negative(count - (int(lost) if lost == int(lost) else lost), wide.dtype)
     if not keepdim:
         mean = mean.squeeze(axes)
     return variance.to(tensor.dtype), mean.to(tensor.dtype)
+
+
+def _not_negative(freedom: Any, dtype: torch.dtype) -> Any:
+    """Return a number, or zero in its place: a tensor if a dynamic size may be too small."""
+    if statically_known_true(freedom >= 0):
+        return freedom
+    if isinstance(freedom, int | float):
+        return 0
+    return torch.full((), freedom, dtype=dtype).clamp(min=0)
 
 
 def average_pool(

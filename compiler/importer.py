@@ -269,11 +269,18 @@ def _decompose(program: Any) -> Any:
     import torch
 
     from .decompositions import decomposition_table
+    from .rare_operators import NotCalculated
     from .views import rewrite_views
 
     try:
         with torch.no_grad():
             program = program.run_decompositions(decomposition_table())
+    except NotCalculated as error:
+        # torch.fx adds the node to the message, behind the first line.
+        name = re.search(r"While executing %(\w+)", str(error))
+        nodes = [node for node in program.graph.nodes if name and node.name == name[1]]
+        place = _words(*_place_of_node(nodes[0])) if nodes else ""
+        raise ImportRefusal(_first_line(error), place, error.hint) from error
     except Exception as error:
         raise ImportRefusal(
             f"PyTorch cannot decompose the program ({type(error).__name__}: {_first_line(error)})",

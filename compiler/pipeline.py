@@ -30,6 +30,7 @@ from ..passes.quantize_weights import QuantizeWeights
 from ..passes.reduce_angles import ReduceAngles
 from ..passes.reorder_joins import ReorderJoins
 from ..passes.select_tiles import SelectTiles
+from ..passes.separate_scatters import SeparateScatters
 from ..passes.separate_sorts import SeparateSorts
 from ..passes.share_embeddings import ShareEmbeddings
 from ..passes.share_gathers import ShareGathers
@@ -107,6 +108,8 @@ def passes_for(
         "symbol-dce",
         # Their cost is no part of what the model calculates.
         ReduceAngles(),
+        # No pass of ours finds a scatter by what it writes into behind this.
+        SeparateScatters(),
         # As IREE will see them.
         ReorderJoins(),
     ]

@@ -18,6 +18,14 @@ from torch._decomp import decomposition_table as of_pytorch
 _PYTORCHS = (torch.ops.aten.addmv.default, torch.ops.aten.dist.default)
 
 
+class NotCalculated(ValueError):
+    """An operator in a case that nothing here calculates; `hint` is what to write instead."""
+
+    def __init__(self, what: str, hint: str = "") -> None:
+        super().__init__(what)
+        self.hint = hint
+
+
 def rare_operators() -> dict[Any, Callable[..., Any]]:
     """Return operator → function that calculates it from simpler ones."""
     aten: Any = torch.ops.aten
@@ -32,8 +40,8 @@ def rare_operators() -> dict[Any, Callable[..., Any]]:
         aten.searchsorted.Tensor: positions,
         aten._grouped_mm.default: experts,  # noqa: SLF001
         grouped_product_of_transformers(): experts,
-        aten.constant_pad_nd.default: pad,
         aten.topk.default: largest,
+        aten.sort.stable: stable_sort,
         aten.histc.default: histogram,
         aten.log10.default: log10,
         aten.upsample_nearest1d.vec: nearest,
@@ -54,7 +62,7 @@ def as_strided(
 
     Raises
     ------
-    ValueError
+    NotCalculated
         When elements beside those of `tensor` may be read, or ones that it has twice.
     """
     offset = 0 if storage_offset is None else storage_offset - tensor.storage_offset()
@@ -70,7 +78,10 @@ def as_strided(
     flat = tensor.permute(order)
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     if not flat.is_contiguous() or offset < 0 or last >= tensor.numel():
-        raise ValueError("as_strided reads elements that its tensor does not have")
+        raise NotCalculated(
+            "as_strided reads elements that its tensor does not have",
+            "use reshape, an index or unfold instead",
+        )
     places = torch.full((), offset, dtype=torch.int64)
     for axis, (length, step) in enumerate(zip(size, stride, strict=True)):
         along = [1] * len(size)
@@ -88,24 +99,30 @@ def is_finite(tensor: Tensor) -> Tensor:
 
 def exclusive_or(tensor: Tensor, number: int) -> Tensor:
     """``^`` with a number; torch-mlir has it with a tensor only."""
-    return torch.bitwise_xor(tensor, torch.full((), number, dtype=tensor.dtype))
+    return torch.bitwise_xor(*_promoted(tensor, number))
 
 
 def inclusive_or(tensor: Tensor, number: int) -> Tensor:
     """``|`` with a number; torch-mlir has it with a tensor only."""
-    return torch.bitwise_or(tensor, torch.full((), number, dtype=tensor.dtype))
+    return torch.bitwise_or(*_promoted(tensor, number))
+
+
+def _promoted(tensor: Tensor, number: float) -> tuple[Tensor, Tensor]:
+    """Return both in the type of their result: booleans with a whole number are int64."""
+    dtype = torch.result_type(tensor, number)
+    return tensor.to(dtype), torch.full((), number, dtype=dtype)
 
 
 def remainder_of_scalar(tensor: Tensor, divisor: float) -> Tensor:
     """``fmod`` by a number; torch-mlir has it by a tensor only."""
-    dtype = torch.result_type(tensor, divisor)
-    return torch.fmod(tensor.to(dtype), torch.full((), divisor, dtype=dtype))
+    return torch.fmod(*_promoted(tensor, divisor))
 
 
 def power(tensor: Tensor, exponent: float) -> Tensor:
     """Powers of integers by a small whole exponent; all others are left to torch-mlir."""
     if tensor.is_floating_point() or not isinstance(exponent, int) or not 0 <= exponent <= 16:
         return NotImplemented
+    tensor = tensor.to(torch.result_type(tensor, exponent))
     result = torch.ones_like(tensor)
     for _ in range(exponent):
         result = result * tensor
@@ -133,8 +150,9 @@ def positions(
     if ordered.dim() > 1:
         ordered = ordered.unsqueeze(-2)
     wide = values.unsqueeze(-1)
-    before = ordered <= wide if right or side == "right" else ordered < wide
-    return before.sum(-1, dtype=torch.int32 if out_int32 else torch.int64)
+    # NaN is behind all numbers, and less than none.
+    behind = ordered > wide if right or side == "right" else ordered >= wide
+    return (~behind).sum(-1, dtype=torch.int32 if out_int32 else torch.int64)
 
 
 def grouped_product_of_transformers() -> Any:
@@ -191,12 +209,22 @@ def largest(
     return values, places
 
 
+def stable_sort(
+    tensor: Tensor, *, stable: bool | None = None, dim: int = -1, descending: bool = False
+) -> tuple[Tensor, Tensor]:
+    """``sort``, which a pass makes stable wherever it stands."""
+    del stable
+    values, places = torch.ops.aten.sort.default(tensor, dim, descending)
+    return values, places
+
+
 def histogram(tensor: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:  # noqa: A002
     """``histc``: how many elements fall into each of `bins` equal parts of ``[min, max]``."""
     if min == max:  # PyTorch looks for the limits in the numbers
         return NotImplemented
     flat = tensor.reshape(-1, 1)
-    place = ((flat - min) * (bins / (max - min))).floor().clamp(max=bins - 1)
+    # In PyTorch's order: a number on an edge may fall on its other side in another one.
+    place = ((flat - min) * bins / (max - min)).floor().clamp(max=bins - 1)
     inside = (flat >= min) & (flat <= max)
     return ((place == torch.arange(bins)) & inside).sum(0).to(tensor.dtype)
 
@@ -204,20 +232,6 @@ def histogram(tensor: Tensor, bins: int = 100, min: float = 0, max: float = 0) -
 def log10(tensor: Tensor) -> Tensor:
     """Logarithm to the base of 10; IREE would call a function of C that it has not."""
     return torch.log(tensor.float() if not tensor.is_floating_point() else tensor) / math.log(10)
-
-
-def pad(tensor: Tensor, amounts: list[int], value: float = 0) -> Tensor:
-    """Cut off what a negative amount takes away; torch-mlir gives wrong elements for one."""
-    if all(amount >= 0 for amount in amounts):
-        return NotImplemented
-    for place, amount in enumerate(amounts):
-        axis = tensor.dim() - 1 - place // 2
-        if amount < 0 and place % 2:
-            tensor = tensor.narrow(axis, 0, tensor.shape[axis] + amount)
-        elif amount < 0:
-            tensor = tensor.narrow(axis, -amount, tensor.shape[axis] + amount)
-    kept = [max(amount, 0) for amount in amounts]
-    return torch.ops.aten.constant_pad_nd.default(tensor, kept, value) if any(kept) else tensor
 
 
 def nearest(

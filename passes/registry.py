@@ -38,6 +38,7 @@ PASSES = {
     "lowc-share-gathers": "share_gathers:ShareGathers",
     "lowc-reduce-angles": "reduce_angles:ReduceAngles",
     "lowc-reorder-joins": "reorder_joins:ReorderJoins",
+    "lowc-separate-scatters": "separate_scatters:SeparateScatters",
     "lowc-strip-annotations": "strip_annotations:StripAnnotations",
 }
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from lowc.compiler import rare_operators
-from lowc.compiler.decompositions import decomposition_table
 from lowc.errors import UserError
 from torch import nn
 from torch.export import Dim
@@ -32,13 +31,22 @@ class Rare(nn.Module):
             "remainders": (torch.fmod(x, 0.7), torch.fmod(i, 3), torch.fmod(i, 2.5)),
             "powers": (i**2, i**0, i**5),
             "bits": (i ^ 3, i | 4, i & 6),
+            "booleans with numbers": (((x > 0) | 2) * x, ((x > 0) ^ 3) * x, ((x > 0) ** 2) * x),
+            "booleans": ((x > 0) | True, (x > 0) ^ True),
+            "variance of too few": x.var(-1, correction=7) > 1e30,
             "distances": (torch.cdist(x, x * 2), torch.cdist(x[0], x[1], p=1.0)),
             "positions": torch.searchsorted(ordered, x, right=True),
+            "positions of NaN": (
+                torch.searchsorted(ordered, x.log()),
+                torch.searchsorted(ordered, x.log(), right=True),
+            ),
             "positions in rows": torch.searchsorted(torch.tensor([[1, 4, 9]] * 3), i),
             "matrix by vector": torch.addmv(x[0, :, 0], x[0], x[1, 0], beta=0.3, alpha=0.7),
             "distance": torch.dist(x[0], x[1]),
             "logarithms": (x.abs().log10(), i.abs().log10()),
             "histogram": torch.histc(x, 5, -1, 1),
+            "histogram of edges": torch.histc((x > 0) * (100 / 3), 3, 0, 100),
+            "sorted stably": (*torch.sort(x, dim=1, stable=True), torch.argsort(x, stable=True)),
             "largest in any order": torch.topk(x, 6, sorted=False)[0].sum(-1),
             "cropped": functional.pad(x, (1, -2, 0, 1), value=3.0),
             "cropped only": functional.pad(x, (-1, -2)),
@@ -64,6 +72,7 @@ class Images(nn.Module):
         return (
             pooled, functional.adaptive_avg_pool2d(x, 1), functional.interpolate(x, scale_factor=2),
             torch.var_mean(x, (2, 3)), functional.group_norm(x, 2), x.std((1, 2)),
+            x.var(2, correction=50) > 1e30, x.var(2, correction=6).clamp(max=1e9),
         )  # fmt: skip
 
 
@@ -114,14 +123,18 @@ def test_rows_behind_the_last_group_are_zero():
     assert not got[3:].any()
 
 
-def test_strides_that_leave_their_tensor_are_refused():
+def test_strides_that_leave_their_tensor_are_refused_with_their_place():
     class Beside(nn.Module):
         def forward(self, x):
             return x[:2].as_strided((3, 4), (4, 1))
 
-    program = export(Beside(), (torch.randn(3, 4),))
-    with pytest.raises(ValueError, match="does not have"):
-        program.run_decompositions(decomposition_table())
+    model = nn.Sequential(nn.ReLU(), Beside())
+    with pytest.raises(UserError, match="as_strided reads elements .* does not have") as caught:
+        lowc.compile(export(model, (torch.randn(3, 4),)))
+    text = str(caught.value)
+    assert "module '1'" in text
+    assert "test_rare_operators.py, line" in text
+    assert "use reshape, an index or unfold" in text
 
 
 @pytest.mark.parametrize(
@@ -160,3 +173,23 @@ def test_two_sorts_of_a_dynamic_size_do_not_share_their_places():
     module = lowc.load(lowc.compile(program))
     assert run_and_compare(module, model, rows) < TOLERANCE
     assert run_and_compare(module, model, torch.randn(30, 8)) < TOLERANCE
+
+
+def test_scatters_of_a_dynamic_size_do_not_share_what_they_write_into():
+    class Scatters(nn.Module):
+        def forward(self, x, i, j):
+            """x is [n, 5], i and j are [n, 2]."""
+            row = torch.arange(x.shape[0])
+            first, second, counts = (torch.zeros_like(x) for _ in range(3))
+            first[row, i[:, 0]], second[row, j[:, 0]] = 1.0, 2.0
+            return (
+                torch.zeros_like(x).scatter(1, i, x), torch.zeros_like(x).scatter(1, j, x),
+                torch.ones_like(x).scatter_add(1, i, x), torch.ones_like(x).scatter_add(1, j, x),
+                first, second, counts, torch.arange(5.0).expand_as(x).scatter(1, j, x),
+            )  # fmt: skip
+
+    model, n = Scatters(), {0: Dim("n", max=99)}
+    places = [torch.stack([torch.randperm(5)[:2] for _ in range(7)]) for _ in range(2)]
+    inputs = torch.randn(7, 5), *places
+    program = export(model, inputs, dynamic_shapes={"x": n, "i": n, "j": n})
+    assert run_and_compare(lowc.load(lowc.compile(program)), model, *inputs) < TOLERANCE
