@@ -262,9 +262,15 @@ class Module:
         """Return what runs the model on a CPU, and no more: lists of IREE's, of buffer views.
 
         It takes arguments that were checked, and gives the results.
+
+        Raises
+        ------
+        UserError
+            In a process that was forked after the module was loaded.
         """
         # Of the shortest calls all this takes a quarter, since weights drive it out of the caches.
         invoke, function, lock, guard = self._invoke, self._entry, self._lock, self._guard
+        guard.refuse_fork()
         process, count = os.getpid(), len(self._tensors_out)
 
         def run(arguments: Any) -> Any:
