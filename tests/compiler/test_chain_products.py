@@ -10,9 +10,9 @@ import pytest
 from lowc.compiler import pipeline
 from lowc.compiler.analysis import analyse
 from lowc.compiler.recipe import Recipe
-from lowc.passes.chain_products import MOST_BINDINGS
 from lowc.passes.forms import Form, Rule
 from lowc.passes.kernels import emit, executable
+from lowc.passes.kernels.executable import MOST_BINDINGS
 from lowc.passes.outline_kernels import OutlineKernels
 
 pytestmark = pytest.mark.slow
@@ -181,6 +181,35 @@ def test_as_many_steps_as_a_dispatch_has_bindings_for(tmp_path, monkeypatch):
     other = lowc.compile(row_of(most + 2), recipe(W4A8), output=tmp_path / "other.vmfb")
     given = inputs(1, width=64)[:1]
     assert same([lowc.load(made, "cpu")(*given)], [lowc.load(other, "cpu")(*given)])
+
+
+def test_as_many_steps_as_a_worker_has_stack_for():
+    """Four rows of 3072, normed, and their records: a step more is 512 bytes more."""
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.three = (
+                nn.Linear(64, 3072),
+                nn.Linear(3072, 64),
+                nn.Linear(64, 32),
+            )
+            self.weight = nn.Parameter(torch.rand(3072) + 0.5)
+
+        def forward(self, x):
+            x = self.one(x)
+            x = self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + EPSILON))
+            return self.three(self.two(x))
+
+    torch.manual_seed(0)
+    model = torch.export.export(Net().eval(), (torch.zeros(4, 64),))
+    found = analyse(model, recipe(W4A8), "cpu:cascadelake")
+    assert steps(found) == {"one": (1, 2), "two": (2, 2)}
+    rows = {row["name"]: row["lowering"] for row in found["matmuls"]}
+    assert "it needs 66048 bytes of stack, of 65536" in rows["three"]
+    assert "RMSNorm" in rows["two"]
 
 
 def test_chains_within_each_other(tmp_path, monkeypatch):
