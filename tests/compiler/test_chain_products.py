@@ -208,6 +208,7 @@ def test_as_many_steps_as_a_worker_has_stack_for():
     found = analyse(model, recipe(W4A8), "cpu:cascadelake")
     assert steps(found) == {"one": (1, 2), "two": (2, 2)}
     rows = {row["name"]: row["lowering"] for row in found["matmuls"]}
+    assert list(rows) == ["one", "two", "three"]  # in their order
     assert "it needs 66048 bytes of stack, of 65536" in rows["three"]
     assert "RMSNorm" in rows["two"]
 
