@@ -48,7 +48,8 @@ def load(
     verify : bool
         Whether to compare the SHA-256 of the parameters too, which reads them all once.
     threads : int, optional
-        Worker threads of the device ``cpu``; one per core by default.  With ``auto``, at most so
+        Worker threads of the device ``cpu``; one per core by default, or as many as a
+        container's CPU quota allows.  With ``auto``, at most so
         many.
 
     Raises
