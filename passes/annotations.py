@@ -172,13 +172,16 @@ def add_lowering(op: Any, value: str) -> None:
 
 
 def carry_all(sources: list[Any], target: Any) -> None:
-    """Note on `target` all matmuls of the dispatches that it replaces."""
-    copy_annotations(sources[0], target)
+    """Note on `target` all matmuls of the dispatches that it replaces, in their order.
+
+    Its own is the last one, which :func:`reported` tells behind the others.
+    """
+    copy_annotations(sources[-1], target)
     also: list[ir.Attribute] = []
     for number, source in enumerate(sources):
         if ALSO in source.attributes:
             also += list(ir.ArrayAttr(source.attributes[ALSO]))
-        if number:
+        if number < len(sources) - 1:
             known = {n: source.attributes[n] for n in MATMUL_ATTRIBUTES if n in source.attributes}
             also.append(ir.DictAttr.get(known, source.context))
     if also:

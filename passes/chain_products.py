@@ -17,11 +17,11 @@ from . import annotations, build
 from .base import RemarkKind
 from .contraction import defining
 from .kernels import emit, executable
-from .kernels.joint_matmul import OWN, JointMatmul
+from .kernels.executable import MOST_BINDINGS
+from .kernels.joint_matmul import MOST_STACK, OWN, JointMatmul, stack_bytes
 from .kernels.product_chain import ProductChain
 from .kernels.record_matmul import LINE_BYTES, THREADS, RecordMatmul
 
-MOST_BINDINGS = 32  # of a dispatch in a command buffer of IREE's CPU devices
 _VIEWS = (
     "flow.tensor.reshape", "tensor.cast", "tensor.collapse_shape", "tensor.expand_shape",
     "tensor.reshape",
@@ -137,6 +137,8 @@ def _hindrance(links: Sequence[Link], link: Link) -> str:
     # And the counters, and what only steps read.
     if len(_external(together)) + len(_outward(together)) + 2 > MOST_BINDINGS:
         return f"a dispatch has {MOST_BINDINGS} bindings at most"
+    if (needed := stack_bytes([one.kernel for one in together])) > MOST_STACK:
+        return f"it needs {needed} bytes of stack, of {MOST_STACK}"
     return ""
 
 

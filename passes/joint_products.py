@@ -19,7 +19,7 @@ from .contraction import defining, unshaped
 from .dispatch_records import as_chain
 from .epilogues import Chain
 from .kernels import executable
-from .kernels.joint_matmul import OWN, JointMatmul
+from .kernels.joint_matmul import MOST_STACK, OWN, JointMatmul, stack_bytes
 from .kernels.record_matmul import RecordMatmul
 from .kernels.row_norm import RowNorm
 from .matrices import from_matrices, to_matrices
@@ -89,14 +89,19 @@ def match(
     if order is None:
         return None
     found, links = [found[i] for i in order], _renumbered(links, order)
+    kernel = JointMatmul(tuple(one.kernel for one in found), links)
     norm = _norm(found)
+    if norm is not None:
+        first = kernel.parts[0]
+        of_rows = RowNorm(first.rows.k, norm.epsilon, first.tile.lanes)
+        normed = dataclasses.replace(kernel, norm=of_rows)
+        if normed.bindings > executable.MOST_BINDINGS or stack_bytes([normed]) > MOST_STACK:
+            norm = None
+        else:
+            kernel = normed
     if len(found) == 1 and norm is None:
         return None
-    kernels = tuple(one.kernel for one in found)
-    of_rows = None
-    if norm is not None:
-        of_rows = RowNorm(kernels[0].rows.k, norm.epsilon, kernels[0].tile.lanes)
-    return Joint(op, tuple(found), JointMatmul(kernels, links, of_rows), norm)
+    return Joint(op, tuple(found), kernel, norm)
 
 
 def _have_same_rows(one: Any, other: Any) -> bool:
@@ -114,7 +119,7 @@ def _have_same_rows(one: Any, other: Any) -> bool:
 def _links(place: Any, plans: Sequence[Any]) -> tuple[tuple[int, ...], ...] | int:
     """Return what the epilogues read of each other's results, or the product that hinders it.
 
-    It does if its epilogue needs what is not there at `place`.
+    It does if its epilogue needs what is not there at `place`, or if there is no binding left.
     """
     is_even = len({plan.kernel.panels for plan in plans}) == 1
     results = [unshaped(_last(plan).results[0]) for plan in plans]
@@ -130,6 +135,9 @@ def _links(place: Any, plans: Sequence[Any]) -> tuple[tuple[int, ...], ...] | in
                 return number
             own.append(others[0] if is_link else OWN)
         found.append(tuple(own))
+    bindings = JointMatmul(tuple(plan.kernel for plan in plans), tuple(found)).bindings
+    if bindings > executable.MOST_BINDINGS and len(plans) > 1:
+        return len(plans) - 1
     return tuple(found)
 
 

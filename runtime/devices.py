@@ -1,7 +1,8 @@
 """Devices that a compiled module runs on, by the names that people type.
 
 ========================  =========================================================
-``cpu``                   IREE's thread pool (``local-task``), one worker per core
+``cpu``                   IREE's thread pool (``local-task``), one worker per core or as a
+                          container's CPU quota allows
 ``cpu-sync``              the calling thread only (``local-sync``)
 ``vulkan``, ``cuda``      the first device of that kind, hardware before software; for a module
                           the first that has what it needs (:mod:`.gpu_facts`)
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import re
 import threading
@@ -33,6 +35,7 @@ from iree.runtime._binding import create_hal_driver, disable_leak_checker
 from ..errors import UserError, nearest
 from . import gpu_facts, placement
 from .gpu_facts import GpuFacts
+from .quota import cpu_quota
 
 AUTO = "auto"
 CPU, CPU_SYNC, VULKAN, CUDA = "cpu", "cpu-sync", "vulkan", "cuda"
@@ -148,13 +151,24 @@ def usable_cores() -> list[int]:
 
 def pool_cores() -> tuple[int, ...]:
     """Return the logical CPUs that the workers of a thread pool are bound to, by default."""
-    return tuple(usable_cores())[:MAX_THREADS]
+    cores = tuple(usable_cores())[:MAX_THREADS]
+    return cores if pool_size() == len(cores) else ()
+
+
+def pool_size() -> int:
+    """Return how many workers a thread pool has by default: one per core, if a quota allows it.
+
+    Under a container's CPU quota more threads than that would only use it up sooner: they wait for
+    each other in kernels.
+    """
+    cores, quota = min(len(usable_cores()), MAX_THREADS), cpu_quota()
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
 
 
 def list_devices() -> list[DeviceInfo]:
     """Return every device of this machine, and for an absent kind why it is absent."""
     found = [
-        DeviceInfo(CPU, f"thread pool, {len(pool_cores())} workers"),
+        DeviceInfo(CPU, f"thread pool, {pool_size()} workers"),
         DeviceInfo(CPU_SYNC, "the calling thread"),
     ]
     for kind in (VULKAN, CUDA):
@@ -196,7 +210,8 @@ def open_device(name: str = CPU, *, threads: int | None = None) -> Device:
         See the module docstring; ``auto`` must have been resolved before.
     threads : int, optional
         Number of worker threads of ``cpu``.  By default one per core that the process may use,
-        each bound to its core; fewer are bound to none.
+        each bound to its core, and no more than a container's CPU quota allows; fewer are bound to
+        none.
 
     Raises
     ------
@@ -210,7 +225,9 @@ def open_device(name: str = CPU, *, threads: int | None = None) -> Device:
         known = [*DRIVERS, "vulkan://ID", "cuda://ID"]
         raise UserError(f"unknown device '{name}'", hint=nearest(name, known))
     check_threads(kind, threads)
-    if kind == CPU and threads == len(usable_cores()):
+    if kind == CPU and threads is None and not pool_cores():
+        threads = pool_size()
+    elif kind == CPU and threads == len(usable_cores()):
         threads = None
     with _lock:
         if kind in _HINTS:
@@ -246,7 +263,7 @@ def _open_cpu(kind: str, threads: int | None) -> Device:
     with _topology(threads):
         driver = create_hal_driver(DRIVERS[kind])
         device = driver.create_default_device()
-    cores = pool_cores()
+    cores = tuple(usable_cores())[:MAX_THREADS]
     count = threads or len(cores)
     text = f"thread pool, {count} workers"
     if threads is not None:

@@ -48,7 +48,8 @@ def load(
     verify : bool
         Whether to compare the SHA-256 of the parameters too, which reads them all once.
     threads : int, optional
-        Worker threads of the device ``cpu``; one per core by default.  With ``auto``, at most so
+        Worker threads of the device ``cpu``; one per core by default, or as many as a
+        container's CPU quota allows.  With ``auto``, at most so
         many.
 
     Raises
@@ -262,9 +263,15 @@ class Module:
         """Return what runs the model on a CPU, and no more: lists of IREE's, of buffer views.
 
         It takes arguments that were checked, and gives the results.
+
+        Raises
+        ------
+        UserError
+            In a process that was forked after the module was loaded.
         """
         # Of the shortest calls all this takes a quarter, since weights drive it out of the caches.
         invoke, function, lock, guard = self._invoke, self._entry, self._lock, self._guard
+        guard.refuse_fork()
         process, count = os.getpid(), len(self._tensors_out)
 
         def run(arguments: Any) -> Any:

@@ -40,6 +40,8 @@ class TokenSteps:
         least, most = decode.signature.ranges.get(size, (None, None))
         self._least = 1 if least is None else max(1, least)
         self._most = context if most is None else min(context, most)
+        if positions.below is not None:  # they index a table, which may end before
+            self._most = min(self._most, positions.below)
         self._below = token.below
         self._decode = decode
         kind = data_type(token.dtype, "").numpy

@@ -9,7 +9,9 @@ scale s, as the format of the codes has it in f32, becomes::
 
 Codes are then chosen with that s.  So no size of a weight makes a scale infinite, and none is lost
 because all of its row is small: a scale may lose bits where its group is 2^-4 of the row in 8 bits,
-2^-8 in 4, and is 0 only where it is 2^-14 of it or less.  (Rows below 2^-97 lose bits sooner.)
+2^-8 in 4, and is 0 only where it is 2^-14 of it or less.  Rows below 2^-97 lose bits sooner, since
+factors end at 2^-100: where a scale is 2^-125 or less it is 0, and so is a row below some 2^-122 in
+4 bits, 2^-118 in 8, as one of 1e-40.
 65504 is reached by no rounding to nearest; with error feedback, which adds to groups that come
 later, a group would have to become 30 times as large as its row was.
 

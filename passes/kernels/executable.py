@@ -20,6 +20,7 @@ from iree.compiler.dialects import arith
 
 from .. import build
 
+MOST_BINDINGS = 32  # of a dispatch in a command buffer of IREE's CPU devices
 READ_ONLY = 1  # of hal.descriptor_flags
 
 

@@ -84,6 +84,11 @@ class IntegerRecords(ABC):
         """Words of a record: whole cache lines, so that all begin on one."""
         return -(-(self.first_sum + self.sums) // 16) * 16
 
+    @property
+    def making_bytes(self) -> int:
+        """Bytes on the stack that making records takes."""
+        return 0
+
 
 @dataclass(frozen=True)
 class IntegerRows(IntegerRecords):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ from .executable import Interface, threads
 from .record_matmul import THREADS, RecordMatmul
 from .row_norm import RowNorm
 
+MOST_STACK = 64 << 10  # bytes of a dispatch, as compiler/targets.toml has it
 OWN = -1  # an epilogue's input that no product of the kernel makes
 
 
@@ -74,6 +76,11 @@ class JointMatmul:
     def inputs(self) -> int:
         """How many bindings are only read."""
         return self.places()[-1][-1] - len(self.parts) + 1
+
+    @property
+    def bindings(self) -> int:
+        """How many buffers it reads and writes."""
+        return self.inputs + len(self.parts)
 
     def grid(self) -> list[ir.Value]:
         """Return the workgroups along x, y and z."""
@@ -133,12 +140,26 @@ class Stack:
     @staticmethod
     def of(kernels: Sequence[JointMatmul]) -> Stack:
         """Allocate what is enough for each of several kernels of as many rows."""
-        m, rows = kernels[0].parts[0].m or 0, [kernel.parts[0].rows for kernel in kernels]
-        normed = [kernel.parts[0].rows.k for kernel in kernels if kernel.norm is not None]
+        normed, records = _stack_shapes(kernels)
         return Stack(
-            emit.scratch([m, max(normed, default=1)], ir.F32Type.get()),
-            emit.scratch([m, max(one.words for one in rows)], emit.integer(32)),
+            emit.scratch(normed, ir.F32Type.get()), emit.scratch(records, emit.integer(32))
         )
+
+
+def _stack_shapes(kernels: Sequence[JointMatmul]) -> tuple[list[int], list[int]]:
+    """Return the shapes of both buffers, whose elements have 32 bits."""
+    m, words = kernels[0].parts[0].m or 0, [kernel.parts[0].rows.words for kernel in kernels]
+    normed = [kernel.parts[0].rows.k for kernel in kernels if kernel.norm is not None]
+    return [m, max(normed, default=1)], [m, max(words)]
+
+
+def stack_bytes(kernels: Sequence[JointMatmul]) -> int:
+    """Return the bytes on the stack that kernels of as many rows take in one dispatch."""
+    shared = sum(4 * math.prod(shape) for shape in _stack_shapes(kernels))
+    return shared + sum(
+        kernel.parts[0].rows.making_bytes + sum(part.sums_bytes for part in kernel.parts)
+        for kernel in kernels
+    )
 
 
 class JointBody:

@@ -45,6 +45,10 @@ class Rows(Protocol):
     def words(self) -> int:
         """Words of 32 bits of a record."""
 
+    @property
+    def making_bytes(self) -> int:
+        """Bytes on the stack that making records takes, whose own are not counted."""
+
     def maker(self, source: ir.Value, target: ir.Value) -> Maker:
         """Return what builds records in `target` of rows of `source`."""
 
@@ -155,6 +159,11 @@ class RecordMatmul(ABC):
         """Rows and columns of the largest tiles."""
         heights = self.tile.heights(self.m)
         return [max(heights), max(map(self.together, heights)) * self.tile.columns]
+
+    @property
+    def sums_bytes(self) -> int:
+        """Bytes on the stack that sums take."""
+        return 4 * math.prod(self.sums)
 
     @property
     def inputs(self) -> int:

@@ -126,6 +126,21 @@ class TableMatmul(RecordMatmul):
         return -(-self.rows.k // self.group)
 
     @property
+    def per_group(self) -> int:
+        """Spans of a group."""
+        return min(-(-self.group // self.rows.format.span), self.rows.spans)
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether spans are added up to a group before its scale comes."""
+        return self.scaling.kind == "bits" and self.per_group > 1
+
+    @property
+    def sums_bytes(self) -> int:
+        """Bytes on the stack that sums take, those of groups too."""
+        return super().sums_bytes * (2 if self.has_parts else 1)
+
+    @property
     def pairs(self) -> int:
         """Pairs of quads of all spans."""
         return self.rows.spans * self.rows.quads // 2

@@ -118,6 +118,17 @@ class TableRows:
         return -(-(self.first_sum + self.spans * self.has_sums) // 16) * 16
 
     @property
+    def copied(self) -> int:
+        """Elements of the last span, filled up to whole vectors; 0 if it is as long as others."""
+        span, lanes = self.format.span, self.isa.lanes
+        return -(-span // lanes) * lanes if self.k % span else 0
+
+    @property
+    def making_bytes(self) -> int:
+        """Bytes on the stack that making records takes."""
+        return 4 * (self.format.span + self.copied)
+
+    @property
     def span_chunk(self) -> int:
         """Spans of a workgroup."""
         return min(self.spans, max(1, QUADS // self.quads))
@@ -168,9 +179,8 @@ class Maker:
         self.patterns = emit.vector_type(ENTRIES, self.i32)
         self.signs = [_signs(t) for t in range(QUAD)]
         self.scaled = emit.scratch([kernel.format.span], self.f32)
-        if kernel.k % kernel.format.span:
-            lanes = kernel.isa.lanes
-            self.copy = emit.scratch([-(-kernel.format.span // lanes) * lanes], self.f32)
+        if kernel.copied:
+            self.copy = emit.scratch([kernel.copied], self.f32)
 
     def row(self, number: ir.Value, record: ir.Value) -> None:
         """Build the record of row `number`."""

@@ -30,15 +30,10 @@ class TableBody(RecordBody):
         self.kernel, self.rows = kernel, kernel.rows
         self.signs, *self.scales = self.weights
         self.factors = kernel.scaling.factors(kernel.planes)
-        self.per_group = min(-(-kernel.group // kernel.rows.format.span), kernel.rows.spans)
+        self.per_group = kernel.per_group
         self.parts = self.totals
-        if self._has_parts:
+        if kernel.has_parts:
             self.parts = emit.scratch(kernel.sums, self.f32)
-
-    @property
-    def _has_parts(self) -> bool:
-        """Whether spans are added up to a group before its scale comes."""
-        return self.kernel.scaling.kind == "bits" and self.per_group > 1
 
     @abstractmethod
     def look_up(self, s: ir.Value) -> None:
@@ -46,7 +41,7 @@ class TableBody(RecordBody):
 
     def add_products(self) -> None:
         """Add the products of the records and the panels to the totals of all places."""
-        if not self._has_parts:
+        if not self.kernel.has_parts:
             emit.each(emit.index(0), emit.index(self.rows.spans), 1, self.look_up)
             return
         emit.each(emit.index(0), emit.index(self.kernel.groups), 1, self._group)
@@ -131,7 +126,7 @@ class TableBody(RecordBody):
             power = arith.mulf(power, emit.splat(self.lanes, self.f32, 0.5))
         for j, found in enumerate(sums):
             v, value = p * VECTORS + j, self._floats(found)
-            if self.kernel.scaling.kind != "bits" or self._has_parts:
+            if self.kernel.scaling.kind != "bits" or self.kernel.has_parts:
                 self._add(r, v, value, power, self.parts)
             else:
                 moved = arith.mulf(value, power)

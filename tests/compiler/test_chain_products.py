@@ -1,6 +1,7 @@
 """Products of which each reads what the one before made: the same bits as apart, and no waiting for
 what nobody does."""
 
+import dataclasses
 import functools
 import threading
 
@@ -10,9 +11,9 @@ import pytest
 from lowc.compiler import pipeline
 from lowc.compiler.analysis import analyse
 from lowc.compiler.recipe import Recipe
-from lowc.passes.chain_products import MOST_BINDINGS
 from lowc.passes.forms import Form, Rule
 from lowc.passes.kernels import emit, executable
+from lowc.passes.kernels.executable import MOST_BINDINGS
 from lowc.passes.outline_kernels import OutlineKernels
 
 pytestmark = pytest.mark.slow
@@ -181,6 +182,78 @@ def test_as_many_steps_as_a_dispatch_has_bindings_for(tmp_path, monkeypatch):
     other = lowc.compile(row_of(most + 2), recipe(W4A8), output=tmp_path / "other.vmfb")
     given = inputs(1, width=64)[:1]
     assert same([lowc.load(made, "cpu")(*given)], [lowc.load(other, "cpu")(*given)])
+
+
+def test_as_many_steps_as_a_worker_has_stack_for():
+    """Four rows of 3072, normed, and their records: a step more is 512 bytes more."""
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.three = (
+                nn.Linear(64, 3072),
+                nn.Linear(3072, 64),
+                nn.Linear(64, 32),
+            )
+            self.weight = nn.Parameter(torch.rand(3072) + 0.5)
+
+        def forward(self, x):
+            x = self.one(x)
+            x = self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + EPSILON))
+            return self.three(self.two(x))
+
+    torch.manual_seed(0)
+    model = torch.export.export(Net().eval(), (torch.zeros(4, 64),))
+    found = analyse(model, recipe(W4A8), "cpu:cascadelake")
+    assert steps(found) == {"one": (1, 2), "two": (2, 2)}
+    rows = {row["name"]: row["lowering"] for row in found["matmuls"]}
+    assert list(rows) == ["one", "two", "three"]  # in their order
+    assert "it needs 66048 bytes of stack, of 65536" in rows["three"]
+    assert "RMSNorm" in rows["two"]
+
+
+HALVES = dataclasses.replace(W4A8, scales="f16")
+ZEROS = dataclasses.replace(W4A8, symmetric=False)
+
+
+@pytest.mark.parametrize(
+    ("form", "rows", "width"),
+    [
+        (HALVES, 2, 64),
+        (ZEROS, 4, 64),
+        (dataclasses.replace(ZEROS, scales="f16"), 1, 72),
+        (W8A8, 4, 72),
+    ],
+)
+def test_rows_scales_zero_points_and_a_result_in_the_middle(
+    tmp_path, monkeypatch, form, rows, width
+):
+    """Groups of 32 end at 64 and not at 72; the second of three steps is a result too."""
+    import torch
+    from torch import nn
+
+    class Row(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.three = (nn.Linear(width, width) for _ in range(3))
+
+        def forward(self, x):
+            middle = nn.functional.gelu(self.two(nn.functional.gelu(self.one(x))))
+            return self.three(middle), middle
+
+    torch.manual_seed(0)
+    model = torch.export.export(Row().eval(), (torch.zeros(rows, width),))
+    made = lowc.compile(model, recipe(form), output=tmp_path / "one.vmfb")
+    assert steps(made.report) == {"one": (1, 3), "two": (2, 3), "three": (3, 3)}
+    apart(monkeypatch)
+    other = lowc.compile(model, recipe(form), output=tmp_path / "other.vmfb")
+    assert steps(other.report) == {}
+    given = inputs(rows, width=width)[:1]
+    found, wanted = (lowc.load(one, "cpu")(*given) for one in (made, other))
+    assert np.abs(wanted[1]).max() > 0.1
+    assert same(found, wanted)
 
 
 def test_chains_within_each_other(tmp_path, monkeypatch):

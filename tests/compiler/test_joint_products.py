@@ -1,5 +1,6 @@
 """Products of the same rows in one dispatch: the same numbers as apart, and what is left apart."""
 
+import dataclasses
 import functools
 
 import lowc
@@ -155,6 +156,45 @@ def test_many_rows_stay_apart():
 def test_a_gpu_has_no_such_kernel():
     groups, normed = together(analyse(exported(), recipe(W4A8), "cuda"))
     assert (groups, normed) == (set(), set())
+
+
+def test_no_more_products_than_there_are_bindings_for():
+    import torch
+    from torch import nn
+
+    class Four(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.all = nn.ModuleList(nn.Linear(64, 32) for _ in range(4))
+
+        def forward(self, x, others):
+            return [(linear(x) + a) * b for linear, (a, b) in zip(self.all, others, strict=True)]
+
+    others = [(torch.ones(1, 32), torch.ones(1, 32)) for _ in range(4)]
+    program = torch.export.export(Four().eval(), (torch.zeros(1, 64), others))
+    form = dataclasses.replace(W4A8, scales="f16", symmetric=False)
+    groups, _ = together(analyse(program, recipe(form)))
+    assert groups == {("all.0", "all.1", "all.2")}  # all four would be 33 buffers
+
+
+def test_a_norm_whose_rows_do_not_fit_the_stack_stays():
+    import torch
+    from torch import nn
+
+    class Wide(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.rand(3584) + 0.5)
+            self.one, self.two = nn.Linear(3584, 32), nn.Linear(3584, 32)
+
+        def forward(self, x):
+            x = self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + EPSILON))
+            return self.one(x), self.two(x)
+
+    for rows, normed in ((3, {"one", "two"}), (4, set())):
+        program = torch.export.export(Wide().eval(), (torch.zeros(rows, 3584),))
+        found = together(analyse(program, recipe(W4A8), "cpu:cascadelake"))
+        assert found == ({("one", "two")}, normed)
 
 
 def _gated(kind):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from lowc.errors import UserError
+from lowc.runtime import devices
 from lowc.runtime.devices import _find, list_devices, open_device, usable_cores
 from lowc.runtime.manifest import Leaf
 from lowc.runtime.module import load
@@ -165,6 +166,23 @@ def test_one_worker_per_core_or_as_asked() -> None:
         assert python(_WORKERS, "", *expected).splitlines() == expected
     else:
         assert python(_WORKERS, "", *expected).splitlines()[1] == expected[1]
+
+
+def test_no_more_workers_than_a_quota_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    cores = usable_cores()
+    if len(cores) < 2:
+        pytest.skip("this process has one core")
+    for quota, count in ((0.5, 1), (1.0, 1), (1.5, 2), (100.0, len(cores))):
+        monkeypatch.setattr(devices, "cpu_quota", lambda quota=quota: quota)
+        device = open_device("cpu")
+        assert (device.threads, len(device.cores)) == (count, count if count == len(cores) else 0)
+        assert list_devices()[0].description == f"thread pool, {count} workers"
+        assert open_device("cpu", threads=len(cores)).threads == len(cores)  # as asked
+    monkeypatch.setattr(devices, "usable_cores", lambda: list(range(80)))
+    monkeypatch.setattr(devices, "cpu_quota", lambda: 2.5)
+    assert (devices.pool_size(), devices.pool_cores()) == (3, ())
+    monkeypatch.setattr(devices, "cpu_quota", lambda: None)
+    assert (devices.pool_size(), devices.pool_cores()) == (64, tuple(range(64)))
 
 
 def test_threads_keep_to_the_cores_that_the_process_has() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -130,6 +131,41 @@ os.waitpid(child, 0)
     assert done.stdout.splitlines() == [
         "the module was loaded before this process was forked, and its threads are gone",
         "12.0",
+    ]
+
+
+def test_a_fork_that_generates_is_told_to_load_again(folder: Path) -> None:
+    pytest.importorskip("torch")
+    from tiny.chains import chain
+
+    made = chain(folder / "steps.vmfb", 4, {1: 2, 2: 3})
+    script = """
+import os, sys, warnings, lowc
+from lowc.errors import UserError
+warnings.simplefilter("ignore")
+module = lowc.load(sys.argv[1], "cpu")
+print(list(lowc.generate(module, [1], limit=2)), flush=True)
+child = os.fork()
+if child == 0:
+    try:
+        print(list(lowc.generate(module, [1], limit=2)), flush=True)
+    except UserError as error:
+        print(error.what, flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script, made.path], stdout=subprocess.PIPE, text=True,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            output, _ = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # with the child, which holds the output open
+            raise
+    assert output.splitlines() == [
+        "[2, 3]",
+        "the module was loaded before this process was forked, and its threads are gone",
     ]
 
 

@@ -79,6 +79,32 @@ def test_a_token_that_the_model_has_not_is_refused(loaded, token):
     assert feeder.feed(np.array([1]), 0).shape == (WORDS,)
 
 
+def test_positions_beyond_a_table_of_them_are_refused(tmp_path):
+    class Placed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rows = torch.nn.Embedding(WORDS, WORDS)
+            self.places = torch.nn.Embedding(CONTEXT - 10, WORDS)
+
+        def forward(self, tokens, positions):
+            return self.rows(tokens) + self.places(positions)[-1:]
+
+    n = torch.export.Dim("n", min=1, max=CONTEXT)
+    program = torch.export.export(
+        Placed().eval(), (torch.zeros(1, dtype=torch.int64), torch.arange(5)),
+        dynamic_shapes=({}, {0: n}),
+    )  # fmt: skip
+    entry = lowc.load(lowc.compile(program, output=tmp_path / "placed.vmfb"))
+    assert TokenSteps.suit(entry, CONTEXT)
+    steps = TokenSteps(entry, CONTEXT)
+    assert [steps.takes(1, count) for count in (CONTEXT - 10, CONTEXT - 9)] == [True, False]
+    feeder = Feeder(entry, entry, CONTEXT)
+    assert feeder.feed(np.array([1]), CONTEXT - 11).shape == (WORDS,)
+    with pytest.raises(UserError) as caught:
+        feeder.feed(np.array([1]), CONTEXT - 10)
+    assert "is not in [0, 40)" in str(caught.value)
+
+
 def test_a_fixed_number_of_positions_is_no_such_entry(table, tmp_path):
     program = torch.export.export(table, (torch.zeros(1, dtype=torch.int64), torch.arange(5)))
     assert not TokenSteps.suit(lowc.load(lowc.compile(program, output=tmp_path / "t.vmfb")), 5)

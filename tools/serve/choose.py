@@ -16,6 +16,7 @@ from starlette.responses import Response
 from ...passes.tiling import choice, features, space
 from ...passes.tiling.choice import Prediction
 from ...passes.tiling.problem import Problem
+from ...passes.tiling.roofline import panel_bytes
 from ...passes.tiling.tilings import KernelTiling, LinalgTiling, Tiling
 from .cost_model import CostModel
 from .faults import Fault, short
@@ -227,7 +228,7 @@ def limits_of(model: CostModel, problem: Problem) -> LeastTimes:
     """Return the least times of a static product on the model's machine."""
     machine = model.ranker.machine
     batch, m, n, k = (size or 1 for size in problem.sizes)
-    weights = n * k * features.weight_bits(problem) / 8 * (batch if problem.own_batch else 1)
+    weights = panel_bytes(problem, n) * (batch if problem.own_batch else 1)
     moved = 4 * batch * m * (k + n) + weights
     memory = moved / (machine.bandwidth or features.BANDWIDTH)
     rate = machine.multiply_rate or features.MULTIPLY_RATE

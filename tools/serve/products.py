@@ -104,6 +104,8 @@ def check_problem(problem: Problem) -> Problem:
         raise Fault(400, f"no call has the sizes {problem.shape}")
     if problem.unit not in tiles.ISAS and problem.unit not in BACKENDS:
         raise Fault(400, f"there is no vector unit {short(problem.unit)}")
+    if problem.scales not in _scales_of(problem):
+        raise Fault(400, f"no {short(problem.form)} has scales in {short(problem.scales)}")
     if problem.lowering == "kernel" and (why := _mismatch(problem)):
         raise Fault(400, f"{short(str(problem))} is no product: {why}")
     with only_products(problem):
@@ -141,8 +143,6 @@ def _mismatch(problem: Problem) -> str:
         return "" if weight == "signs" else "its weights are signs"
     if not (families.is_integer(form) or families.is_dequant(form)):
         return f"there is no form {short(form)}"
-    if problem.scales not in _scales_of(problem):
-        return f"no kernel reads its scales in {short(problem.scales)}"
     known = INTEGER_BITS if families.is_integer(form) else WEIGHT_BITS
     if form[1:].partition("a")[0] != str(known.get(weight)):
         return f"its weights cannot be {short(weight)}"
@@ -152,9 +152,11 @@ def _mismatch(problem: Problem) -> str:
 
 
 def _scales_of(problem: Problem) -> tuple[str, ...]:
-    """Return what kernels of `problem` may read scales of groups in."""
+    """Return what scales of groups of `problem` may be in; "f32" is said where there are none."""
+    has_scales = families.is_integer(problem.form) or families.is_dequant(problem.form)
     isa = tiles.ISAS.get(problem.unit)
-    return ("f32", "f16") if isa is not None and isa.halves else ("f32",)
+    is_read = problem.lowering != "kernel" or (isa is not None and isa.halves)
+    return ("f32", "f16") if has_scales and problem.group and is_read else ("f32",)
 
 
 def _facts(matmul: Matmul, k: int, unit: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Scales of f16 with a factor for each row, against their definition: no size of a weight is lost."""
+"""Scales of f16 with a factor for each row, against their definition: what is lost is tiny."""
 
 import numpy as np
 import pytest
@@ -110,3 +110,11 @@ def test_error_feedback_has_the_factors_of_its_rows():
         errors.append(feedback.output_error(weight / sizes, stored / sizes, moments))
     assert (found.factors == factors_of(weight)).all()
     assert errors[1] < errors[0] * 1.05
+
+
+def test_rows_near_the_end_of_f32_become_zeros():
+    """As the definition says: of 4 bits below 2^-122."""
+    for size, is_kept in ((2.0**-122, True), (2.0**-123, False), (1e-40, False)):
+        weight = np.full((1, 32), size, np.float32)
+        scales = half_scales.rounded(weight[:, :1] / np.float32(7), half_scales.factors_of(weight))
+        assert (scales > 0).all() == is_kept

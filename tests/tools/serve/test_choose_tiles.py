@@ -175,6 +175,13 @@ def test_the_text_model(server: Server, repository: Path) -> None:
         assert server.ask("/v2/models/tiles-text/infer", asked)[0] == status
 
 
+def test_limits_count_scales_of_groups(server: Server) -> None:
+    asked = [{"form": form, "shape": [1, 4096, 4096]} for form in ("w4a8", "w8a8")]
+    four, eight = (found["limits"]["bytes_moved"] for found in choose(server, *asked))
+    assert four == 4 * 2 * 4096 + 4096 * 4096 * 4.5 / 8  # of 32, in f16
+    assert eight == 4 * 2 * 4096 + 4096 * (4096 + 4)  # of a row, in f32
+
+
 def test_limits(server: Server) -> None:
     """One row reads each weight for one product: its bytes limit it; many rows do not."""
     one, many = choose(

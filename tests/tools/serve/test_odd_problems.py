@@ -7,8 +7,10 @@ from typing import Any
 
 import orjson
 import pytest
+from lowc.passes.tiling.problem import Problem
 from lowc.tools.serve import logs
 from lowc.tools.serve.faults import Fault
+from lowc.tools.serve.products import check_problem
 from serving.server import Server
 
 W4A8 = {
@@ -26,7 +28,7 @@ W4A8 = {
         {"form": "shift-add", "weight": "signs", "planes": 1 << 20, "table_bits": 8, "span": 32},
         {"form": "f32", "weight": "i4"}, {"form": "nothing"}, {"unit": "avx512foo"}, {"unit": "avx512\ud800"},
         {"\ud800": 1}, {"form": "\ud800"}, {"form": "w\udfffa8"}, {"m": "\ud800"},
-        {"scales": "f8"}, {"scales": "\ud800"},
+        {"scales": "f8"}, {"scales": "\ud800"}, {"scales": "f8", "lowering": "linalg"},
     ],
 )  # fmt: skip
 def test_a_product_that_is_none(server: Server, changes: dict[str, Any]) -> None:
@@ -34,6 +36,14 @@ def test_a_product_that_is_none(server: Server, changes: dict[str, Any]) -> None
     assert status in (400, 404), found
     assert found["error"]
     assert not server.logged("failed")
+
+
+@pytest.mark.parametrize("lowering", ["kernel", "linalg"])
+@pytest.mark.parametrize("scales", ["f16", "bogus"])
+def test_scales_of_what_has_none(scales: str, lowering: str) -> None:
+    with pytest.raises(Fault) as caught:
+        check_problem(Problem("f32", lowering, "avx512vnni", 1, 16, 64, 64, scales=scales))
+    assert caught.value.body == {"error": f"no 'f32' has scales in '{scales}'"}
 
 
 def test_what_is_one_is_answered(server: Server) -> None:
