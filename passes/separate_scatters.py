@@ -11,12 +11,15 @@ from . import annotations, build
 from .base import Pass, RemarkKind
 from .contraction import defining, module_path
 
+# What is written in its place, and which operand that is.
+_WRITTEN = {"tm_tensor.scatter": 2, "tm_tensor.sort": 0, "tensor.insert_slice": 1}
+
 
 @dataclass(frozen=True)
 class SeparateScatters(Pass):
     """Copy what a scatter begins with by a condition that nobody sees through.
 
-    A scatter writes where its operand is.  Where that depends on nothing but sizes known at run
+    A scatter writes where its operand is, and so do sorts and insertions of slices.  Where that depends on nothing but sizes known at run
     time, as ``torch.zeros_like(x)`` does, IREE 3.13 lets two scatters write to one tensor, or one
     write to what others read; with a known size, or from numbers of a caller, it does not.
 
@@ -38,15 +41,17 @@ class SeparateScatters(Pass):
     def run(self, module: ir.Module, remark: Callable[..., None]) -> None:
         """Give each scatter into a tensor that depends on nothing one of its own."""
         for op in annotations.operations(module.operation):
-            if op.name != "tm_tensor.scatter":
+            if op.name not in _WRITTEN:
                 continue
-            into = op.operands[2]
+            into = op.operands[_WRITTEN[op.name]]
             if build.DYNAMIC not in build.shape_of(into) or not _depends_on_nothing(into):
                 continue
             if not isinstance(build.element_of(into), (ir.IntegerType, ir.FloatType)):
                 continue
+            if defining(into).name == "tensor.empty":  # what it holds is read by nobody
+                continue
             with ir.InsertionPoint(op), op.location:
-                op.operands[2] = _own(into)
+                op.operands[_WRITTEN[op.name]] = _own(into)
             remark(
                 RemarkKind.NOTE,
                 op,

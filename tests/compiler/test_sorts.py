@@ -46,3 +46,24 @@ def test_equal_elements_stay_in_their_order(dtype, is_dynamic):
     module = lowc.load(lowc.compile(torch.export.export(PlainSorts(), (x,), dynamic_shapes=shapes)))
     for found, wanted in zip(module(x.numpy()), Sorts()(x), strict=True):
         np.testing.assert_array_equal(found, wanted.numpy())
+
+
+class Constants(nn.Module):
+    """Tensors that depend on a size alone, written to by slices and sorts."""
+
+    def forward(self, x):
+        """x is ``[n, 5]``."""
+        one, other = torch.zeros_like(x).clone(), torch.zeros_like(x).clone()
+        one[:, :1] = x[:, :1]
+        other[:, 2:4] = x[:, 1:3]
+        counts = torch.arange(5.0).expand_as(x) + torch.zeros_like(x)
+        down, up = counts.sort(1, descending=True).values, counts.sort(1).values
+        return one, other, torch.zeros_like(x), down, counts, up
+
+
+def test_what_depends_on_a_size_alone_is_written_to_apart():
+    x = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
+    shapes = ({0: Dim("n", min=5, max=99)},)
+    module = lowc.load(lowc.compile(torch.export.export(Constants(), (x,), dynamic_shapes=shapes)))
+    for found, wanted in zip(module(x.numpy()), Constants()(x), strict=True):
+        np.testing.assert_array_equal(found, wanted.numpy())
