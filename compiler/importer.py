@@ -88,9 +88,12 @@ def deserialise(spec: dict[str, Any], *, with_weights: bool = False) -> Any:
         _bytes_to_dataclass,
     )
 
-    from .rare_operators import grouped_product_of_transformers
+    from .rare_operators import GROUPED, grouped_product_of_transformers
 
-    grouped_product_of_transformers()
+    # Only for who calls it: transformers, imported later, could not define it any more.
+    nodes = spec["exported"]["graph_module"]["graph"].get("nodes", ())
+    if any(GROUPED in str(node.get("target")) for node in nodes):
+        grouped_product_of_transformers()
     _check_operators(spec["exported"]["graph_module"]["graph"])
     state: dict[str, Any] = {}
     constants: dict[str, Any] = {}

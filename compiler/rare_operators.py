@@ -15,6 +15,7 @@ from torch import Tensor
 from torch._decomp import decomposition_table as of_pytorch
 
 # PyTorch takes these apart itself when it is asked to.
+GROUPED = "grouped_mm_fallback"  # of transformers
 _PYTORCHS = (torch.ops.aten.addmv.default, torch.ops.aten.dist.default)
 
 
@@ -39,7 +40,6 @@ def rare_operators() -> dict[Any, Callable[..., Any]]:
         aten._cdist_forward.default: distances,  # noqa: SLF001
         aten.searchsorted.Tensor: positions,
         aten._grouped_mm.default: experts,  # noqa: SLF001
-        grouped_product_of_transformers(): experts,
         aten.topk.default: largest,
         aten.sort.stable: stable_sort,
         aten.histc.default: histogram,
@@ -48,6 +48,9 @@ def rare_operators() -> dict[Any, Callable[..., Any]]:
         aten.upsample_nearest2d.vec: nearest,
         aten.upsample_nearest3d.vec: nearest,
     }
+    if hasattr(torch.ops.transformers, GROUPED):
+        # Only where somebody has defined it: transformers, imported later, could not any more.
+        table[grouped_product_of_transformers()] = experts
     return table | {operator: of_pytorch[operator] for operator in _PYTORCHS}
 
 
@@ -161,8 +164,8 @@ def grouped_product_of_transformers() -> Any:
     Exported mixtures of experts call it unless they are told otherwise.  It is Python there, which
     nothing here runs: what it gives is :func:`experts`.
     """
-    if not hasattr(torch.ops.transformers, "grouped_mm_fallback"):
-        name = "transformers::grouped_mm_fallback"
+    if not hasattr(torch.ops.transformers, GROUPED):
+        name = f"transformers::{GROUPED}"
         torch.library.define(name, "(Tensor input, Tensor weight, Tensor offs) -> Tensor")
         torch.library.impl(name, "CPU", experts)
         torch.library.register_fake(

@@ -19,9 +19,10 @@ _WRITTEN = {"tm_tensor.scatter": 2, "tm_tensor.sort": 0, "tensor.insert_slice": 
 class SeparateScatters(Pass):
     """Copy what a scatter begins with by a condition that nobody sees through.
 
-    A scatter writes where its operand is, and so do sorts and insertions of slices.  Where that depends on nothing but sizes known at run
-    time, as ``torch.zeros_like(x)`` does, IREE 3.13 lets two scatters write to one tensor, or one
-    write to what others read; with a known size, or from numbers of a caller, it does not.
+    A scatter writes where its operand is, and so do sorts and insertions of slices.  Where that
+    depends on nothing but sizes known at run time, as ``torch.zeros_like(x)`` does, IREE 3.13 lets
+    two of them write to one tensor, or one write to what others read; with a known size, or from
+    numbers of a caller, it does not.
 
     Before::
 
