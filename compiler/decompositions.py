@@ -48,7 +48,7 @@ def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
     if approximate != "tanh":
         return NotImplemented
     wide = x.to(get_computation_dtype(x.dtype))
-    inner = math.sqrt(2 / math.pi) * (wide + 0.044715 * (wide * wide * wide))
+    inner = math.sqrt(2 / math.pi) * (wide + 0.044715 * wide.pow(3))
     return (0.5 * wide * (1 + torch.tanh(inner))).to(x.dtype)
 
 
