@@ -12,7 +12,7 @@ from lowc.compiler.measuring.rounds import Prepared, measure, prepare
 from lowc.compiler.measuring.worker import Effort
 from lowc.compiler.target import load_target
 from lowc.errors import InternalError
-from lowc.passes.kernels.tiles import ISAS, Tile
+from lowc.passes.kernels.tiles import Tile
 from lowc.passes.tiling import space
 from lowc.passes.tiling.tilings import KernelTiling
 from products.problems import linalg, problem
@@ -49,11 +49,12 @@ def test_a_round(one, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scales", ["f32", "f16"])
-def test_operands_of_every_width(scales, tmp_path):
-    """Codes are words, zeros are bytes, and scales are f32 or patterns of f16 with factors."""
-    unit = vector_unit(load_target("cpu"))
-    if scales == "f16" and not ISAS[unit].halves:
-        pytest.skip(f"no kernel for {unit} reads scales of f16")
+@pytest.mark.parametrize("unit", [vector_unit(load_target("cpu")), "portable"])
+def test_operands_of_every_width(unit, scales, tmp_path):
+    """Codes are words, zeros are bytes, and scales are f32 or patterns of f16 with factors.
+
+    Where a unit does not read f16, the same scales are stored in f32.
+    """
     one = problem("w4a8", unit, 1, 5, 48, 64, symmetric=False, scales=scales)
     chosen = [space.default(one)]
     found = [*measure(prepare("r", one, chosen, "cpu", tmp_path), SHORT)]
